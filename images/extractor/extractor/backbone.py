@@ -1,0 +1,97 @@
+"""What a backbone package offers to the runtime.
+
+A package registers `load` under the entry point group `extractor.backbones`, by the backbone's name.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from extractor.backbones import BoxRule, ClsProb, Precision
+from extractor.contract import Regions
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One picture, resized and normalised for the network.
+
+    `tensor` is float32 [3, H, W] on the CPU; `width` and `height` are the decoded picture's in pixels; `scale` is the
+    resize factor that the reference requested (network pixels per picture pixel).
+    """
+
+    tensor: torch.Tensor
+    width: int
+    height: int
+    scale: float
+
+    @property
+    def shape(self) -> Hashable:
+        """Pictures of one shape may share a batch: no padding is ever added for a batch mate."""
+        return tuple(self.tensor.shape)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a backbone is to run."""
+
+    rule: BoxRule
+    device: torch.device
+    precision: Precision = Precision.FP32
+    cls_prob: ClsProb = ClsProb.FULL
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Verified weights on the local disk: the checkpoint file and, where there is one, its YAML configuration."""
+
+    path: Path
+    config: Path | None = None
+
+
+class Backbone(Protocol):
+    """A detector with its weights on one device."""
+
+    synthetic: bool
+    """Whether the checkpoint is marked as synthetic."""
+
+    def prepare(self, pixels: NDArray[np.uint8]) -> Prepared:
+        """Resize and normalise one picture, uint8 [H, W, 3] in BGR order as `cv2.imread` gives it.
+
+        Runs on the CPU and may be called from several threads at once.
+        """
+        ...
+
+    def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
+        """The regions of each picture of a batch, all of one `shape`.
+
+        An image's result depends neither on its batch mates nor on their order.
+        Raises torch.OutOfMemoryError when the device's memory does not suffice for the batch.
+        """
+        ...
+
+
+class Loader(Protocol):
+    """`load` of a backbone package."""
+
+    def __call__(self, checkpoint: Checkpoint, options: Options) -> Backbone:
+        """Raises extractor.outcome.WeightsInvalid when the file is no checkpoint of this backbone."""
+        ...
+
+
+def loader(name: str) -> Loader:
+    """The installed backbone package's `load`.
+
+    Raises LookupError when no installed package registers the name.
+    """
+    found = entry_points(group="extractor.backbones", name=name)
+    if not found:
+        installed = sorted(point.name for point in entry_points(group="extractor.backbones"))
+        raise LookupError(f"backbone {name!r} is not installed here; installed: {', '.join(installed) or 'none'}")
+    loaded: Loader = next(iter(found)).load()
+    return loaded

@@ -1,0 +1,157 @@
+"""The HDF5 contract: one file per shard, one top-level group per image. Defined here once, for writer and validator.
+
+Field names and dtypes are those of the reference extractors' own files (VOLTA / IGLUE for `resnet101`, mmf's
+`extract_features_vmb` for `resnext101`), so that researchers' scripts read the files as they are.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+FEATURE_WIDTH = 2048
+CLASSES = 1600
+ATTRIBUTES = 400
+
+
+@dataclass(frozen=True)
+class Field:
+    """One dataset of an image's group; a `None` in `shape` stands for the number of rows."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+    def shape_for(self, rows: int) -> tuple[int, ...]:
+        """The shape for an image with this many rows."""
+        return tuple(rows if side is None else side for side in self.shape)
+
+
+_F32, _I64 = np.dtype(np.float32), np.dtype(np.int64)
+REQUIRED = (
+    Field("features", _F32, (None, FEATURE_WIDTH)),
+    Field("boxes", _F32, (None, 4)),
+    Field("obj_id", _I64, (None,)),
+    Field("obj_conf", _F32, (None,)),
+    Field("num_boxes", _I64, ()),
+    Field("img_w", _I64, ()),
+    Field("img_h", _I64, ()),
+)
+ATTRIBUTE_FIELDS = (Field("attr_id", _I64, (None,)), Field("attr_conf", _F32, (None,)))
+PROBABILITY_FIELDS = (Field("cls_prob", _F32, (None, CLASSES)),)
+
+
+def fields(*, attributes: bool, class_probabilities: bool) -> tuple[Field, ...]:
+    """The fields of every group of a file; a field is in all groups or in none, as the field's readers expect."""
+    return (
+        REQUIRED
+        + (ATTRIBUTE_FIELDS if attributes else ())
+        + (PROBABILITY_FIELDS if class_probabilities else ())
+    )
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What a backbone found in one image: N rows in the order in which the reference returns them.
+
+    `boxes` are x1, y1, x2, y2 in pixels of the original image; `num_boxes` counts the rows that are real detections.
+    """
+
+    features: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    obj_id: NDArray[np.int64]
+    obj_conf: NDArray[np.float32]
+    num_boxes: int
+    img_w: int
+    img_h: int
+    attr_id: NDArray[np.int64] | None = None
+    attr_conf: NDArray[np.float32] | None = None
+    cls_prob: NDArray[np.float32] | None = None
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The fields that this image's group has."""
+        return fields(attributes=self.attr_id is not None, class_probabilities=self.cls_prob is not None)
+
+
+class Provenance(BaseModel):
+    """Where a file came from: its root attributes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    dataset: str
+    batch: str
+    backbone: str
+    revision: str
+    weights_uri: str
+    weights_sha256: str
+    synthetic: bool
+    extractor_version: str
+    git_commit: str
+    torch_version: str
+    device: str
+    precision: str
+    box_rule: str
+    manifest_sha256: str
+    images: int
+    rejects: int
+    created_at: str
+
+
+def write_provenance(file: h5py.File, provenance: Provenance) -> None:
+    """Write the root attributes."""
+    for name, value in provenance.model_dump().items():
+        file.attrs[name] = value
+
+
+def read_provenance(file: h5py.File) -> Provenance:
+    """The root attributes.
+
+    Raises pydantic.ValidationError when one is missing or of another type.
+    """
+    return Provenance.model_validate(
+        {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
+    )
+
+
+def write_image(file: h5py.File, image_id: str, regions: Regions) -> None:
+    """Add one image's group.
+
+    Raises ValueError when an array has another dtype or shape than the contract, or the id is already there.
+    """
+    rows = len(regions.features)
+    group = file.create_group(image_id)
+    for field in regions.fields:
+        value = np.asarray(getattr(regions, field.name))
+        if field.shape == ():
+            value = value.astype(field.dtype)
+        if value.dtype != field.dtype or value.shape != field.shape_for(rows):
+            raise ValueError(
+                f"{image_id}/{field.name} is {value.dtype} {list(value.shape)}, "
+                f"expected {field.dtype} {list(field.shape_for(rows))}"
+            )
+        group.create_dataset(field.name, data=value)
+
+
+def read_image(group: h5py.Group) -> Regions:
+    """One image's group as arrays.
+
+    Raises KeyError when a required field is missing.
+    """
+    return Regions(
+        features=group["features"][()],
+        boxes=group["boxes"][()],
+        obj_id=group["obj_id"][()],
+        obj_conf=group["obj_conf"][()],
+        num_boxes=int(group["num_boxes"][()]),
+        img_w=int(group["img_w"][()]),
+        img_h=int(group["img_h"][()]),
+        attr_id=group["attr_id"][()] if "attr_id" in group else None,
+        attr_conf=group["attr_conf"][()] if "attr_conf" in group else None,
+        cls_prob=group["cls_prob"][()] if "cls_prob" in group else None,
+    )

@@ -1,0 +1,83 @@
+"""How a run of the extractor ends: one exit code per class of failure, and the summary it leaves behind."""
+
+from enum import IntEnum
+
+from pydantic import BaseModel
+
+
+class Exit(IntEnum):
+    """Exit codes; the failure taxonomy reads them."""
+
+    OK = 0
+    CRASH = 1
+    USAGE = 2
+    GPU_OUT_OF_MEMORY = 20
+    HOST_OUT_OF_MEMORY = 21
+    GPU_FAULT = 22
+    WEIGHTS_INVALID = 23
+    TOO_MANY_REJECTS = 24
+    STORAGE = 25
+    MANIFEST_INVALID = 26
+    INTERRUPTED = 143
+    """SIGTERM arrived: the current part is saved, the next attempt goes on from there."""
+
+
+class ExtractorError(Exception):
+    """A failure with a class of its own. The message says what happened, where, and what to do next."""
+
+    exit = Exit.CRASH
+
+
+class UsageError(ExtractorError):
+    """Raised when the arguments contradict each other or name something that is not there."""
+
+    exit = Exit.USAGE
+
+
+class WeightsInvalid(ExtractorError):
+    """Raised when a checkpoint is missing, has another SHA-256 than declared, or is not one of this backbone."""
+
+    exit = Exit.WEIGHTS_INVALID
+
+
+class TooManyRejects(ExtractorError):
+    """Raised when the share of rejected images passes the limit."""
+
+    exit = Exit.TOO_MANY_REJECTS
+
+
+class ManifestInvalid(ExtractorError):
+    """Raised when a manifest cannot be read as JSON lines of images."""
+
+    exit = Exit.MANIFEST_INVALID
+
+
+class StorageError(ExtractorError):
+    """Raised when object storage or a disk refuses; the message names endpoint, bucket and key."""
+
+    exit = Exit.STORAGE
+
+
+class GpuFault(ExtractorError):
+    """Raised when the device itself fails: a CUDA error other than out-of-memory, an Xid."""
+
+    exit = Exit.GPU_FAULT
+
+
+class Interrupted(ExtractorError):
+    """Raised when SIGTERM arrived and the current part has been saved."""
+
+    exit = Exit.INTERRUPTED
+
+
+class Summary(BaseModel):
+    """What a run leaves in its termination message (Kubernetes keeps 4,096 bytes of it)."""
+
+    exit_code: int
+    reason: str
+    message: str = ""
+    images: int = 0
+    featurised: int = 0
+    rejected: int = 0
+    images_per_second: float = 0.0
+    synthetic: bool | None = None
