@@ -1,0 +1,155 @@
+"""The list of a shard's images, and the two lists that stand beside its file: JSON lines, one image each."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from extractor import storage
+from extractor.outcome import ManifestInvalid
+
+
+Line = TypeVar("Line", bound=BaseModel)
+
+
+class ImageIds(StrEnum):
+    """How an image's id is made from its key."""
+
+    STEM = "stem"
+    """The file name without its last extension, as annotation files name pictures."""
+    PATH = "path"
+    """The path below the dataset's prefix, `/` percent-encoded: HDF5 would nest groups."""
+
+
+class Entry(BaseModel):
+    """One image of a shard. `key` is relative to `bucket`, else to the bucket or folder that the manifest lies in."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    key: str
+    etag: str
+    size: int
+    image_id: str
+    bucket: str | None = None
+
+
+class IndexEntry(BaseModel):
+    """One featurised image: a line of `X.index.jsonl`. `sha256` is that of the picture's bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image_id: str
+    key: str
+    etag: str
+    size: int
+    sha256: str
+    boxes: int
+
+
+class Reason(StrEnum):
+    """Why an image was rejected."""
+
+    EMPTY = "empty"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    UNREADABLE = "unreadable"
+    TOO_LARGE = "too_large"
+    TOO_SMALL = "too_small"
+    UNSUPPORTED = "unsupported"
+    MISSING = "missing"
+    CHANGED = "changed"
+    DUPLICATE_ID = "duplicate_id"
+
+
+class Reject(BaseModel):
+    """One image that cannot be featurised: a line of `X.rejects.jsonl`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image_id: str
+    key: str
+    etag: str
+    size: int
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A shard's images in order; `root` is the bucket or folder that keys are relative to."""
+
+    root: str
+    entries: tuple[Entry, ...]
+    sha256: str
+
+    def uri(self, entry: Entry) -> str:
+        """Where an image's bytes lie."""
+        if entry.bucket is not None:
+            return f"s3://{entry.bucket}/{entry.key}"
+        if storage.is_s3(entry.key) or entry.key.startswith("/"):
+            return entry.key
+        return f"{self.root}/{entry.key}"
+
+
+def image_id(key: str, rule: ImageIds = ImageIds.STEM, prefix: str = "") -> str:
+    """The id of the image at `key`; `prefix` is the dataset's, for ids made of paths."""
+    if rule is ImageIds.STEM:
+        return PurePosixPath(key).stem
+    return quote(key.removeprefix(prefix).lstrip("/"), safe=" !#$&'()*+,:;=?@[]~")
+
+
+def dump(lines: Iterable[BaseModel]) -> bytes:
+    """Models as JSON lines."""
+    return b"".join(line.model_dump_json(exclude_none=True).encode() + b"\n" for line in lines)
+
+
+def load(model: type[Line], data: bytes, where: str) -> list[Line]:
+    """JSON lines as models.
+
+    Raises ManifestInvalid naming the line that is not one.
+    """
+    lines = []
+    for number, text in enumerate(data.splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            lines.append(model.model_validate_json(text))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "the line"
+            raise ManifestInvalid(
+                f"{where}, line {number}: {field}: {first['msg']}; expected {model.__name__} as one JSON object"
+            ) from error
+    return lines
+
+
+def digest(entries: Sequence[Entry]) -> str:
+    """SHA-256 of a manifest's lines."""
+    return hashlib.sha256(dump(entries)).hexdigest()
+
+
+def read(uri: str) -> Manifest:
+    """The manifest at an address.
+
+    Raises NotFound, StorageError, or ManifestInvalid.
+    """
+    entries = tuple(load(Entry, storage.read_bytes(uri), uri))
+    root = f"s3://{storage.split(uri)[0]}" if storage.is_s3(uri) else str(Path(uri).absolute().parent)
+    return Manifest(root, entries, digest(entries))
+
+
+def of_images(uri: str, rule: ImageIds = ImageIds.STEM) -> Manifest:
+    """A manifest of every object below a folder or prefix; nothing is guessed from names: what is no image is a reject."""
+    prefix = "" if not storage.is_s3(uri) else storage.split(uri)[1]
+    root = f"s3://{storage.split(uri)[0]}" if storage.is_s3(uri) else str(Path(uri).absolute())
+    entries = tuple(
+        Entry(key=item.key, etag=item.etag, size=item.size, image_id=image_id(item.key, rule, prefix))
+        for item in storage.listing(uri)
+        if not item.key.endswith("/")
+    )
+    return Manifest(root, entries, digest(entries))

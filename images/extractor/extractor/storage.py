@@ -1,0 +1,275 @@
+"""Objects by address: `s3://bucket/key`, or a path of the local disk. One set of functions for both.
+
+The S3 client takes endpoint, region and credentials from boto3's own environment variables and profiles; nothing secret is
+ever an argument. Writes are atomic, and `if_absent` writes never replace what stands there.
+"""
+
+import base64
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from extractor.outcome import StorageError
+
+MIB = 1024 * 1024
+# boto3 sends and checks a SHA-256 of every part; parts above this size travel side by side.
+TRANSFER = TransferConfig(multipart_threshold=64 * MIB, multipart_chunksize=32 * MIB, max_concurrency=4)
+ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+OCCUPIED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+
+
+class NotFound(StorageError):
+    """Raised when there is no object at an address."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One listed object. `key` is relative to the bucket, or for a local folder to that folder."""
+
+    key: str
+    etag: str
+    size: int
+    modified: datetime
+
+
+def is_s3(uri: str) -> bool:
+    """Whether an address names an object store rather than the local disk."""
+    return uri.startswith("s3://")
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and key of an S3 address.
+
+    Raises StorageError when it is not one.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not is_s3(uri) or not bucket:
+        raise StorageError(f"{uri!r} is not an object address: expected s3://bucket/key")
+    return bucket, key
+
+
+def join(uri: str, *names: str) -> str:
+    """An address below another."""
+    return "/".join([uri.rstrip("/"), *(name.strip("/") for name in names)])
+
+
+@cache
+def client() -> Any:
+    """The process's S3 client (boto3's are safe to share between threads)."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    config = Config(
+        retries={"mode": "standard", "max_attempts": 5},
+        connect_timeout=5,
+        read_timeout=60,
+        max_pool_connections=32,
+        # Stores beside AWS seldom resolve bucket names as hosts.
+        s3={"addressing_style": "path" if endpoint else "auto"},
+    )
+    return boto3.session.Session().client("s3", config=config)
+
+
+def endpoint() -> str:
+    """Where the S3 client talks to, for messages."""
+    return str(client().meta.endpoint_url)
+
+
+def _fail(uri: str, doing: str, error: Exception) -> NoReturn:
+    if isinstance(error, ClientError):
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        bucket, _ = split(uri)
+        if code == "NoSuchBucket":
+            raise StorageError(
+                f"{doing} {uri}: bucket {bucket!r} does not exist at {endpoint()}; create it or correct the declaration"
+            ) from error
+        if code in ABSENT:
+            raise NotFound(f"{doing} {uri}: no such object at {endpoint()}") from error
+        raise StorageError(
+            f"{doing} {uri}: {endpoint()} answered {code}: {error.response['Error'].get('Message', '')}"
+        ) from error
+    if isinstance(error, BotoCoreError):
+        raise StorageError(
+            f"{doing} {uri}: no answer from {endpoint()} ({error}); check AWS_ENDPOINT_URL and that the store is up"
+        ) from error
+    if isinstance(error, FileNotFoundError):
+        raise NotFound(f"{doing} {uri}: no such file") from error
+    raise StorageError(f"{doing} {uri}: {error}") from error
+
+
+_ERRORS = (ClientError, BotoCoreError, OSError)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole object.
+
+    Raises NotFound, or StorageError when the store does not answer.
+    """
+    try:
+        if is_s3(uri):
+            bucket, key = split(uri)
+            body: bytes = client().get_object(Bucket=bucket, Key=key)["Body"].read()
+            return body
+        return Path(uri).read_bytes()
+    except _ERRORS as error:
+        _fail(uri, "reading", error)
+
+
+def head(uri: str) -> ObjectInfo | None:
+    """What stands at an address, or None."""
+    try:
+        if is_s3(uri):
+            bucket, key = split(uri)
+            found = client().head_object(Bucket=bucket, Key=key)
+            return ObjectInfo(key, found["ETag"].strip('"'), found["ContentLength"], found["LastModified"])
+        return _local_info(Path(uri), Path(uri).name)
+    except FileNotFoundError:
+        return None
+    except ClientError as error:
+        if str(error.response.get("Error", {}).get("Code", "")) in ABSENT:
+            return None
+        _fail(uri, "looking at", error)
+    except (BotoCoreError, OSError) as error:
+        _fail(uri, "looking at", error)
+
+
+def _local_info(path: Path, key: str) -> ObjectInfo:
+    status = path.stat()
+    modified = datetime.fromtimestamp(status.st_mtime, UTC)
+    return ObjectInfo(key, f"{status.st_mtime_ns:x}-{status.st_size:x}", status.st_size, modified)
+
+
+def listing(uri: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
+    """Every object below an address, in key order, one page of the store at a time.
+
+    `start_after` is a key of the bucket: only what sorts behind it is listed.
+    Raises StorageError when bucket or folder is not there.
+    """
+    try:
+        if not is_s3(uri):
+            root = Path(uri)
+            if not root.is_dir():
+                raise NotFound(f"listing {uri}: no such folder")
+            for path in sorted(p for p in root.rglob("*") if p.is_file()):
+                yield _local_info(path, path.relative_to(root).as_posix())
+            return
+        bucket, prefix = split(uri)
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, StartAfter=start_after)
+        for page in pages:
+            for item in page.get("Contents", ()):
+                yield ObjectInfo(item["Key"], item["ETag"].strip('"'), item["Size"], item["LastModified"])
+    except _ERRORS as error:
+        _fail(uri, "listing", error)
+
+
+def write_bytes(uri: str, data: bytes, *, content_type: str = "application/octet-stream", if_absent: bool = False) -> bool:
+    """Write an object whole; with `if_absent`, leave what stands there and return False."""
+    try:
+        if is_s3(uri):
+            bucket, key = split(uri)
+            condition = {"IfNoneMatch": "*"} if if_absent else {}
+            checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+            client().put_object(
+                Bucket=bucket, Key=key, Body=data, ContentType=content_type, ChecksumSHA256=checksum, **condition
+            )
+            return True
+        with tempfile.NamedTemporaryFile(dir=_parent(uri), prefix=".", suffix=".partial", delete=False) as partial:
+            partial.write(data)
+            partial.flush()
+            os.fsync(partial.fileno())
+        return _settle(Path(partial.name), Path(uri), if_absent=if_absent)
+    except ClientError as error:
+        if if_absent and str(error.response["Error"].get("Code", "")) in OCCUPIED:
+            return False
+        _fail(uri, "writing", error)
+    except (BotoCoreError, OSError) as error:
+        _fail(uri, "writing", error)
+
+
+def _parent(uri: str) -> Path:
+    parent = Path(uri).absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    return parent
+
+
+def _settle(partial: Path, final: Path, *, if_absent: bool) -> bool:
+    if not if_absent:
+        os.replace(partial, final)
+        return True
+    try:
+        os.link(partial, final)
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink()
+    return True
+
+
+def upload(path: Path, uri: str, *, if_absent: bool = False) -> bool:
+    """Put a local file at an address, in parts above 64 MiB, checked end to end by SHA-256.
+
+    With `if_absent`, leave what stands there and return False.
+    """
+    try:
+        if is_s3(uri):
+            bucket, key = split(uri)
+            extra = {"ChecksumAlgorithm": "SHA256"} | ({"IfNoneMatch": "*"} if if_absent else {})
+            client().upload_file(str(path), bucket, key, ExtraArgs=extra, Config=TRANSFER)
+            return True
+        partial = _parent(uri) / f".{Path(uri).name}.{os.getpid()}.partial"
+        shutil.copyfile(path, partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        return _settle(partial, Path(uri), if_absent=if_absent)
+    except ClientError as error:
+        if if_absent and str(error.response["Error"].get("Code", "")) in OCCUPIED:
+            return False
+        _fail(uri, "uploading to", error)
+    except (BotoCoreError, OSError) as error:
+        _fail(uri, "uploading to", error)
+    except boto3.exceptions.S3UploadFailedError as error:
+        if if_absent and any(code in str(error) for code in ("PreconditionFailed", "ConditionalRequestConflict")):
+            return False
+        raise StorageError(f"uploading to {uri}: {error}") from error
+
+
+def download(uri: str, path: Path) -> None:
+    """Fetch an object to a local file, under a temporary name until it is whole.
+
+    Raises NotFound, or StorageError when the store does not answer.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if is_s3(uri):
+            bucket, key = split(uri)
+            client().download_file(bucket, key, str(partial), Config=TRANSFER)
+        else:
+            shutil.copyfile(uri, partial)
+        os.replace(partial, path)
+    except _ERRORS as error:
+        partial.unlink(missing_ok=True)
+        _fail(uri, "downloading", error)
+
+
+def delete(uris: Iterable[str]) -> None:
+    """Remove objects; what is already gone is no error."""
+    for uri in uris:
+        try:
+            if is_s3(uri):
+                bucket, key = split(uri)
+                client().delete_object(Bucket=bucket, Key=key)
+            else:
+                Path(uri).unlink(missing_ok=True)
+        except _ERRORS as error:
+            _fail(uri, "deleting", error)
