@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
-from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -100,7 +99,7 @@ def image_id(key: str, rule: ImageIds = ImageIds.STEM, prefix: str = "") -> str:
     """The id of the image at `key`; `prefix` is the dataset's, for ids made of paths."""
     if rule is ImageIds.STEM:
         return PurePosixPath(key).stem
-    return quote(key.removeprefix(prefix).lstrip("/"), safe=" !#$&'()*+,:;=?@[]~")
+    return key.removeprefix(prefix).lstrip("/").replace("%", "%25").replace("/", "%2F")
 
 
 def dump(lines: Iterable[BaseModel]) -> bytes:
