@@ -36,6 +36,10 @@ class Prepared:
         return tuple(self.tensor.shape)
 
 
+class Unfit(ValueError):
+    """Raised by `prepare` when a sound picture cannot be fed to the network, such as one that a resize makes 0 pixels high."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How a backbone is to run."""
@@ -64,6 +68,7 @@ class Backbone(Protocol):
         """Resize and normalise one picture, uint8 [H, W, 3] in BGR order as `cv2.imread` gives it.
 
         Runs on the CPU and may be called from several threads at once.
+        Raises Unfit when the picture has no valid resized form.
         """
         ...
 

@@ -5,6 +5,7 @@ Field names and dtypes are those of the reference extractors' own files (VOLTA /
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import h5py
@@ -103,6 +104,12 @@ class Provenance(BaseModel):
     created_at: str
 
 
+def image_bytes(rows: int, *, attributes: bool, class_probabilities: bool) -> int:
+    """Bytes that one image of this many rows takes in a file, HDF5's own included."""
+    found = fields(attributes=attributes, class_probabilities=class_probabilities)
+    return sum(field.dtype.itemsize * prod(field.shape_for(rows)) for field in found) + 8192
+
+
 def write_provenance(file: h5py.File, provenance: Provenance) -> None:
     """Write the root attributes."""
     for name, value in provenance.model_dump().items():
@@ -119,7 +126,7 @@ def read_provenance(file: h5py.File) -> Provenance:
     )
 
 
-def write_image(file: h5py.File, image_id: str, regions: Regions) -> None:
+def write_image(file: h5py.Group, image_id: str, regions: Regions) -> None:
     """Add one image's group.
 
     Raises ValueError when an array has another dtype or shape than the contract, or the id is already there.

@@ -7,11 +7,10 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from extractor import storage
 from extractor.outcome import ManifestInvalid
-
 
 Line = TypeVar("Line", bound=BaseModel)
 
@@ -35,6 +34,13 @@ class Entry(BaseModel):
     size: int
     image_id: str
     bucket: str | None = None
+
+    @field_validator("image_id")
+    @classmethod
+    def _names_a_group(cls, value: str) -> str:
+        if value in ("", ".") or "/" in value:
+            raise ValueError(f"{value!r} cannot name an HDF5 group; percent-encode `/` and give every image an id")
+        return value
 
 
 class IndexEntry(BaseModel):

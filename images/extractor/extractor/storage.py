@@ -115,12 +115,20 @@ def read_bytes(uri: str) -> bytes:
 
     Raises NotFound, or StorageError when the store does not answer.
     """
+    return read(uri)[0]
+
+
+def read(uri: str) -> tuple[bytes, str]:
+    """The whole object and its etag; both of the same moment in an object store.
+
+    Raises NotFound, or StorageError when the store does not answer.
+    """
     try:
         if is_s3(uri):
             bucket, key = split(uri)
-            body: bytes = client().get_object(Bucket=bucket, Key=key)["Body"].read()
-            return body
-        return Path(uri).read_bytes()
+            found = client().get_object(Bucket=bucket, Key=key)
+            return found["Body"].read(), found["ETag"].strip('"')
+        return Path(uri).read_bytes(), _local_info(Path(uri), uri).etag
     except _ERRORS as error:
         _fail(uri, "reading", error)
 

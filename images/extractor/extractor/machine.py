@@ -1,0 +1,67 @@
+"""What the extractor needs to know of the machine and the process that it runs in."""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from extractor.outcome import StorageError, UsageError
+
+
+def device_of(name: str) -> torch.device:
+    """The torch device for `auto`, `cpu` or `cuda`.
+
+    Raises UsageError when a GPU is asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no GPU here; give the pod one, or use --device auto")
+    return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """The device as provenance names it, such as `cpu` or `cuda (NVIDIA H100)`."""
+    if device.type == "cpu":
+        return "cpu"
+    return f"cuda ({torch.cuda.get_device_name(device)})"
+
+
+def git_commit() -> str:
+    """The commit that this extractor was built from: baked into images, asked of git in a checkout, else `unknown`."""
+    baked = os.environ.get("FEATURISE_COMMIT")
+    if baked:
+        return baked
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    here = Path(__file__).parent
+    found = subprocess.run([git, "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 else "unknown"
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, so that the current part is saved before the process ends. For the main thread."""
+    event = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raises StorageError when the scratch folder's disk has not this many bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageError(
+            f"{folder}: {free:,} bytes free, this shard may need {needed:,}; "
+            "give it a larger scratch volume (TMPDIR or --scratch), or plan smaller shards"
+        )

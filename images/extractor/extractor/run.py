@@ -1,0 +1,213 @@
+"""One shard, from manifest to file: what is saved already, then batches, parts, and the assembly."""
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from extractor import __version__, machine, parts
+from extractor.backbone import Backbone, Checkpoint, Options, loader
+from extractor.backbones import SPECS, BoxRule, ClsProb, Precision, revision
+from extractor.batches import in_order
+from extractor.contract import Provenance, Regions, image_bytes
+from extractor.decode import MAX_PIXELS
+from extractor.log import log
+from extractor.manifest import IndexEntry, Manifest, Reason, Reject
+from extractor.outcome import Interrupted, Summary, TooManyRejects, WeightsInvalid
+from extractor.parts import Part, Result
+from extractor.pictures import Picture, ahead
+from extractor.progress import Progress
+from extractor.stages import stage
+from extractor.weights import Weights, resolve
+
+TOLERATED_REJECTS = 10
+"""So many rejects never fail a shard, whatever their share: one bad picture of a small night is no incident."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that `extractor run` was asked to do. Sizes in images, times in seconds."""
+
+    backbone: str
+    manifest: Manifest
+    weights: str
+    output: str
+    rule: BoxRule
+    weights_sha256: str | None = None
+    dataset: str = ""
+    batch: str = ""
+    revision: str | None = None
+    device: str = "auto"
+    precision: Precision = Precision.FP32
+    cls_prob: ClsProb = ClsProb.FULL
+    batch_size: int | None = None
+    part_images: int = 256
+    part_seconds: float = 600.0
+    workers: int = 8
+    max_reject_share: float = 0.5
+    max_pixels: int = MAX_PIXELS
+    max_bytes: int = 512 * 1024 * 1024
+    scratch: Path | None = None
+
+
+def run(request: Request, progress: Progress) -> Summary:
+    """Work through a manifest and put the file at the request's output; safe to repeat at any time.
+
+    Raises the errors of `extractor.outcome` and torch.OutOfMemoryError; what is finished by then is saved in parts, and the
+    next run goes on from there.
+    """
+    weights = resolve(request.backbone, request.weights, sha256=request.weights_sha256)
+    planned = _revision(request, weights)
+    identity = f"{request.manifest.sha256}:{planned}"
+    device = machine.device_of(request.device)
+    with tempfile.TemporaryDirectory(prefix="featurise-", dir=request.scratch) as folder, machine.asked_to_stop() as stop:
+        scratch = Path(folder)
+        machine.check_disk(scratch, _disk_needed(request))
+        earlier = parts.saved(request.output, identity, scratch)
+        settled = {result.position: result for part in earlier for result in part.results}
+        progress.resume(settled.values())
+        options = Options(request.rule, device, request.precision, request.cls_prob)
+        backbone = loader(request.backbone)(Checkpoint(weights.path, weights.config), options)
+        log.info("loaded", backbone=request.backbone, revision=planned, device=str(device), synthetic=backbone.synthetic)
+        todo = [position for position in range(progress.of) if position not in settled]
+        made = _featurise(request, backbone, identity, earlier, todo, progress, scratch, stop)
+        every = sorted([*earlier, *made], key=lambda part: part.results[0].position)
+        _check_rejects(request, every)
+        provenance = Provenance(
+            dataset=request.dataset,
+            batch=request.batch,
+            backbone=request.backbone,
+            revision=planned,
+            weights_uri=request.weights,
+            weights_sha256=weights.sha256,
+            synthetic=backbone.synthetic,
+            extractor_version=__version__,
+            git_commit=machine.git_commit(),
+            torch_version=torch.__version__,
+            device=machine.device_name(device),
+            precision=request.precision.value,
+            box_rule=json.dumps(request.rule.model_dump(mode="json"), sort_keys=True),
+            manifest_sha256=request.manifest.sha256,
+            images=progress.featurised,
+            rejects=progress.rejected,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        with stage("write"):
+            parts.assemble(request.output, every, provenance, scratch)
+        parts.remove(request.output)
+    progress.tell(now=True)
+    return progress.summary(synthetic=backbone.synthetic)
+
+
+def _revision(request: Request, weights: Weights) -> str:
+    found = revision(
+        request.backbone, weights.sha256, request.rule, request.precision, request.cls_prob, weights.config_sha256
+    )
+    if request.revision not in (None, found):
+        raise WeightsInvalid(
+            f"these weights and options make revision {found}, the run was planned for {request.revision}; "
+            f"declare sha256 {weights.sha256}, config_sha256 {weights.config_sha256} and the options that are meant"
+        )
+    return found
+
+
+def _disk_needed(request: Request) -> int:
+    """Bytes of scratch at the most: the assembled file, and one part beside it."""
+    spec = SPECS[request.backbone]
+    probabilities = spec.class_probabilities and request.cls_prob is ClsProb.FULL
+    one = image_bytes(request.rule.max_boxes, attributes=spec.attributes, class_probabilities=probabilities)
+    images = len(request.manifest.entries)
+    return one * (images + min(images, request.part_images))
+
+
+def _featurise(
+    request: Request,
+    backbone: Backbone,
+    identity: str,
+    earlier: Sequence[Part],
+    todo: Sequence[int],
+    progress: Progress,
+    scratch: Path,
+    stop: threading.Event,
+) -> list[Part]:
+    """Featurise the positions of `todo` in order, saving parts on the way.
+
+    Raises Interrupted when SIGTERM arrived; whatever ends the work, what is finished is saved first.
+    """
+    made: list[Part] = []
+    results: list[Result] = []
+    regions: dict[str, Regions] = {}
+    owners = {result.done.image_id: result.done for part in earlier for result in part.results if result.done}
+    saved_at = time.monotonic()
+
+    def save() -> None:
+        if results:
+            with stage("write"):
+                made.append(parts.save(request.output, identity, results, regions, scratch))
+            results.clear()
+            regions.clear()
+
+    # A batch on a CPU takes longer than Kubernetes waits after SIGTERM, and gains nothing.
+    size = request.batch_size or (1 if machine.device_of(request.device).type == "cpu" else 8)
+    window = max(4 * size, request.workers)
+    pictures = ahead(
+        request.manifest,
+        todo,
+        backbone.prepare,
+        workers=request.workers,
+        window=window,
+        max_pixels=request.max_pixels,
+        max_bytes=request.max_bytes,
+    )
+    try:
+        with closing(pictures), closing(in_order(pictures, backbone, size=size, window=window)) as found_in_order:
+            for picture, found in found_in_order:
+                result = _outcome(picture, found, owners)
+                results.append(result)
+                progress.count(result)
+                if result.done is not None and found is not None and result.done.image_id not in owners:
+                    owners[result.done.image_id] = result.done
+                    regions[result.done.image_id] = found
+                if stop.is_set():
+                    break
+                if len(results) >= request.part_images or time.monotonic() - saved_at >= request.part_seconds:
+                    save()
+                    saved_at = time.monotonic()
+                progress.tell()
+    finally:
+        save()
+    if stop.is_set() and progress.done < progress.of:
+        raise Interrupted(f"SIGTERM: {progress.done} of {progress.of} images are saved; the next attempt goes on from there")
+    return made
+
+
+def _outcome(picture: Picture, found: Regions | None, owners: dict[str, IndexEntry]) -> Result:
+    """The index or reject line of one picture; a second key with an id that is taken is done when its bytes are the same."""
+    entry = picture.entry
+    facts = entry.model_dump(include={"image_id", "key", "etag", "size"})
+    refused = picture.refused
+    owner = owners.get(entry.image_id)
+    if refused is None and owner is not None and owner.sha256 != picture.sha256:
+        refused = (Reason.DUPLICATE_ID, f"id {entry.image_id!r} belongs to {owner.key}; {entry.key} holds other bytes")
+    if refused is not None:
+        return Result(position=picture.position, reject=Reject(**facts, reason=refused[0], detail=refused[1]))
+    boxes = owner.boxes if owner is not None else 0 if found is None else found.num_boxes
+    return Result(position=picture.position, done=IndexEntry(**facts, sha256=picture.sha256, boxes=boxes))
+
+
+def _check_rejects(request: Request, every: Sequence[Part]) -> None:
+    rejects = [result.reject for part in every for result in part.results if result.reject is not None]
+    limit = max(TOLERATED_REJECTS, int(request.max_reject_share * len(request.manifest.entries)))
+    if len(rejects) > limit:
+        worst = "; ".join(f"{reject.key}: {reject.reason} ({reject.detail})" for reject in rejects[:5])
+        raise TooManyRejects(
+            f"{len(rejects)} of {len(request.manifest.entries)} images are rejected, the limit is {limit}; first: {worst}; "
+            "look at these pictures, or raise the limit (--max-reject-share)"
+        )

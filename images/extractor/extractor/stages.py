@@ -1,0 +1,29 @@
+"""Where the time of a run goes, stage by stage: for the benchmark and the progress log."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_lock = threading.Lock()
+_spent: dict[str, float] = {}
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Charge the block's wall time to a stage; threads that overlap are each charged in full."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        spent = time.perf_counter() - started
+        with _lock:
+            _spent[name] = _spent.get(name, 0.0) + spent
+
+
+def collect() -> dict[str, float]:
+    """Seconds per stage since the last call."""
+    with _lock:
+        spent = dict(_spent)
+        _spent.clear()
+    return spent
