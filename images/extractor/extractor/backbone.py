@@ -37,7 +37,7 @@ class Prepared:
 
 
 class Unfit(ValueError):
-    """Raised by `prepare` when a sound picture cannot be fed to the network, such as one that a resize makes 0 pixels high."""
+    """Raised by `prepare` when a sound picture has no valid resized form, such as one that would be 0 pixels high."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Pictures into batches and back into the manifest's order."""
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 
 import torch
 
@@ -12,7 +12,7 @@ from extractor.pictures import Picture
 Found = tuple[Picture, Regions | None]
 
 
-def in_order(pictures: Iterable[Picture], backbone: Backbone, *, size: int, window: int) -> Iterator[Found]:
+def in_order(pictures: Iterable[Picture], backbone: Backbone, *, size: int, window: int) -> Generator[Found]:
     """Pictures with what was found in them, in the order in which they came.
 
     Pictures of one shape share a batch of at most `size`; a batch starts when it is full, or when its first picture has
@@ -57,3 +57,7 @@ def _detect(backbone: Backbone, batch: Sequence[Prepared]) -> list[Regions]:
         raise
     except torch.AcceleratorError as error:
         raise GpuFault(f"the GPU failed in a batch of {len(batch)}: {error}; try another node") from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error):
+            raise MemoryError(f"a batch of {len(batch)} images did not fit: {error}") from error
+        raise

@@ -48,11 +48,7 @@ PROBABILITY_FIELDS = (Field("cls_prob", _F32, (None, CLASSES)),)
 
 def fields(*, attributes: bool, class_probabilities: bool) -> tuple[Field, ...]:
     """The fields of every group of a file; a field is in all groups or in none, as the field's readers expect."""
-    return (
-        REQUIRED
-        + (ATTRIBUTE_FIELDS if attributes else ())
-        + (PROBABILITY_FIELDS if class_probabilities else ())
-    )
+    return REQUIRED + (ATTRIBUTE_FIELDS if attributes else ()) + (PROBABILITY_FIELDS if class_probabilities else ())
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Bytes to pixels as the references see them (`cv2.imread`), with every doubtful picture refused by name.
 
 OpenCV decodes, since it is what both references read pictures with: 8-bit BGR, grey replicated, alpha dropped, EXIF
-orientation applied. It fills the missing rest of a truncated JPEG with grey without a word; therefore Pillow looks at each
-picture first: at its size before anything is decoded, and strictly at its whole stream.
+orientation applied. It fills the missing rest of a truncated JPEG with grey without a word; therefore Pillow looks at
+each picture first: at its size before anything is decoded, and strictly at its whole stream.
 """
 
 import io
@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from extractor.manifest import Reason
 
 MAX_PIXELS = 128 * 1024 * 1024
-"""The largest picture that is decoded, in pixels (384 MB of BGR). Cameras end well below it; decompression bombs do not."""
+"""The largest picture that is decoded, in pixels (384 MB of BGR): beyond any camera, below decompression bombs."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """What OpenCV's wheels read too. Pillow's other formats may run foreign programs and stay closed."""
@@ -24,7 +24,7 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b
 _ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit comes first, with a reason of its own
-cv2.setLogLevel(0)  # what OpenCV would print is in the reject's detail
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what OpenCV would print is in the reject's detail
 
 
 class Undecodable(Exception):

@@ -149,7 +149,7 @@ def read(uri: str) -> Manifest:
 
 
 def of_images(uri: str, rule: ImageIds = ImageIds.STEM) -> Manifest:
-    """A manifest of every object below a folder or prefix; nothing is guessed from names: what is no image is a reject."""
+    """A manifest of every object below a folder or prefix; names decide nothing: what is no image becomes a reject."""
     prefix = "" if not storage.is_s3(uri) else storage.split(uri)[1]
     root = f"s3://{storage.split(uri)[0]}" if storage.is_s3(uri) else str(Path(uri).absolute())
     entries = tuple(

@@ -1,19 +1,19 @@
 """Parts of a shard's file, saved as the work goes on, and their assembly into the file of the contract.
 
-A part is one HDF5 object: the groups of a contiguous run of the manifest below `images/`, and the run's index and reject
-lines. It appears whole or not at all, so a killed process costs at most the part that it was filling. Parts are named by
-the position of their first image; assembled in that order they give the manifest's order, whoever wrote them.
+A part is one HDF5 object: the groups of a run of the manifest below `images/`, and that run's index and reject lines.
+It appears whole or not at all, so a killed process costs at most the part that it was filling. Assembled in the order
+of their first images, parts give the manifest's order, whoever wrote them.
 """
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from extractor import contract, storage
 from extractor.contract import Provenance, Regions
@@ -30,10 +30,40 @@ class Result(BaseModel):
 
 @dataclass(frozen=True)
 class Part:
-    """A saved part: where it lies, and what became of its images."""
+    """A saved part: where it lies, what became of its images, and its copy on this disk where there is one."""
 
     uri: str
     results: tuple[Result, ...]
+    local: Path | None = None
+
+
+class Filling:
+    """The part that is being filled: images go to the local disk as they come, so that memory stays flat."""
+
+    def __init__(self, output: str, identity: str, scratch: Path) -> None:
+        """`identity` ties the part to one manifest and one revision."""
+        self._output = output
+        self._local = scratch / f"part-{uuid.uuid4().hex[:12]}.h5"
+        self._file = h5py.File(self._local, "w")
+        self._file.attrs["identity"] = identity
+        self._images = self._file.create_group("images")
+        self._results: list[Result] = []
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def add(self, result: Result, regions: Regions | None) -> None:
+        """Take one image's outcome; `regions` is None for a reject, and where the id's group is there already."""
+        if regions is not None and result.done is not None:
+            contract.write_image(self._images, result.done.image_id, regions)
+        self._results.append(result)
+
+    def seal(self) -> Part:
+        """Finish the local file; `save` then puts it at its place."""
+        self._file.create_dataset("results", data=np.frombuffer(dump(self._results), np.uint8))
+        self._file.close()
+        name = f"part-{self._results[0].position:08d}-{self._local.stem.removeprefix('part-')}.h5"
+        return Part(storage.join(folder(self._output), name), tuple(self._results), self._local)
 
 
 def folder(output: str) -> str:
@@ -41,69 +71,79 @@ def folder(output: str) -> str:
     return f"{output}.parts"
 
 
-def save(output: str, identity: str, results: Sequence[Result], regions: dict[str, Regions], scratch: Path) -> Part:
-    """Write and upload one part; `identity` ties it to one manifest and one revision.
+def save(part: Part) -> Part:
+    """Put a sealed part at its place; it is there whole or not at all.
 
-    `regions` holds the images of this run by id; a second key with the same id and bytes shares the first one's.
+    Raises StorageError.
     """
-    name = f"part-{results[0].position:08d}-{uuid.uuid4().hex[:8]}.h5"
-    local = scratch / name
-    with h5py.File(local, "w") as file:
-        file.attrs["identity"] = identity
-        file.create_dataset("results", data=np.frombuffer(dump(results), np.uint8))
-        images = file.create_group("images")
-        for image_id, found in regions.items():
-            contract.write_image(images, image_id, found)
-    uri = storage.join(folder(output), name)
-    storage.upload(local, uri)
-    local.unlink()
-    return Part(uri, tuple(results))
+    if part.local is not None:
+        storage.upload(part.local, part.uri)
+    return part
 
 
 def saved(output: str, identity: str, scratch: Path) -> list[Part]:
     """The parts of this output that earlier attempts left, in the manifest's order; others' parts are passed over."""
-    parts = []
+    found = []
     for uri in _listed(output):
-        with _opened(uri, scratch) as file:
+        with _opened(Part(uri, ()), scratch) as file:
             if file.attrs.get("identity") == identity:
-                parts.append(Part(uri, tuple(load(Result, file["results"][()].tobytes(), uri))))
+                found.append(Part(uri, tuple(load(Result, file["results"][()].tobytes(), uri))))
+    return in_order(found)
+
+
+def in_order(parts: Iterable[Part]) -> list[Part]:
+    """Parts by the position of their first image."""
     return sorted(parts, key=lambda part: part.results[0].position)
+
+
+def settled(parts: Iterable[Part]) -> dict[int, Result]:
+    """The outcome at each position; where two attempts overlapped, the first part's holds."""
+    outcomes: dict[int, Result] = {}
+    for part in parts:
+        for result in part.results:
+            outcomes.setdefault(result.position, result)
+    return outcomes
 
 
 def remove(output: str) -> None:
     """Delete every part of an output."""
     storage.delete(list(_listed(output)))
+    if not storage.is_s3(output) and (local := Path(folder(output))).is_dir():
+        local.rmdir()
 
 
 def assemble(output: str, parts: Sequence[Part], provenance: Provenance, scratch: Path) -> None:
-    """Write the shard's file from its parts and put it at `output`, index and rejects first, the file itself last.
-
-    Two attempts that overlapped may both hold an image; the first part's is taken.
-    """
+    """Write the shard's file from its parts and put it at `output`: index and rejects first, the file itself last."""
     local = scratch / "assembled.h5"
-    done: list[IndexEntry] = []
-    rejects: list[Reject] = []
-    seen: set[int] = set()
-    with h5py.File(local, "w", libver=("earliest", "v110")) as file:
+    with h5py.File(local, "w") as file:
         contract.write_provenance(file, provenance)
         for part in parts:
-            with _opened(part.uri, scratch) as source:
-                for result in part.results:
-                    if result.position in seen:
-                        continue
-                    seen.add(result.position)
-                    if result.reject is not None:
-                        rejects.append(result.reject)
-                    if result.done is not None:
-                        done.append(result.done)
-                        image_id = result.done.image_id
-                        if image_id not in file:
-                            contract.write_image(file, image_id, contract.read_image(source["images"][image_id]))
-    stem = output.removesuffix(".h5")
-    storage.write_bytes(f"{stem}.index.jsonl", dump(done), content_type="application/jsonl")
-    storage.write_bytes(f"{stem}.rejects.jsonl", dump(rejects), content_type="application/jsonl")
+            with _opened(part, scratch) as source:
+                for image_id in (result.done.image_id for result in part.results if result.done is not None):
+                    if image_id not in file:
+                        contract.write_image(file, image_id, contract.read_image(source["images"][image_id]))
+    outcomes = [result for _, result in sorted(settled(parts).items())]
+    write_lines(output, "index", (result.done for result in outcomes if result.done is not None))
+    write_lines(output, "rejects", (result.reject for result in outcomes if result.reject is not None))
     storage.upload(local, output)
     local.unlink()
+
+
+def write_lines(output: str, kind: str, lines: Iterable[IndexEntry] | Iterable[Reject]) -> None:
+    """Write `X.index.jsonl` or `X.rejects.jsonl` beside `X.h5`."""
+    storage.write_bytes(f"{output.removesuffix('.h5')}.{kind}.jsonl", dump(lines), content_type="application/jsonl")
+
+
+def finished(output: str, identity: str, scratch: Path) -> Provenance | None:
+    """The provenance of the file at `output` when an earlier attempt completed this very work, else None."""
+    if storage.head(output) is None:
+        return None
+    with _opened(Part(output, ()), scratch) as file:
+        try:
+            provenance = contract.read_provenance(file)
+        except ValidationError:
+            return None
+    return provenance if f"{provenance.manifest_sha256}:{provenance.revision}" == identity else None
 
 
 def _listed(output: str) -> Iterator[str]:
@@ -118,16 +158,15 @@ def _listed(output: str) -> Iterator[str]:
 
 
 @contextmanager
-def _opened(uri: str, scratch: Path) -> Iterator[h5py.File]:
-    """A part opened for reading, fetched to `scratch` first when it lies in an object store."""
-    if not storage.is_s3(uri):
-        with h5py.File(uri, "r") as file:
-            yield file
-        return
-    local = scratch / f"reading-{uri.rsplit('/', 1)[-1]}"
-    storage.download(uri, local)
+def _opened(part: Part, scratch: Path) -> Iterator[h5py.File]:
+    """A part opened for reading, fetched to `scratch` first when it lies in an object store only."""
+    here = part.local or (None if storage.is_s3(part.uri) else Path(part.uri))
+    local = here or scratch / f"reading-{part.uri.rsplit('/', 1)[-1]}"
+    if here is None:
+        storage.download(part.uri, local)
     try:
         with h5py.File(local, "r") as file:
             yield file
     finally:
-        local.unlink()
+        if here is None:
+            local.unlink()

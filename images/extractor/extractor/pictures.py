@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -69,7 +69,7 @@ def ahead(
     window: int,
     max_pixels: int,
     max_bytes: int,
-) -> Iterator[Picture]:
+) -> Generator[Picture]:
     """The pictures at these positions, in order, at most `window` of them loaded or loading at any time."""
     pending: deque[Future[Picture]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="load") as pool:

@@ -39,6 +39,13 @@ class Progress:
         if self._resumed:
             log.info("resumed", done=self.done, of=self.of)
 
+    def complete(self, rejected: int, *, synthetic: bool) -> Summary:
+        """The summary when an earlier attempt had completed all of it."""
+        self.rejected = rejected
+        self.featurised = self.of - rejected
+        self._resumed = self.of
+        return self.summary(synthetic=synthetic)
+
     def count(self, result: Result) -> None:
         """Take one image's outcome into account."""
         if result.reject is None:
@@ -63,9 +70,7 @@ class Progress:
             seconds_left=round((self.of - self.done) / rate) if rate > 0 else None,
         )
 
-    def summary(
-        self, *, exit_code: Exit = Exit.OK, message: str = "", synthetic: bool | None = None
-    ) -> Summary:
+    def summary(self, *, exit_code: Exit = Exit.OK, message: str = "", synthetic: bool | None = None) -> Summary:
         """What to leave in the termination message."""
         return Summary(
             exit_code=exit_code,

@@ -3,7 +3,6 @@
 import json
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from extractor.outcome import Interrupted, Summary, TooManyRejects, WeightsInval
 from extractor.parts import Part, Result
 from extractor.pictures import Picture, ahead
 from extractor.progress import Progress
+from extractor.saver import Saver
 from extractor.stages import stage
 from extractor.weights import Weights, resolve
 
@@ -57,29 +57,33 @@ class Request:
     scratch: Path | None = None
 
 
-def run(request: Request, progress: Progress) -> Summary:
+def run(request: Request, progress: Progress, stop: threading.Event) -> Summary:
     """Work through a manifest and put the file at the request's output; safe to repeat at any time.
 
-    Raises the errors of `extractor.outcome` and torch.OutOfMemoryError; what is finished by then is saved in parts, and the
-    next run goes on from there.
+    `stop` asks it to save the current part and end. Raises the errors of `extractor.outcome` (Interrupted after
+    `stop`), MemoryError and torch.OutOfMemoryError; what is finished by then is saved in parts, and the next run goes
+    on from there.
     """
     weights = resolve(request.backbone, request.weights, sha256=request.weights_sha256)
     planned = _revision(request, weights)
     identity = f"{request.manifest.sha256}:{planned}"
     device = machine.device_of(request.device)
-    with tempfile.TemporaryDirectory(prefix="featurise-", dir=request.scratch) as folder, machine.asked_to_stop() as stop:
+    with tempfile.TemporaryDirectory(prefix="featurise-", dir=request.scratch) as folder:
         scratch = Path(folder)
         machine.check_disk(scratch, _disk_needed(request))
+        if (before := parts.finished(request.output, identity, scratch)) is not None:
+            log.info("already complete", output=request.output, images=before.images, rejects=before.rejects)
+            return progress.complete(before.rejects, synthetic=before.synthetic)
         earlier = parts.saved(request.output, identity, scratch)
-        settled = {result.position: result for part in earlier for result in part.results}
-        progress.resume(settled.values())
+        progress.resume(parts.settled(earlier).values())
         options = Options(request.rule, device, request.precision, request.cls_prob)
         backbone = loader(request.backbone)(Checkpoint(weights.path, weights.config), options)
-        log.info("loaded", backbone=request.backbone, revision=planned, device=str(device), synthetic=backbone.synthetic)
-        todo = [position for position in range(progress.of) if position not in settled]
-        made = _featurise(request, backbone, identity, earlier, todo, progress, scratch, stop)
-        every = sorted([*earlier, *made], key=lambda part: part.results[0].position)
-        _check_rejects(request, every)
+        log.info(
+            "loaded", backbone=request.backbone, revision=planned, device=str(device), synthetic=backbone.synthetic
+        )
+        every = parts.in_order([*earlier, *_featurise(request, backbone, identity, earlier, progress, scratch, stop)])
+        outcomes = parts.settled(every).values()
+        _check_rejects(request, [outcome.reject for outcome in outcomes if outcome.reject is not None])
         provenance = Provenance(
             dataset=request.dataset,
             batch=request.batch,
@@ -95,7 +99,7 @@ def run(request: Request, progress: Progress) -> Summary:
             precision=request.precision.value,
             box_rule=json.dumps(request.rule.model_dump(mode="json"), sort_keys=True),
             manifest_sha256=request.manifest.sha256,
-            images=progress.featurised,
+            images=len({outcome.done.image_id for outcome in outcomes if outcome.done is not None}),
             rejects=progress.rejected,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -119,12 +123,11 @@ def _revision(request: Request, weights: Weights) -> str:
 
 
 def _disk_needed(request: Request) -> int:
-    """Bytes of scratch at the most: the assembled file, and one part beside it."""
+    """Bytes of scratch at the most: the parts made here, and the file assembled from them."""
     spec = SPECS[request.backbone]
     probabilities = spec.class_probabilities and request.cls_prob is ClsProb.FULL
     one = image_bytes(request.rule.max_boxes, attributes=spec.attributes, class_probabilities=probabilities)
-    images = len(request.manifest.entries)
-    return one * (images + min(images, request.part_images))
+    return 2 * one * len(request.manifest.entries)
 
 
 def _featurise(
@@ -132,64 +135,51 @@ def _featurise(
     backbone: Backbone,
     identity: str,
     earlier: Sequence[Part],
-    todo: Sequence[int],
     progress: Progress,
     scratch: Path,
     stop: threading.Event,
 ) -> list[Part]:
-    """Featurise the positions of `todo` in order, saving parts on the way.
+    """Featurise in order what no earlier part holds, saving parts on the way.
 
-    Raises Interrupted when SIGTERM arrived; whatever ends the work, what is finished is saved first.
+    Raises Interrupted after `stop`. Whatever ends the work, what is finished is saved first.
     """
-    made: list[Part] = []
-    results: list[Result] = []
-    regions: dict[str, Regions] = {}
-    owners = {result.done.image_id: result.done for part in earlier for result in part.results if result.done}
-    saved_at = time.monotonic()
-
-    def save() -> None:
-        if results:
-            with stage("write"):
-                made.append(parts.save(request.output, identity, results, regions, scratch))
-            results.clear()
-            regions.clear()
-
+    before = parts.settled(earlier)
+    owners = {result.done.image_id: result.done for result in before.values() if result.done is not None}
     # A batch on a CPU takes longer than Kubernetes waits after SIGTERM, and gains nothing.
     size = request.batch_size or (1 if machine.device_of(request.device).type == "cpu" else 8)
     window = max(4 * size, request.workers)
     pictures = ahead(
         request.manifest,
-        todo,
+        [position for position in range(progress.of) if position not in before],
         backbone.prepare,
         workers=request.workers,
         window=window,
         max_pixels=request.max_pixels,
         max_bytes=request.max_bytes,
     )
-    try:
-        with closing(pictures), closing(in_order(pictures, backbone, size=size, window=window)) as found_in_order:
-            for picture, found in found_in_order:
-                result = _outcome(picture, found, owners)
-                results.append(result)
-                progress.count(result)
-                if result.done is not None and found is not None and result.done.image_id not in owners:
-                    owners[result.done.image_id] = result.done
-                    regions[result.done.image_id] = found
-                if stop.is_set():
-                    break
-                if len(results) >= request.part_images or time.monotonic() - saved_at >= request.part_seconds:
-                    save()
-                    saved_at = time.monotonic()
-                progress.tell()
-    finally:
-        save()
+    with (
+        Saver(request.output, identity, scratch, images=request.part_images, seconds=request.part_seconds) as saver,
+        closing(pictures),
+        closing(in_order(pictures, backbone, size=size, window=window)) as found_in_order,
+    ):
+        for picture, found in found_in_order:
+            result = _outcome(picture, found, owners)
+            first = result.done is not None and owners.setdefault(result.done.image_id, result.done) is result.done
+            with stage("write"):
+                saver.add(result, found if first else None)
+            progress.count(result)
+            progress.tell()
+            if stop.is_set() or progress.rejected > _tolerated(request):
+                break
     if stop.is_set() and progress.done < progress.of:
-        raise Interrupted(f"SIGTERM: {progress.done} of {progress.of} images are saved; the next attempt goes on from there")
-    return made
+        raise Interrupted(
+            f"SIGTERM: {progress.done} of {progress.of} images are saved; the next attempt goes on from there"
+        )
+    return saver.parts
 
 
 def _outcome(picture: Picture, found: Regions | None, owners: dict[str, IndexEntry]) -> Result:
-    """The index or reject line of one picture; a second key with an id that is taken is done when its bytes are the same."""
+    """The index or reject line of one picture; a second key with a taken id is done when its bytes are the same."""
     entry = picture.entry
     facts = entry.model_dump(include={"image_id", "key", "etag", "size"})
     refused = picture.refused
@@ -202,12 +192,17 @@ def _outcome(picture: Picture, found: Regions | None, owners: dict[str, IndexEnt
     return Result(position=picture.position, done=IndexEntry(**facts, sha256=picture.sha256, boxes=boxes))
 
 
-def _check_rejects(request: Request, every: Sequence[Part]) -> None:
-    rejects = [result.reject for part in every for result in part.results if result.reject is not None]
-    limit = max(TOLERATED_REJECTS, int(request.max_reject_share * len(request.manifest.entries)))
-    if len(rejects) > limit:
-        worst = "; ".join(f"{reject.key}: {reject.reason} ({reject.detail})" for reject in rejects[:5])
-        raise TooManyRejects(
-            f"{len(rejects)} of {len(request.manifest.entries)} images are rejected, the limit is {limit}; first: {worst}; "
-            "look at these pictures, or raise the limit (--max-reject-share)"
-        )
+def _tolerated(request: Request) -> int:
+    return max(TOLERATED_REJECTS, int(request.max_reject_share * len(request.manifest.entries)))
+
+
+def _check_rejects(request: Request, rejects: Sequence[Reject]) -> None:
+    limit = _tolerated(request)
+    if len(rejects) <= limit:
+        return
+    parts.write_lines(request.output, "rejects", rejects)
+    worst = "; ".join(f"{reject.key}: {reject.reason} ({reject.detail})" for reject in rejects[:5])
+    raise TooManyRejects(
+        f"{len(rejects)} of {len(request.manifest.entries)} images are rejected, the limit is {limit}; first: {worst}; "
+        "all are listed in the rejects beside the output; look at these, or raise the limit (--max-reject-share)"
+    )

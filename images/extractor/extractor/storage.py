@@ -1,7 +1,7 @@
 """Objects by address: `s3://bucket/key`, or a path of the local disk. One set of functions for both.
 
-The S3 client takes endpoint, region and credentials from boto3's own environment variables and profiles; nothing secret is
-ever an argument. Writes are atomic, and `if_absent` writes never replace what stands there.
+The S3 client takes endpoint, region and credentials from boto3's own environment variables and profiles; nothing secret
+is ever an argument. Writes are atomic, and `if_absent` writes never replace what stands there.
 """
 
 import base64
@@ -180,7 +180,9 @@ def listing(uri: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
         _fail(uri, "listing", error)
 
 
-def write_bytes(uri: str, data: bytes, *, content_type: str = "application/octet-stream", if_absent: bool = False) -> bool:
+def write_bytes(
+    uri: str, data: bytes, *, content_type: str = "application/octet-stream", if_absent: bool = False
+) -> bool:
     """Write an object whole; with `if_absent`, leave what stands there and return False."""
     try:
         if is_s3(uri):
@@ -212,7 +214,7 @@ def _parent(uri: str) -> Path:
 
 def _settle(partial: Path, final: Path, *, if_absent: bool) -> bool:
     if not if_absent:
-        os.replace(partial, final)
+        partial.replace(final)
         return True
     try:
         os.link(partial, final)
@@ -264,7 +266,7 @@ def download(uri: str, path: Path) -> None:
             client().download_file(bucket, key, str(partial), Config=TRANSFER)
         else:
             shutil.copyfile(uri, partial)
-        os.replace(partial, path)
+        partial.replace(path)
     except _ERRORS as error:
         partial.unlink(missing_ok=True)
         _fail(uri, "downloading", error)

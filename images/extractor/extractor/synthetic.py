@@ -8,7 +8,6 @@ they exercise the arithmetic and the selection rules.
 import base64
 import hashlib
 import math
-import os
 import pickle
 import zlib
 from collections.abc import Callable
@@ -196,7 +195,9 @@ def _stem_norm(seed: int, key: str, part: str, channels: int) -> NDArray[np.floa
     return values
 
 
-def _frozen_norm(gains: dict[str, float], seed: int, key: str, kind: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def _frozen_norm(
+    gains: dict[str, float], seed: int, key: str, kind: str, shape: tuple[int, ...]
+) -> NDArray[np.float64]:
     part, role = kind.removeprefix("bn_").split(":")
     if role == "stem":
         return _stem_norm(seed, key, part, shape[0])
@@ -286,5 +287,5 @@ def make(backbone: str, path: Path, *, seed: int = 0, prefix: str = "") -> str:
 
         model = {prefix + key: torch.from_numpy(value) for key, value in tensors.items()}
         torch.save({"model": model, "__author__": AUTHOR}, partial)
-    os.replace(partial, path)
+    partial.replace(path)
     return digest(tensors)

@@ -34,7 +34,8 @@ def resolve(backbone: str, uri: str, *, sha256: str | None = None, cache: Path |
     """Bring the weights at `uri` (a checkpoint, or a folder with one) to this disk and verify them.
 
     A remote checkpoint is kept in `cache` under its declared SHA-256, so that the next pod on this node reads it there.
-    Raises WeightsInvalid when it is missing or its SHA-256 is not the declared one; StorageError when the store is down.
+    Raises WeightsInvalid when it is missing or its SHA-256 is not the declared one, StorageError when the store is
+    down.
     """
     checkpoint_uri, config_uri = _locate(backbone, uri)
     if not storage.is_s3(checkpoint_uri):

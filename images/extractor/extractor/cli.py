@@ -1,0 +1,283 @@
+"""The command line: `extractor run`, `extractor inspect`, `extractor weights`."""
+
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
+
+from extractor import __version__, inspection, log, manifest
+from extractor.backbones import SPECS, ClsProb, Precision, box_rule
+from extractor.manifest import ImageIds
+from extractor.outcome import Exit, ExtractorError, Interrupted, Summary, UsageError
+from extractor.progress import Progress
+
+TERMINATION_LOG = Path("/dev/termination-log")
+"""Where Kubernetes reads a container's last word; it creates the file."""
+
+app = App(
+    name="extractor",
+    version=__version__,
+    help="Region features: boxes and descriptors of pictures, by two detectors.",
+    help_on_error=False,
+)
+weights = App(name="weights", help="Synthetic checkpoints in the published formats, and what a checkpoint is.")
+app.command(weights)
+
+
+@app.command
+def run(
+    *,
+    backbone: str,
+    weights: str,
+    output: str,
+    manifest: str | None = None,
+    images: str | None = None,
+    weights_sha256: str | None = None,
+    dataset: str = "",
+    batch: str = "",
+    revision: str | None = None,
+    device: str = "auto",
+    precision: Precision = Precision.FP32,
+    cls_prob: ClsProb = ClsProb.FULL,
+    min_boxes: int | None = None,
+    max_boxes: int | None = None,
+    confidence_threshold: float | None = None,
+    background: Annotated[bool, Parameter(negative="")] = False,
+    batch_size: int | None = None,
+    part_images: int = 256,
+    part_seconds: float = 600.0,
+    max_reject_share: float = 0.5,
+    image_ids: ImageIds = ImageIds.STEM,
+    max_pixels: int = 128 * 1024 * 1024,
+    workers: int = 8,
+    scratch: Path | None = None,
+    summary: Path | None = None,
+) -> int:
+    """Featurise the images of a manifest, or of a folder or prefix, into one HDF5 file.
+
+    Parameters
+    ----------
+    backbone
+        `resnet101` or `resnext101`.
+    weights
+        The checkpoint, or a folder with it and its YAML configuration: a path or s3://…
+    output
+        Where the HDF5 file goes, a path or s3://…; index and rejects lie beside it.
+    manifest
+        JSON lines of images: key, etag, size, image_id.
+    images
+        A folder or s3://bucket/prefix, instead of a manifest.
+    weights_sha256
+        What the checkpoint's SHA-256 must be.
+    dataset
+        The dataset's name, for the file's provenance.
+    batch
+        The batch's name, for the file's provenance.
+    revision
+        The feature set's revision; the run fails at once if weights and options make another.
+    device
+        `auto`, `cpu` or `cuda`.
+    precision
+        Arithmetic of the network; `fp32` is the parity reference.
+    cls_prob
+        `none` leaves the class probabilities of `resnext101` out of the file.
+    min_boxes
+        The fewest boxes of an image; without any of these four, the rule is the reference's own.
+    max_boxes
+        The most boxes of an image.
+    confidence_threshold
+        A box counts from this probability on.
+    background
+        Let the background compete for a box's class (`resnext101`).
+    batch_size
+        Images of one shape that share a pass; 1 on a CPU and 8 on a GPU unless given.
+    part_images
+        A part is saved after so many images.
+    part_seconds
+        A part is saved after so many seconds.
+    max_reject_share
+        The run fails when more than this share of the images is rejected (ten are always tolerated).
+    image_ids
+        With --images: `stem` names an image by its file's stem, `path` by its path below the folder or prefix.
+    max_pixels
+        Larger pictures are rejected before they are decoded.
+    workers
+        Threads that fetch and decode.
+    scratch
+        Folder for parts under way; the system's temporary folder unless given.
+    summary
+        Where the JSON summary is written; Kubernetes' termination log when there is one.
+    """
+    log.configure()
+    progress = Progress(0)
+    target = summary or (TERMINATION_LOG if TERMINATION_LOG.exists() else None)
+    # Early, since a process that is a container's first has no default reaction to SIGTERM.
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        _check_backbone(backbone)
+        rule = box_rule(
+            backbone,
+            min_boxes=min_boxes,
+            max_boxes=max_boxes,
+            confidence_threshold=confidence_threshold,
+            background=background,
+        )
+        listed = _manifest(manifest, images, image_ids)
+        progress = Progress(len(listed.entries))
+        log.log.info("started", backbone=backbone, images=progress.of, output=output)
+
+        from extractor.run import Request, run  # torch takes seconds to import, and wrong arguments should not
+
+        left = run(
+            Request(
+                backbone=backbone,
+                manifest=listed,
+                weights=weights,
+                output=output,
+                rule=rule,
+                weights_sha256=weights_sha256,
+                dataset=dataset,
+                batch=batch,
+                revision=revision,
+                device=device,
+                precision=precision,
+                cls_prob=cls_prob,
+                batch_size=batch_size,
+                part_images=part_images,
+                part_seconds=part_seconds,
+                max_reject_share=max_reject_share,
+                max_pixels=max_pixels,
+                workers=workers,
+                scratch=scratch,
+            ),
+            progress,
+            stop,
+        )
+        log.log.info("finished", **left.model_dump(exclude={"exit_code", "reason", "message"}), output=output)
+    except ValidationError as error:
+        left = _failed(progress, Exit.USAGE, f"box rule: {error.errors()[0]['msg']}")
+    except Interrupted as error:
+        left = progress.summary(exit_code=error.exit, message=str(error))
+        log.log.warning("interrupted", message=str(error))
+    except ExtractorError as error:
+        left = _failed(progress, error.exit, str(error))
+    except Exception as error:  # noqa: BLE001 - the process's outermost boundary: whatever it is, it is told and classed
+        left = _failed(progress, *_classed(error))
+    if target is not None:
+        _leave(left, target)
+    return left.exit_code
+
+
+@app.command
+def inspect(file: str, /, *, first: int = 5) -> int:
+    """Show what is in a feature file: its provenance, its counts and its first images.
+
+    Parameters
+    ----------
+    file
+        A path or s3://…
+    first
+        How many images to show.
+    """
+    print(inspection.describe(file, first=first))
+    return Exit.OK
+
+
+@weights.command
+def make(backbone: str, path: Path, /, *, seed: int = 0, prefix: str = "") -> int:
+    """Write a synthetic checkpoint in the format in which a backbone's weights are published.
+
+    Its numbers exercise every part of the network; its boxes and labels mean nothing.
+
+    Parameters
+    ----------
+    backbone
+        `resnet101` or `resnext101`.
+    path
+        The file to write.
+    seed
+        Another seed, other numbers.
+    prefix
+        Put before every tensor's name, such as `module.` as torch's DataParallel does.
+    """
+    from extractor import synthetic
+
+    _check_backbone(backbone)
+    tensors = synthetic.make(backbone, path, seed=seed, prefix=prefix)
+    print(f"{path}: synthetic {backbone} checkpoint, tensors {tensors}")
+    return Exit.OK
+
+
+@weights.command
+def check(uri: str, /, *, backbone: str | None = None, sha256: str | None = None) -> int:
+    """Load a checkpoint as a run would, and say what it is and its SHA-256.
+
+    Parameters
+    ----------
+    uri
+        A checkpoint, or a folder with it and its YAML configuration: a path or s3://…
+    backbone
+        `resnet101` or `resnext101`; told from the file's ending unless given.
+    sha256
+        What the SHA-256 must be.
+    """
+    if backbone is not None:
+        _check_backbone(backbone)
+    print(inspection.checkpoint(uri, backbone=backbone, sha256=sha256))
+    return Exit.OK
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with a code of `extractor.outcome.Exit`."""
+    try:
+        code = app(arguments, exit_on_error=False, result_action="return_value")
+    except CycloptsError:
+        code = Exit.USAGE
+    except ExtractorError as error:
+        print(f"extractor: {error}", file=sys.stderr)
+        code = error.exit
+    sys.exit(code)
+
+
+def _check_backbone(backbone: str) -> None:
+    if backbone not in SPECS:
+        raise UsageError(f"--backbone {backbone}: there is no such backbone; expected {' or '.join(SPECS)}")
+
+
+def _manifest(uri: str | None, images: str | None, rule: ImageIds) -> manifest.Manifest:
+    if uri is not None and images is None:
+        return manifest.read(uri)
+    if images is not None and uri is None:
+        return manifest.of_images(images, rule)
+    raise UsageError("either --manifest or --images must be given, and not both")
+
+
+def _classed(error: Exception) -> tuple[Exit, str]:
+    """Exit code and message of an error that no part of the extractor classed."""
+    import torch
+
+    log.log.error("traceback", trace="".join(traceback.format_exception(error)))
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, torch.OutOfMemoryError):
+        return Exit.GPU_OUT_OF_MEMORY, f"the GPU's memory did not suffice, retry with half the batch size: {text}"
+    if isinstance(error, MemoryError):
+        return Exit.HOST_OUT_OF_MEMORY, f"the machine's memory did not suffice, give it more: {text}"
+    return Exit.CRASH, text
+
+
+def _failed(progress: Progress, code: Exit, message: str) -> Summary:
+    left = progress.summary(exit_code=code, message=message)
+    log.log.error("failed", reason=left.reason, exit_code=left.exit_code, message=message)
+    return left
+
+
+def _leave(left: Summary, target: Path) -> None:
+    """Write the summary in place: Kubernetes mounts its termination log as a file, which cannot be renamed over."""
+    target.write_text(left.model_dump_json())

@@ -1,0 +1,160 @@
+"""Pickles of unknown origin: numpy arrays and plain containers come out, anything else is refused before it is made.
+
+A pickle is a program that may call any importable object. This reader lets it name only what a file of arrays names, and
+hands out stand-ins of its own under those names: they check every argument and keep no state from one file to the next.
+"""
+
+import math
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+_NUMBER = re.compile(r"[?]|b1|[biu][1248]|f[248]|c8|c16")
+_DAMAGED = (
+    pickle.UnpicklingError,
+    EOFError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ImportError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+)
+"""What unpickling raises for bytes that are no pickle, or a cut or senseless one."""
+
+
+class Refused(Exception):
+    """Raised when a file is no pickle, a damaged one, or one of something else than numbers in plain containers."""
+
+
+def load(path: Path) -> Any:
+    """The content of a pickle: dicts, lists, tuples, sets, strings, bytes, numbers, numpy arrays and scalars of numbers.
+
+    An OrderedDict becomes a dict. Text of Python 2 is read as latin-1, as array bytes are stored there.
+    Raises Refused; OSError when the file cannot be read.
+    """
+    with path.open("rb") as file:
+        try:
+            return _Restricted(file, encoding="latin1").load()
+        except _DAMAGED as error:
+            raise Refused(f"{path}: not a whole pickle: {type(error).__name__}: {error}") from error
+
+
+class _Named:
+    """A stand-in for an importable callable; a pickle can call it and change nothing about it."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_make", make)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._make(*arguments)
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise Refused("it assigns to a function or class; refused before anything was run")
+
+
+class _Dtype:
+    """A stand-in for numpy.dtype: a kind of number and its byte order."""
+
+    __slots__ = ("_dtype",)
+
+    def __init__(self, code: object = None, *_: object) -> None:
+        if not isinstance(code, str) or not _NUMBER.fullmatch(code):
+            raise Refused(
+                f"it holds an array of type {code!r}; expected numbers (objects may run code when they are read)"
+            )
+        self._dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _version, order, subarray, names, fields, *_sizes = state
+        if order not in ("<", ">", "|", "=") or (subarray, names, fields) != (None, None, None):
+            raise Refused("it holds an array of structures; expected numbers")
+        self._dtype = self._dtype.newbyteorder(order)
+
+    @staticmethod
+    def of(value: object) -> np.dtype[Any]:
+        """The dtype that a stand-in stands for."""
+        if not isinstance(value, _Dtype):
+            raise Refused(f"it gives an array the type {type(value).__name__}; expected a numpy.dtype of numbers")
+        return value._dtype
+
+
+class _Array(np.ndarray):
+    """An array whose content may arrive later, as numpy pickles it: shape, dtype, order and bytes."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:  # type: ignore[override]
+        _version, shape, dtype, fortran, content = state
+        raw = content.encode("latin1") if isinstance(content, str) else content
+        found = _sized(shape, _Dtype.of(dtype), raw)
+        super().__setstate__((1, shape, found, bool(fortran), raw))  # type: ignore[call-arg, arg-type]
+
+
+def _sized(shape: object, dtype: np.dtype[Any], raw: object) -> np.dtype[Any]:
+    """The dtype, once shape and bytes are found to agree."""
+    if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
+        raise Refused(f"it gives an array the shape {shape!r}")
+    if not isinstance(raw, bytes | bytearray) or len(raw) != math.prod(shape) * dtype.itemsize:
+        raise Refused(f"an array of shape {shape} and type {dtype} does not have as many bytes as that takes")
+    return dtype
+
+
+def _reconstruct(kind: object, *_: object) -> _Array:
+    if kind is not _NDARRAY:
+        raise Refused("it holds a subclass of numpy.ndarray; expected plain arrays")
+    return _Array((0,), np.int8)
+
+
+def _from_buffer(raw: Any, dtype: object, shape: Any, order: object) -> np.ndarray[Any, Any]:
+    found = _sized(shape, _Dtype.of(dtype), raw)
+    return np.frombuffer(raw, found).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _scalar(dtype: object, raw: Any) -> np.generic:
+    content = raw.encode("latin1") if isinstance(raw, str) else raw
+    scalar: np.generic = np.frombuffer(content, _sized((), _Dtype.of(dtype), content))[0]
+    return scalar
+
+
+def _encode(text: object, encoding: object) -> bytes:
+    """What pickles of protocol 2 call to write bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise Refused(f"it encodes text as {encoding!r}; expected bytes written as latin1")
+    return text.encode("latin1")
+
+
+def _not_called(*_: object) -> NoReturn:
+    raise Refused("it makes an array without bytes; refused")
+
+
+_NDARRAY = _Named(_not_called)
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): _Named(_Dtype),
+    ("_codecs", "encode"): _Named(_encode),
+    ("collections", "OrderedDict"): _Named(dict),
+}
+for _core in ("numpy.core", "numpy._core"):  # the name before numpy 2, and since
+    _ADMITTED[f"{_core}.multiarray", "_reconstruct"] = _Named(_reconstruct)
+    _ADMITTED[f"{_core}.multiarray", "scalar"] = _Named(_scalar)
+    _ADMITTED[f"{_core}.numeric", "_frombuffer"] = _Named(_from_buffer)
+
+
+class _Restricted(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        try:
+            return _ADMITTED[module_name, global_name]
+        except KeyError:
+            raise Refused(
+                f"it names {module_name}.{global_name}, which a file of arrays has no use for; refused before it was run"
+            ) from None
+
+    def persistent_load(self, pid: object, /) -> NoReturn:
+        raise Refused("it refers to objects outside the file; expected one that is complete in itself")

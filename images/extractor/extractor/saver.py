@@ -1,0 +1,65 @@
+"""Saves parts while the network goes on."""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+from extractor import parts
+from extractor.contract import Regions
+from extractor.parts import Filling, Part, Result
+
+
+class Saver:
+    """Fills parts and uploads each in a thread of its own when it has enough images or time has passed.
+
+    At most one upload is under way: a store slower than the network holds the network up, rather than filling the disk.
+    Leaving the context saves what is there, also when an error ends the work.
+    """
+
+    def __init__(self, output: str, identity: str, scratch: Path, *, images: int, seconds: float) -> None:
+        self.parts: list[Part] = []
+        self._where = (output, identity, scratch)
+        self._images = images
+        self._seconds = seconds
+        self._filling: Filling | None = None
+        self._since = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._uploading: Future[Part] | None = None
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._save()
+            self._settle()
+        finally:
+            self._thread.shutdown()
+
+    def add(self, result: Result, regions: Regions | None) -> None:
+        """Take one image's outcome, in the manifest's order.
+
+        Raises StorageError when an earlier part could not be saved.
+        """
+        if self._filling is None:
+            self._filling = Filling(*self._where)
+        self._filling.add(result, regions)
+        if len(self._filling) >= self._images or time.monotonic() - self._since >= self._seconds:
+            self._save()
+
+    def _save(self) -> None:
+        if self._filling is None:
+            return
+        sealed = self._filling.seal()
+        self._filling = None
+        self._settle()
+        self._uploading = self._thread.submit(parts.save, sealed)
+        self._since = time.monotonic()
+
+    def _settle(self) -> None:
+        if self._uploading is not None:
+            uploading, self._uploading = self._uploading, None
+            self.parts.append(uploading.result())
