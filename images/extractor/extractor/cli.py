@@ -133,6 +133,7 @@ def run(
         progress = Progress(len(listed.entries))
         log.log.info("started", backbone=backbone, images=progress.of, output=output)
 
+        from extractor.backbone import loader
         from extractor.run import Request, run  # torch takes seconds to import, and wrong arguments should not
 
         left = run(
@@ -157,6 +158,7 @@ def run(
                 workers=workers,
                 scratch=scratch,
             ),
+            loader(backbone),
             progress,
             stop,
         )

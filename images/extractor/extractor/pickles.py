@@ -52,7 +52,7 @@ class _Named:
     __slots__ = ("_make",)
 
     def __init__(self, make: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_make", make)
+        self._make = make
 
     def __call__(self, *arguments: Any) -> Any:
         return self._make(*arguments)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from extractor import __version__, machine, parts
-from extractor.backbone import Backbone, Checkpoint, Options, loader
+from extractor.backbone import Backbone, Checkpoint, Loader, Options
 from extractor.backbones import SPECS, BoxRule, ClsProb, Precision, revision
 from extractor.batches import in_order
 from extractor.contract import Provenance, Regions, image_bytes
@@ -57,10 +57,10 @@ class Request:
     scratch: Path | None = None
 
 
-def run(request: Request, progress: Progress, stop: threading.Event) -> Summary:
+def run(request: Request, load: Loader, progress: Progress, stop: threading.Event) -> Summary:
     """Work through a manifest and put the file at the request's output; safe to repeat at any time.
 
-    `stop` asks it to save the current part and end. Raises the errors of `extractor.outcome` (Interrupted after
+    `load` brings the backbone. `stop` asks it to save the current part and end. Raises the errors of `extractor.outcome` (Interrupted after
     `stop`), MemoryError and torch.OutOfMemoryError; what is finished by then is saved in parts, and the next run goes
     on from there.
     """
@@ -77,7 +77,7 @@ def run(request: Request, progress: Progress, stop: threading.Event) -> Summary:
         earlier = parts.saved(request.output, identity, scratch)
         progress.resume(parts.settled(earlier).values())
         options = Options(request.rule, device, request.precision, request.cls_prob)
-        backbone = loader(request.backbone)(Checkpoint(weights.path, weights.config), options)
+        backbone = load(Checkpoint(weights.path, weights.config), options)
         log.info(
             "loaded", backbone=request.backbone, revision=planned, device=str(device), synthetic=backbone.synthetic
         )

@@ -1,0 +1,88 @@
+# `make help` lists the targets: every line with two hashes behind a target is one.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+UV := .tools/bin/uv
+EXTRACTOR := images/extractor/.venv
+CONTROL := .venv
+OURS := dags plugins images tests
+
+# An environment is brought up to date when a lock or a project file has changed, and only then.
+CONTROL_READY := $(CONTROL)/.ready-$(shell cat requirements.lock pyproject.toml images/extractor/pyproject.toml | sha256sum | cut -c1-16)
+EXTRACTOR_READY := $(EXTRACTOR)/.ready-$(shell cat images/extractor/requirements.lock images/*/pyproject.toml images/resnet101-detectron2/detectron2/* | sha256sum | cut -c1-16)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(CONTROL_READY) $(EXTRACTOR_READY) ## build both Python environments from their locks
+
+$(UV):
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and f"Python 3.11 is needed, {sys.executable} is {sys.version.split()[0]}: call make with PYTHON=python3.11")'
+	$(PYTHON) -m venv .tools
+	.tools/bin/pip install --quiet --disable-pip-version-check uv
+
+$(CONTROL_READY): | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(CONTROL)
+	$(UV) pip sync --quiet --python $(CONTROL)/bin/python requirements.lock
+	$(UV) pip install --quiet --python $(CONTROL)/bin/python --no-deps --no-build-isolation -e . -e images/extractor
+	rm -f $(@D)/.ready-* && touch $@
+
+# In its own folder, since its pyproject says how mmf is built.
+$(EXTRACTOR_READY): | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(EXTRACTOR)
+	cd images/extractor && ../../$(UV) pip sync --quiet --python .venv/bin/python requirements.lock
+	$(UV) pip install --quiet --python $(EXTRACTOR)/bin/python --no-deps --no-build-isolation \
+		./images/resnet101-detectron2/detectron2 -e images/extractor -e images/resnet101-detectron2 -e images/resnext101-mmf
+	rm -f $(@D)/.ready-* && touch $@
+
+.PHONY: demo
+demo: setup ## run two nights with both detectors on this machine (IMAGES=folder: your pictures; KEEP=1: leave it running)
+	$(CONTROL)/bin/python -m featurise.demo up $(if $(IMAGES),--images "$(IMAGES)") $(if $(KEEP),--keep)
+
+.PHONY: demo-down
+demo-down: setup ## end what `make demo KEEP=1` left running
+	$(CONTROL)/bin/python -m featurise.demo down
+
+.PHONY: test
+test: setup system lint ## lint, then every test (some real servers, processes and a browser)
+	$(EXTRACTOR)/bin/pytest -c images/extractor/pyproject.toml
+	$(CONTROL)/bin/pytest
+
+# What the tests need beside Python: a browser for the Airflow UI.
+.PHONY: system
+system:
+	@command -v chromium >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+		else echo "the tests need a browser; run: sudo apt-get install -y chromium" >&2; exit 1; fi; }
+
+.PHONY: lint
+lint: setup ## ruff, mypy --strict, import-linter
+	$(CONTROL)/bin/ruff check $(OURS)
+	$(CONTROL)/bin/ruff format --check $(OURS)
+	$(CONTROL)/bin/mypy
+	cd images/extractor && .venv/bin/mypy
+	$(CONTROL)/bin/lint-imports
+
+.PHONY: format
+format: setup ## let ruff format and mend what it can
+	$(CONTROL)/bin/ruff check --fix $(OURS)
+	$(CONTROL)/bin/ruff format $(OURS)
+
+.PHONY: bench
+bench: setup ## measure both detectors, the registry, discovery and HDF5; prints ratios
+	$(EXTRACTOR)/bin/python -m extractor.bench
+	$(CONTROL)/bin/python -m featurise.bench
+
+.PHONY: lock
+lock: $(UV) ## resolve both environments anew
+	cd images/extractor && ../../$(UV) lock --quiet --upgrade && ../../$(UV) export --quiet --format requirements.txt --no-header --no-emit-local --all-extras -o requirements.lock
+	$(UV) lock --quiet --upgrade && $(UV) export --quiet --format requirements.txt --no-header --no-emit-local -o requirements.lock
+
+.PHONY: clean
+clean: ## remove environments, caches and the demo's state
+	rm -rf .venv .tools $(EXTRACTOR) .demo .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
