@@ -1,0 +1,392 @@
+"""Why a GPU attempt failed, and what happens next: one reason for each failure, one action for each reason.
+
+`decide` is pure. Whoever launched the attempt (a pod, a local process) gathers the facts into an `Evidence`; the
+verdict is the same for the same facts. `next_step` adds what earlier attempts of the shard say.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+
+from extractor.outcome import Exit, Summary
+
+
+class Reason(StrEnum):
+    """The failure taxonomy."""
+
+    GPU_OUT_OF_MEMORY = "gpu_out_of_memory"
+    HOST_OUT_OF_MEMORY = "host_out_of_memory"
+    PREEMPTED = "preempted"
+    EVICTED = "evicted"
+    NODE_LOST = "node_lost"
+    UNSCHEDULABLE = "unschedulable"
+    IMAGE_PULL = "image_pull"
+    GPU_FAULT = "gpu_fault"
+    WEIGHTS_INVALID = "weights_invalid"
+    TOO_MANY_REJECTS = "too_many_rejects"
+    STORAGE = "storage"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    MISCONFIGURED = "misconfigured"
+    UNKNOWN = "unknown"
+
+
+class Action(StrEnum):
+    """What happens after a failure, in the words that people read."""
+
+    FAIL = "fail at once: no retry can help"
+    NOW = "retry at once, resuming from the saved parts, not counted against the task"
+    LATER = "retry later"
+    BACK_OFF = "retry with back-off"
+    SMALLER = "retry with half the batch"
+    MORE_MEMORY = "retry once with more memory"
+    ELSEWHERE = "retry on another node"
+    AGAIN = "retry"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a reason means and leads to."""
+
+    meaning: str
+    action: Action
+    delay: timedelta = timedelta(0)
+    """Before the next attempt; doubled for each earlier failure of the same reason where the action is to back off."""
+    counted: bool = True
+    """Whether the attempt uses up one of the task's tries."""
+    at_most: int | None = None
+    """Attempts that may end for this reason before the task fails; None: the task's own tries decide."""
+
+
+_DISRUPTIONS = 50
+"""Disruptions of one shard before it fails after all: a cluster that takes a pod away so often needs a person."""
+
+RULES: dict[Reason, Rule] = {
+    Reason.GPU_OUT_OF_MEMORY: Rule("the batch did not fit into the GPU's memory", Action.SMALLER),
+    Reason.HOST_OUT_OF_MEMORY: Rule("the container passed its memory limit", Action.MORE_MEMORY, at_most=2),
+    Reason.PREEMPTED: Rule(
+        "a pod of higher priority took the place on the node", Action.NOW, counted=False, at_most=_DISRUPTIONS
+    ),
+    Reason.EVICTED: Rule("the cluster asked the pod to leave", Action.NOW, counted=False, at_most=_DISRUPTIONS),
+    Reason.NODE_LOST: Rule(
+        "the pod vanished with its node, or was deleted by someone else",
+        Action.NOW,
+        counted=False,
+        at_most=_DISRUPTIONS,
+    ),
+    Reason.UNSCHEDULABLE: Rule(
+        "no node had room (a free GPU) within the start-up limit",
+        Action.LATER,
+        delay=timedelta(minutes=5),
+        counted=False,
+        at_most=12,
+    ),
+    Reason.IMAGE_PULL: Rule("the node could not pull the image", Action.FAIL),
+    Reason.GPU_FAULT: Rule("the GPU or its driver failed", Action.ELSEWHERE),
+    Reason.WEIGHTS_INVALID: Rule("the checkpoint is missing, altered or not one of this backbone", Action.FAIL),
+    Reason.TOO_MANY_REJECTS: Rule("more images were rejected than the dataset's limit allows", Action.FAIL),
+    Reason.STORAGE: Rule("object storage or a disk refused", Action.BACK_OFF, delay=timedelta(seconds=30)),
+    Reason.TIMEOUT: Rule("the attempt passed its time limit", Action.AGAIN),
+    Reason.CRASH: Rule("the extractor ended in a way that it does not name", Action.AGAIN),
+    Reason.MISCONFIGURED: Rule("the job cannot start as it is described", Action.FAIL),
+    Reason.UNKNOWN: Rule("nothing that was seen explains the failure", Action.AGAIN),
+}
+
+LONGEST_DELAY = timedelta(minutes=30)
+LOG_LINES = 10
+"""Last lines of the log that a failure's text repeats."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One true condition of a pod, such as `DisruptionTarget` with reason `PreemptionByScheduler`."""
+
+    type: str
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event that the cluster recorded about a pod."""
+
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known of a failed attempt; what was not seen stays at its default."""
+
+    pod: str | None = None
+    node: str | None = None
+    image: str | None = None
+    exit_code: int | None = None
+    """Of the container or process; 128 + signal when a signal ended it."""
+    terminated: str = ""
+    """Kubernetes' word for how the container ended: `OOMKilled`, `Error`, `StartError`, `ContainerStatusUnknown` …"""
+    summary: Summary | None = None
+    message: str = ""
+    """The termination message where it is not a summary."""
+    waiting: str = ""
+    """Why a container waits: `ImagePullBackOff`, `CreateContainerConfigError` …"""
+    waiting_message: str = ""
+    pod_reason: str = ""
+    """The pod's own reason: `Evicted`, `NodeLost`, `DeadlineExceeded`, `UnexpectedAdmissionError` …"""
+    pod_message: str = ""
+    conditions: tuple[Condition, ...] = ()
+    unscheduled: str = ""
+    """The scheduler's words when it found no node, or the admission queue's."""
+    events: tuple[Event, ...] = ()
+    gone: bool = False
+    """The pod is no longer known to the cluster."""
+    deleted: bool = False
+    """Somebody other than this task asked for the pod's deletion."""
+    deadline: str = ""
+    """The time limit that was passed, in words."""
+    refused: str = ""
+    """Why the cluster did not accept the pod."""
+    log_tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The verdict on one attempt."""
+
+    reason: Reason
+    detail: str
+    """What was seen, in one line."""
+    evidence: Evidence = field(repr=False)
+
+    @property
+    def rule(self) -> Rule:
+        """What the reason means and leads to."""
+        return RULES[self.reason]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happens after a failure. `retry` False: the task fails now."""
+
+    retry: bool
+    delay: timedelta
+    text: str
+    """For people, beginning with the action."""
+
+
+_OWN_CODES = {
+    Exit.GPU_OUT_OF_MEMORY: Reason.GPU_OUT_OF_MEMORY,
+    Exit.HOST_OUT_OF_MEMORY: Reason.HOST_OUT_OF_MEMORY,
+    Exit.GPU_FAULT: Reason.GPU_FAULT,
+    Exit.WEIGHTS_INVALID: Reason.WEIGHTS_INVALID,
+    Exit.TOO_MANY_REJECTS: Reason.TOO_MANY_REJECTS,
+    Exit.STORAGE: Reason.STORAGE,
+    Exit.USAGE: Reason.MISCONFIGURED,
+    Exit.MANIFEST_INVALID: Reason.MISCONFIGURED,
+}
+_CANNOT_EXECUTE = {126: "the command cannot be executed", 127: "the command was not found in the image"}
+_KILLED = 137
+_IMAGE_WAITS = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+}
+_CONFIG_WAITS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}
+# Kubernetes: Pod disruption conditions; TerminationTarget is Kueue's.
+_DISRUPTION_REASONS = {
+    "PreemptionByScheduler": Reason.PREEMPTED,
+    "StoppedByKueue": Reason.PREEMPTED,
+    "EvictionByEvictionAPI": Reason.EVICTED,
+    "TerminationByKubelet": Reason.EVICTED,
+    "DeletionByTaintManager": Reason.NODE_LOST,
+    "DeletionByPodGC": Reason.NODE_LOST,
+}
+_POD_REASONS = {
+    "Preempting": Reason.PREEMPTED,
+    "Evicted": Reason.EVICTED,
+    "Terminated": Reason.EVICTED,
+    "Shutdown": Reason.EVICTED,
+    "NodeShutdown": Reason.EVICTED,
+    "NodeLost": Reason.NODE_LOST,
+    "NodeStatusUnknown": Reason.NODE_LOST,
+    "NodeAffinity": Reason.NODE_LOST,
+}
+_GPU_MEMORY = re.compile(
+    r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
+    r"|CUDA error: out of memory"
+)
+_GPU_FAULT = re.compile(
+    r"\bXid\b|CUDA error|CUDA driver|CUDNN_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)|CUBLAS_STATUS_EXECUTION_FAILED"
+    r"|GPU is lost|fallen off the bus|uncorrectable ECC|nvidia-container-cli|nvml error|no CUDA-capable device"
+    r"|requested number of devices unavailable",
+    re.IGNORECASE,
+)
+
+
+def decide(evidence: Evidence) -> Failure:
+    """The one reason of a failed attempt.
+
+    What the extractor itself said comes first, then what Kubernetes did to the pod, then what the text of the GPU's
+    driver says; a signal or a silent exit is read last, because all of the former also end in one.
+    """
+    for look in (_own_word, _start, _taken_away, _device, _limits, _ending):
+        found = look(evidence)
+        if found is not None:
+            reason, detail = found
+            return Failure(reason, " ".join(detail.split()), evidence)
+    return Failure(Reason.UNKNOWN, "no state, message, condition or event was left to read", evidence)
+
+
+def next_step(failure: Failure, earlier: Sequence[Reason], tries: int) -> Step:
+    """What follows a failure.
+
+    Args:
+        failure: the verdict on the attempt that just ended.
+        earlier: the reasons of the shard's earlier failed attempts in this round, oldest first.
+        tries: counted attempts that the task may use.
+    """
+    rule = failure.rule
+    same = sum(reason is failure.reason for reason in earlier) + 1
+    used = sum(RULES[reason].counted for reason in earlier) + rule.counted
+    if rule.action is Action.FAIL:
+        return Step(False, timedelta(0), str(Action.FAIL))
+    if rule.at_most is not None and same >= rule.at_most:
+        return Step(False, timedelta(0), f"fail: {same} attempts ended for this reason, the limit is {rule.at_most}")
+    if rule.counted and used >= tries:
+        return Step(False, timedelta(0), f"fail: all {tries} tries are used")
+    delay = min(rule.delay * 2 ** (same - 1) if rule.action is Action.BACK_OFF else rule.delay, LONGEST_DELAY)
+    when = f" in {delay.total_seconds():.0f} s" if delay else ""
+    left = f" ({used} of {tries} tries used)" if rule.counted else ""
+    return Step(True, delay, f"{rule.action}{when}{left}")
+
+
+def batch_divisor(earlier: Iterable[Reason]) -> int:
+    """By how much the next attempt's batch is to be divided: 2 for each attempt that ran out of GPU memory."""
+    return 1 << sum(RULES[reason].action is Action.SMALLER for reason in earlier)
+
+
+def memory_factor(earlier: Iterable[Reason]) -> float:
+    """By how much the next attempt's memory limit is to be multiplied: once by half as much again."""
+    return 1.5 if any(RULES[reason].action is Action.MORE_MEMORY for reason in earlier) else 1.0
+
+
+def text(failure: Failure, step: Step) -> str:
+    """A failure as people read it: reason, meaning, where, how far it came, last log lines, what happens next."""
+    evidence = failure.evidence
+    where = [
+        f"{name} {value}"
+        for name, value in (("pod", evidence.pod), ("node", evidence.node), ("image", evidence.image))
+        if value
+    ]
+    if evidence.exit_code is not None:
+        where.append(f"exit code {evidence.exit_code}")
+    lines = [f"{failure.reason}: {failure.rule.meaning}", f"  seen: {failure.detail}"]
+    if where:
+        lines.append(f"  where: {', '.join(where)}")
+    if evidence.summary is not None:
+        done = evidence.summary
+        lines.append(f"  images: {done.featurised} featurised and {done.rejected} rejected of {done.images}")
+    if evidence.log_tail:
+        lines.append("  last log lines:")
+        lines.extend(f"    {line}" for line in evidence.log_tail[-LOG_LINES:])
+    lines.append(f"  next: {step.text}")
+    return "\n".join(lines)
+
+
+_Found = tuple[Reason, str] | None
+
+
+def _own_word(evidence: Evidence) -> _Found:
+    code = evidence.exit_code
+    if code is None and evidence.summary is not None:
+        code = evidence.summary.exit_code
+    reason = _OWN_CODES.get(Exit(code)) if code in set(Exit) else None
+    if reason is not None:
+        return reason, _said(evidence) or f"exit code {code}"
+    if evidence.terminated == "OOMKilled":
+        return Reason.HOST_OUT_OF_MEMORY, "Kubernetes killed the container at its memory limit (OOMKilled)"
+    return None
+
+
+def _start(evidence: Evidence) -> _Found:
+    if evidence.refused:
+        quota = "exceeded quota" in evidence.refused
+        return Reason.UNSCHEDULABLE if quota else Reason.MISCONFIGURED, f"the cluster refused: {evidence.refused}"
+    words = f"{evidence.waiting}: {evidence.waiting_message}".strip(": ")
+    if evidence.waiting in _IMAGE_WAITS:
+        image = f"{evidence.image}: " if evidence.image else ""
+        return Reason.IMAGE_PULL, image + words
+    ended = f"{evidence.terminated}: {evidence.message}"
+    if evidence.waiting in _CONFIG_WAITS or evidence.terminated in {"StartError", "ContainerCannotRun"}:
+        said = words or ended
+        return Reason.GPU_FAULT if _GPU_FAULT.search(said) else Reason.MISCONFIGURED, said
+    return None
+
+
+def _taken_away(evidence: Evidence) -> _Found:
+    for condition in evidence.conditions:
+        if condition.type in {"DisruptionTarget", "TerminationTarget"}:
+            reason = _DISRUPTION_REASONS.get(condition.reason, Reason.EVICTED)
+            return reason, f"{condition.reason}: {condition.message}"
+    if (reason_of_pod := _POD_REASONS.get(evidence.pod_reason)) is not None:
+        return reason_of_pod, f"{evidence.pod_reason}: {evidence.pod_message}"
+    if evidence.pod_reason.startswith("OutOf"):
+        return Reason.UNSCHEDULABLE, f"the node had no room after all: {evidence.pod_message or evidence.pod_reason}"
+    for event in reversed(evidence.events):
+        if event.reason in {"Preempted", "TaintManagerEviction", "NodeNotReady", "Evicted"}:
+            reason = {"Preempted": Reason.PREEMPTED, "Evicted": Reason.EVICTED}.get(event.reason, Reason.NODE_LOST)
+            return reason, f"{event.reason}: {event.message}"
+    if evidence.gone:
+        return Reason.NODE_LOST, "the pod is gone and left nothing to read"
+    if evidence.terminated == "ContainerStatusUnknown":
+        return Reason.NODE_LOST, evidence.message or "the node no longer knows how the container ended"
+    if evidence.deleted:
+        return Reason.EVICTED, "the pod was deleted while it worked, by somebody other than this task"
+    return None
+
+
+def _device(evidence: Evidence) -> _Found:
+    said = [_said(evidence), evidence.pod_message, *(event.message for event in evidence.events), *evidence.log_tail]
+    for pattern, reason in ((_GPU_MEMORY, Reason.GPU_OUT_OF_MEMORY), (_GPU_FAULT, Reason.GPU_FAULT)):
+        for line in said:
+            if pattern.search(line):
+                return reason, line
+    return None
+
+
+def _limits(evidence: Evidence) -> _Found:
+    if evidence.unscheduled:
+        return Reason.UNSCHEDULABLE, evidence.unscheduled
+    if evidence.pod_reason == "DeadlineExceeded":
+        return Reason.TIMEOUT, evidence.pod_message or "the pod was active for longer than its deadline"
+    if evidence.deadline:
+        last = f"; the last event: {evidence.events[-1].message}" if evidence.events else ""
+        return Reason.TIMEOUT, evidence.deadline + last
+    return None
+
+
+def _ending(evidence: Evidence) -> _Found:
+    code = evidence.exit_code
+    if code is None:
+        return (Reason.UNKNOWN, _said(evidence)) if _said(evidence) else None
+    if code in _CANNOT_EXECUTE:
+        return Reason.MISCONFIGURED, f"exit code {code}: {_CANNOT_EXECUTE[code]}"
+    if code == Exit.INTERRUPTED:
+        return Reason.EVICTED, "SIGTERM arrived from outside; the current part was saved"
+    if code == _KILLED:
+        return Reason.CRASH, "killed (SIGKILL) without a word of why: often memory of the whole node, or a lost grace"
+    if code == Exit.OK:
+        return Reason.UNKNOWN, "exit code 0, and yet the attempt counts as failed"
+    return Reason.CRASH, _said(evidence) or f"exit code {code}"
+
+
+def _said(evidence: Evidence) -> str:
+    if evidence.summary is not None and evidence.summary.message:
+        return evidence.summary.message
+    return evidence.message

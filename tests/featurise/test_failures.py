@@ -1,0 +1,253 @@
+"""The failure taxonomy: which facts give which reason, and what follows."""
+
+from datetime import timedelta
+
+import pytest
+
+from extractor.outcome import Exit, Summary
+from featurise.failures import (
+    RULES,
+    Action,
+    Condition,
+    Event,
+    Evidence,
+    Reason,
+    batch_divisor,
+    decide,
+    memory_factor,
+    next_step,
+    text,
+)
+
+
+def summary(code: Exit, message: str) -> Summary:
+    return Summary(exit_code=code, reason=code.name.lower(), message=message, images=1000, featurised=640, rejected=2)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (Exit.GPU_OUT_OF_MEMORY, Reason.GPU_OUT_OF_MEMORY),
+        (Exit.HOST_OUT_OF_MEMORY, Reason.HOST_OUT_OF_MEMORY),
+        (Exit.GPU_FAULT, Reason.GPU_FAULT),
+        (Exit.WEIGHTS_INVALID, Reason.WEIGHTS_INVALID),
+        (Exit.TOO_MANY_REJECTS, Reason.TOO_MANY_REJECTS),
+        (Exit.STORAGE, Reason.STORAGE),
+        (Exit.MANIFEST_INVALID, Reason.MISCONFIGURED),
+        (Exit.USAGE, Reason.MISCONFIGURED),
+        (Exit.CRASH, Reason.CRASH),
+        (Exit.INTERRUPTED, Reason.EVICTED),
+    ],
+)
+def test_the_extractors_own_codes(code: Exit, reason: Reason) -> None:
+    said = summary(code, "what happened")
+
+    assert decide(Evidence(exit_code=code)).reason is reason
+    assert decide(Evidence(exit_code=code, summary=said)).reason is reason
+
+
+SIGTERM_AND_PREEMPTED = Evidence(
+    exit_code=143,
+    summary=summary(Exit.INTERRUPTED, "SIGTERM: part 3 saved"),
+    conditions=(Condition("DisruptionTarget", "PreemptionByScheduler", "default-scheduler: preempting"),),
+)
+GPU_MEMORY_TEXT = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.17 GiB. GPU 0 has …"
+XID_TEXT = "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus."
+
+
+@pytest.mark.parametrize(
+    ("evidence", "reason", "seen"),
+    [
+        pytest.param(Evidence(), Reason.UNKNOWN, "no state", id="nothing at all"),
+        pytest.param(Evidence(gone=True), Reason.NODE_LOST, "gone", id="pod gone"),
+        pytest.param(
+            Evidence(gone=True, events=(Event("Preempted", "Preempted by a pod on node gpu-3"),)),
+            Reason.PREEMPTED,
+            "gpu-3",
+            id="pod gone, the event remains",
+        ),
+        pytest.param(
+            Evidence(gone=True, events=(Event("TaintManagerEviction", "Marking for deletion Pod featurise/x"),)),
+            Reason.NODE_LOST,
+            "Marking",
+            id="pod gone by the taint manager",
+        ),
+        pytest.param(SIGTERM_AND_PREEMPTED, Reason.PREEMPTED, "preempting", id="SIGTERM is read after its cause"),
+        pytest.param(
+            Evidence(
+                exit_code=Exit.GPU_OUT_OF_MEMORY,
+                conditions=(Condition("DisruptionTarget", "EvictionByEvictionAPI", "drain"),),
+            ),
+            Reason.GPU_OUT_OF_MEMORY,
+            "exit code 20",
+            id="the extractor's own word comes before a drain that followed",
+        ),
+        pytest.param(Evidence(exit_code=143, deleted=True), Reason.EVICTED, "somebody", id="deleted by hand"),
+        pytest.param(Evidence(exit_code=137), Reason.CRASH, "SIGKILL", id="killed without a word"),
+        pytest.param(Evidence(exit_code=139), Reason.CRASH, "139", id="segmentation fault"),
+        pytest.param(Evidence(exit_code=127), Reason.MISCONFIGURED, "not found in the image", id="no such command"),
+        pytest.param(Evidence(exit_code=0), Reason.UNKNOWN, "exit code 0", id="success that counts as failure"),
+        pytest.param(
+            Evidence(exit_code=1, log_tail=("loading", GPU_MEMORY_TEXT)),
+            Reason.GPU_OUT_OF_MEMORY,
+            "1.17 GiB",
+            id="GPU memory, from the log only",
+        ),
+        pytest.param(Evidence(exit_code=1, message=XID_TEXT), Reason.GPU_FAULT, "Xid", id="Xid in the message"),
+        pytest.param(
+            Evidence(exit_code=134, log_tail=("CUDA error: an illegal memory access was encountered",)),
+            Reason.GPU_FAULT,
+            "illegal",
+            id="CUDA error in the log",
+        ),
+        pytest.param(
+            Evidence(
+                deadline="the pod did not run 600 s after it was scheduled", events=(Event("FailedMount", "no pvc"),)
+            ),
+            Reason.TIMEOUT,
+            "no pvc",
+            id="start-up limit, with the event that says why",
+        ),
+        pytest.param(
+            Evidence(deadline="not scheduled in 600 s", unscheduled="Unschedulable: 0/4 nodes: 4 Insufficient gpu"),
+            Reason.UNSCHEDULABLE,
+            "Insufficient gpu",
+            id="the limit passed because no node was free",
+        ),
+        pytest.param(
+            Evidence(refused='pods "x" is forbidden: exceeded quota: gpus, requested: 1, used: 8, limited: 8'),
+            Reason.UNSCHEDULABLE,
+            "exceeded quota",
+            id="quota",
+        ),
+        pytest.param(
+            Evidence(refused='Pod "x" is invalid: spec.containers[0].image: Required value'),
+            Reason.MISCONFIGURED,
+            "Required value",
+            id="invalid pod",
+        ),
+    ],
+)
+def test_facts_to_reason(evidence: Evidence, reason: Reason, seen: str) -> None:
+    failure = decide(evidence)
+
+    assert failure.reason is reason
+    assert seen in failure.detail
+
+
+ACTIONS = {
+    Reason.GPU_OUT_OF_MEMORY: Action.SMALLER,
+    Reason.HOST_OUT_OF_MEMORY: Action.MORE_MEMORY,
+    Reason.PREEMPTED: Action.NOW,
+    Reason.EVICTED: Action.NOW,
+    Reason.NODE_LOST: Action.NOW,
+    Reason.UNSCHEDULABLE: Action.LATER,
+    Reason.IMAGE_PULL: Action.FAIL,
+    Reason.GPU_FAULT: Action.ELSEWHERE,
+    Reason.WEIGHTS_INVALID: Action.FAIL,
+    Reason.TOO_MANY_REJECTS: Action.FAIL,
+    Reason.STORAGE: Action.BACK_OFF,
+    Reason.TIMEOUT: Action.AGAIN,
+    Reason.CRASH: Action.AGAIN,
+    Reason.MISCONFIGURED: Action.FAIL,
+    Reason.UNKNOWN: Action.AGAIN,
+}
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_each_reason_has_one_action(reason: Reason) -> None:
+    assert RULES[reason].action is ACTIONS[reason]
+    assert RULES[reason].meaning
+
+
+def failure(reason: Reason):
+    samples = {
+        Reason.PREEMPTED: SIGTERM_AND_PREEMPTED,
+        Reason.NODE_LOST: Evidence(gone=True),
+        Reason.EVICTED: Evidence(exit_code=143),
+        Reason.UNSCHEDULABLE: Evidence(unscheduled="Unschedulable: 0/1 nodes"),
+        Reason.STORAGE: Evidence(exit_code=25),
+        Reason.CRASH: Evidence(exit_code=1),
+        Reason.HOST_OUT_OF_MEMORY: Evidence(terminated="OOMKilled", exit_code=137),
+        Reason.GPU_OUT_OF_MEMORY: Evidence(exit_code=20),
+        Reason.WEIGHTS_INVALID: Evidence(exit_code=23),
+    }
+    found = decide(samples[reason])
+    assert found.reason is reason
+    return found
+
+
+@pytest.mark.parametrize("reason", [Reason.PREEMPTED, Reason.EVICTED, Reason.NODE_LOST])
+def test_disruptions_use_up_no_tries(reason: Reason) -> None:
+    earlier = [reason] * 20 + [Reason.CRASH] * 2
+
+    assert next_step(failure(reason), earlier, tries=3).retry
+    assert next_step(failure(reason), earlier, tries=3).delay == timedelta(0)
+    assert not next_step(failure(Reason.CRASH), earlier, tries=3).retry
+    assert next_step(failure(Reason.CRASH), earlier[:-1], tries=3).retry
+
+
+def test_a_cluster_that_never_lets_a_pod_live_ends_the_task() -> None:
+    assert not next_step(failure(Reason.EVICTED), [Reason.EVICTED] * 49, tries=3).retry
+
+
+def test_more_memory_is_tried_once() -> None:
+    oom = failure(Reason.HOST_OUT_OF_MEMORY)
+
+    assert next_step(oom, [], tries=5).retry
+    assert memory_factor([]) == 1.0
+    assert memory_factor([Reason.HOST_OUT_OF_MEMORY]) == 1.5
+    assert not next_step(oom, [Reason.HOST_OUT_OF_MEMORY], tries=5).retry
+
+
+def test_each_gpu_out_of_memory_halves_the_batch() -> None:
+    assert [batch_divisor([Reason.GPU_OUT_OF_MEMORY] * n + [Reason.EVICTED]) for n in range(4)] == [1, 2, 4, 8]
+
+
+def test_storage_backs_off_up_to_a_limit() -> None:
+    delays = [next_step(failure(Reason.STORAGE), [Reason.STORAGE] * n, tries=99).delay for n in (0, 1, 2, 12)]
+
+    assert delays == [timedelta(seconds=30), timedelta(seconds=60), timedelta(seconds=120), timedelta(minutes=30)]
+
+
+def test_no_retry_can_help_bad_weights() -> None:
+    step = next_step(failure(Reason.WEIGHTS_INVALID), [], tries=9)
+
+    assert not step.retry
+    assert "no retry can help" in step.text
+
+
+def test_waiting_for_a_gpu_uses_no_tries_and_ends() -> None:
+    waiting = failure(Reason.UNSCHEDULABLE)
+
+    assert next_step(waiting, [Reason.UNSCHEDULABLE] * 10, tries=1).retry
+    assert next_step(waiting, [], tries=1).delay == timedelta(minutes=5)
+    assert not next_step(waiting, [Reason.UNSCHEDULABLE] * 11, tries=1).retry
+
+
+def test_the_text_says_it_all() -> None:
+    found = decide(
+        Evidence(
+            pod="flickr30k-resnet101-shard-00042-try-2",
+            node="gpu-node-7",
+            exit_code=20,
+            summary=summary(Exit.GPU_OUT_OF_MEMORY, "a batch of 16 images did not fit"),
+            log_tail=tuple(f"line {n}" for n in range(30)),
+        )
+    )
+
+    said = text(found, next_step(found, [], tries=3))
+
+    for part in (
+        "gpu_out_of_memory: the batch did not fit into the GPU's memory",
+        "a batch of 16 images did not fit",
+        "pod flickr30k-resnet101-shard-00042-try-2",
+        "node gpu-node-7",
+        "exit code 20",
+        "640 featurised and 2 rejected of 1000",
+        "line 29",
+        "retry with half the batch",
+        "1 of 3 tries used",
+    ):
+        assert part in said
+    assert "line 19\n" not in said
