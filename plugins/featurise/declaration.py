@@ -1,0 +1,152 @@
+"""The declaration: one YAML file that says which datasets run under which backbones.
+
+    defaults:                      # any field of a dataset; each dataset's own hold over these
+      bucket: ${FEATURISE_BUCKET}
+      start_date: 2026-11-01
+    backbones:
+      resnet101:                   # fields of a backbone: weights, boxes, precision, cls_prob, launcher, limits
+        weights:
+          uri: s3://models/resnet101/
+          sha256: ${RESNET101_SHA256}
+    datasets:
+      flickr30k:
+        schedule: {cron: "0 2 * * *", timezone: Europe/Berlin}
+        backbones: [resnet101]     # or a mapping: {resnet101: {precision: bf16}}
+
+A mistake in one dataset breaks that dataset; the others' pairs are returned.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from featurise import yamlfile
+from featurise.pair import Pair
+from featurise.yamlfile import Document, VariableMissing
+
+TOP = ("defaults", "backbones", "datasets")
+
+
+class Broken(BaseModel):
+    """What is wrong with one dataset, one of its backbones, or (without a dataset) the whole file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: str | None = None
+    backbone: str | None = None
+    message: str
+
+
+def load(path: Path) -> list[Pair | Broken]:
+    """Every pair that the file declares, and every mistake in it."""
+    try:
+        document = Document(path.read_text())
+    except OSError as error:
+        return [
+            Broken(message=f"{path}: cannot be read ({error.strerror}); set FEATURISE_DECLARATION to the declaration")
+        ]
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        return [
+            Broken(message=f"{where}: not YAML: {getattr(error, 'problem', None) or error}; correct the file's syntax")
+        ]
+    wrong = _shape(path, document)
+    if wrong:
+        return [Broken(message=wrong)]
+    return [found for name in document.data["datasets"] for found in _dataset(path, document, str(name))]
+
+
+def _shape(path: Path, document: Document) -> str | None:
+    """What is wrong with the file as a whole."""
+    data = document.data
+    if not isinstance(data, Mapping) or not isinstance(data.get("datasets"), Mapping):
+        return f"{path}, line 1: datasets: expected a mapping of names to datasets, found {_shown(data)}"
+    for name, value in data.items():
+        line, _ = document.line((name,))
+        if name not in TOP:
+            return f"{path}, line {line}: {name}: unknown field; expected one of {', '.join(TOP)}"
+        if not isinstance(value, Mapping):
+            return f"{path}, line {line}: {name}: expected a mapping, found {_shown(value)}"
+    return None
+
+
+def _dataset(path: Path, document: Document, name: str) -> Iterator[Pair | Broken]:
+    declared = document.data["datasets"][name]
+    if not isinstance(declared, Mapping):
+        line, _ = document.line(("datasets", name))
+        yield Broken(
+            dataset=name, message=f"{path}, line {line}: datasets.{name}: expected a mapping, found {_shown(declared)}"
+        )
+        return
+    chosen = declared.get("backbones", document.data.get("defaults", {}).get("backbones"))
+    if isinstance(chosen, list):
+        chosen = {str(backbone): {} for backbone in chosen}
+    if not isinstance(chosen, Mapping) or not chosen:
+        line, _ = document.line(("datasets", name, "backbones"))
+        found = f"found {_shown(chosen)}"
+        message = f"{path}, line {line}: datasets.{name}.backbones: expected a list of backbones, {found}"
+        yield Broken(dataset=name, message=message)
+        return
+    for backbone, own in chosen.items():
+        yield _pair(path, document, name, str(backbone), own or {})
+
+
+def _pair(path: Path, document: Document, dataset: str, backbone: str, own: Any) -> Pair | Broken:
+    places: tuple[yamlfile.Path, ...] = (
+        ("datasets", dataset, "backbones", backbone),
+        ("datasets", dataset),
+        ("backbones", backbone),
+        ("defaults",),
+    )
+    data: Any = {}
+    for layer in (
+        document.data.get("defaults", {}),
+        document.data.get("backbones", {}).get(backbone, {}),
+        document.data["datasets"][dataset],
+        own,
+    ):
+        data = yamlfile.merged(data, layer)
+    try:
+        if not isinstance(data, Mapping):
+            raise TypeError(f"expected a mapping, found {_shown(data)}")
+        fields = {key: value for key, value in data.items() if key != "backbones"}
+        return Pair.model_validate({**yamlfile.substituted(fields), "dataset": dataset, "backbone": backbone})
+    except VariableMissing as error:
+        what = f"expected a value from the environment, found that {error.name} is not set; export {error.name}"
+        message = _located(path, document, places, error.path, what)
+    except ValidationError as error:
+        message = "\n".join(
+            _located(path, document, places, found["loc"], _expected(found["msg"], found["input"], found["type"]))
+            for found in error.errors()
+        )
+    except TypeError as error:
+        message = _located(path, document, places, (), str(error))
+    return Broken(dataset=dataset, backbone=backbone, message=message)
+
+
+def _expected(message: str, found: Any, kind: str) -> str:
+    if kind == "missing":
+        return "required and not declared"
+    if kind == "extra_forbidden":
+        return f"unknown field, found {_shown(found)}"
+    message = message.removeprefix("Value error, ").replace("Input should be", "expected")
+    return message if isinstance(found, Mapping | BaseModel) or found is None else f"{message}, found {_shown(found)}"
+
+
+def _located(path: Path, document: Document, places: tuple[yamlfile.Path, ...], field: yamlfile.Path, what: str) -> str:
+    """A message with file, line and field: the place that declares most of the field's path, else the dataset's."""
+    line, depth, place = 0, -1, places[1]
+    for candidate in places:
+        at, steps = document.line((*candidate, *field))
+        below = steps - len(candidate)
+        if below > depth and (below > 0 or candidate == places[1]):
+            line, depth, place = at, below, candidate
+    return f"{path}, line {line}: {'.'.join(map(str, (*place, *field)))}: {what}"
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)[:80]

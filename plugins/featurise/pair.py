@@ -1,0 +1,216 @@
+"""One dataset under one backbone: everything that a run needs to know, as it is declared."""
+
+import datetime
+import zoneinfo
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from extractor import backbones
+from extractor.backbones import BoxRule, ClsProb, Precision
+from extractor.manifest import ImageIds
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+SHA256 = r"^[0-9a-f]{64}$"
+
+
+class Section(BaseModel):
+    """A part of the declaration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Weights(Section):
+    """Which weights: a checkpoint file or its folder, known by its SHA-256."""
+
+    uri: str = Field(min_length=1, description="s3://… or a path: a checkpoint, or a folder with one")
+    sha256: str | None = Field(
+        default=None, pattern=SHA256, validate_default=True, description="of the checkpoint, in hex"
+    )
+    config_sha256: str | None = Field(
+        default=None, pattern=SHA256, description="of the YAML configuration beside it, in hex"
+    )
+
+    @field_validator("sha256")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is None:
+            raise ValueError(
+                "a feature set is named by its weights' SHA-256 and this declaration has none; "
+                "`extractor weights check` prints it"
+            )
+        return value
+
+
+class Boxes(Section):
+    """Which boxes are kept; where silent, the backbone's reference decides."""
+
+    min_boxes: int | None = Field(default=None, ge=1, le=300)
+    max_boxes: int | None = Field(default=None, ge=1, le=300)
+    confidence_threshold: float | None = Field(default=None, ge=0, lt=1)
+    background: bool = False
+
+
+class Batches(Section):
+    """How the images of one day are recognised."""
+
+    by: Literal["folder", "modified"] = Field(
+        default="folder", description="a partition folder named by date, or the day (UTC) of the last change"
+    )
+    pattern: str = Field(default="%Y-%m-%d", description="the partition folder's name, in strftime's signs")
+
+    @field_validator("pattern")
+    @classmethod
+    def _names_a_day(cls, value: str) -> str:
+        day = datetime.date(2001, 2, 3)
+        try:
+            found = datetime.datetime.strptime(day.strftime(value), value).date()
+        except ValueError:
+            found = None
+        if found != day:
+            raise ValueError(f"{value!r} does not name a day; expected year, month and day as in %Y-%m-%d or %Y/%m/%d")
+        return value
+
+
+class Ready(Section):
+    """When a batch is complete: an object that says so, or silence for a while."""
+
+    success: str | None = Field(default=None, description="name of the object in the batch's folder that says complete")
+    settle_seconds: int | None = Field(default=None, ge=0, description="seconds without any change in the batch")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.success is None) == (self.settle_seconds is None):
+            raise ValueError("expected exactly one of success (an object's name) and settle_seconds")
+        return self
+
+
+class Schedule(Section):
+    """When a run starts."""
+
+    cron: str = "0 2 * * *"
+    timezone: str = "UTC"
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, value: str) -> str:
+        if len(value.split()) != 5:
+            raise ValueError(f"{value!r} is no cron expression: expected five fields, as in '0 2 * * *'")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in zoneinfo.available_timezones():
+            raise ValueError(f"{value!r} is no time zone; expected a name such as Europe/Berlin or UTC")
+        return value
+
+
+class Limits(Section):
+    """How much, how long, how often."""
+
+    max_reject_share: float = Field(default=0.5, ge=0, le=1, description="share of rejects that fails a shard")
+    part_images: int = Field(default=256, ge=1, description="images between two saved parts")
+    part_seconds: int = Field(default=600, ge=1, description="seconds between two saved parts, at the most")
+    max_shards: int = Field(default=1000, ge=1, le=1024, description="shards of a run; shards grow to stay below it")
+    retries: int = Field(default=3, ge=0, description="further attempts at a failed task")
+    pool: str = Field(default="gpu", description="Airflow pool of the extract tasks")
+    pool_slots: int = Field(default=1, ge=1, description="slots that an extract task takes")
+    extract_timeout_minutes: int = Field(default=360, ge=1, description="minutes that one attempt at a shard may take")
+    step_timeout_minutes: int = Field(default=60, ge=1, description="minutes that any other task may take")
+    lease_minutes: int = Field(default=60, ge=1, description="minutes until a silent run's claim on a batch expires")
+    drift_warning: float = Field(
+        default=0.1, gt=0, description="relative change of a file's statistics that is reported"
+    )
+    drift_error: float = Field(default=0.5, gt=0, description="relative change of a file's statistics that fails it")
+
+
+class Outputs(Section):
+    """Where results go; prefixes end in a slash."""
+
+    bucket: str | None = Field(default=None, description="bucket of all results; by default the images' own")
+    features: str = "features/"
+    work: str = "work/"
+    quarantine: str = "quarantine/"
+    reports: str = "reports/"
+
+    @field_validator("features", "work", "quarantine", "reports")
+    @classmethod
+    def _is_a_prefix(cls, value: str) -> str:
+        if not value.endswith("/") or value.startswith("/"):
+            raise ValueError(f"{value!r} is no prefix: expected one that ends, and does not start, with a slash")
+        return value
+
+
+class Pair(Section):
+    """One dataset under one backbone. Survives a trip through JSON."""
+
+    dataset: str = Field(pattern=NAME)
+    backbone: str
+    bucket: str = Field(min_length=3)
+    prefix: str = ""
+    image_ids: ImageIds = ImageIds.STEM
+    batches: Batches = Batches()
+    ready: Ready = Ready(settle_seconds=600)
+    look_back_days: int = Field(default=3, ge=0, le=366, description="days in which late pictures are looked for")
+    schedule: Schedule = Schedule()
+    start_date: datetime.date
+    catchup: bool = False
+    max_active_runs: int = Field(default=4, ge=1)
+    weights: Weights
+    boxes: Boxes = Boxes()
+    precision: Precision = Precision.FP32
+    cls_prob: ClsProb = ClsProb.FULL
+    images_per_shard: int = Field(default=2000, ge=1)
+    launcher: Literal["process", "kubernetes"] = "process"
+    limits: Limits = Limits()
+    outputs: Outputs = Outputs()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_prefix(cls, data: object) -> object:
+        if isinstance(data, dict) and not data.get("prefix") and "dataset" in data:
+            return {**data, "prefix": f"images/{data['dataset']}/"}
+        return data
+
+    @field_validator("backbone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in backbones.SPECS:
+            raise ValueError(f"{value!r} is no backbone; expected one of {', '.join(backbones.SPECS)}")
+        return value
+
+    @field_validator("prefix")
+    @classmethod
+    def _is_a_prefix(cls, value: str) -> str:
+        if not value.endswith("/") or value.startswith("/"):
+            raise ValueError(f"{value!r} is no prefix: expected one that ends, and does not start, with a slash")
+        return value
+
+    @model_validator(mode="after")
+    def _rule_holds(self) -> Self:
+        self.rule  # noqa: B018 — raises when the box options contradict each other
+        return self
+
+    @property
+    def rule(self) -> BoxRule:
+        """The box rule in full."""
+        return backbones.box_rule(self.backbone, **self.boxes.model_dump())
+
+    @property
+    def revision(self) -> str:
+        """The digest of everything that changes a number of the feature set."""
+        sha256 = self.weights.sha256 or ""
+        return backbones.revision(
+            self.backbone, sha256, self.rule, self.precision, self.cls_prob, self.weights.config_sha256
+        )
+
+    @property
+    def feature_set(self) -> str:
+        """The feature set's name."""
+        return f"{self.dataset}-{self.backbone}-{self.revision}"
+
+    @property
+    def dag_id(self) -> str:
+        """The DAG's name in Airflow."""
+        return f"{self.dataset}__{self.backbone}"

@@ -1,0 +1,87 @@
+"""From a run's new images to shards: which image goes where depends on its id alone.
+
+Ids are hashed into a binary tree; a node with more images than one pod should take is split by the next bit of the hash.
+So one image more or less splits or joins one shard at the most, and the others stay as they are. A shard is named by its
+node's number (the root is 1, the children of n are 2n and 2n + 1). Keys with one id share a shard, where the extractor
+settles which of them holds it.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from extractor import storage
+from featurise import addresses
+from featurise.discover import Discovered, Fresh
+from featurise.options import Options
+from featurise.pair import Pair
+
+DEPTH = 16
+"""Levels of the tree: 65,536 shards at the most, five digits."""
+
+
+class Shard(BaseModel):
+    """The images that one pod works through."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    manifest_uri: str
+    work_uri: str
+    images: int
+
+
+class Plan(BaseModel):
+    """A run's shards, as they are kept beside them."""
+
+    shards: list[Shard]
+    images_per_shard: int
+    dry_run: bool
+
+
+def run(pair: Pair, discovered: Discovered, run_id: str, options: Options) -> list[Shard]:
+    """Write one manifest per shard; the same images give the same shards. A dry run plans and returns nothing to do.
+
+    Raises storage.StorageError.
+    """
+    pair = options.applied(pair)
+    if discovered.fresh == 0:
+        return []
+    lines = storage.read_bytes(discovered.listing_uri).splitlines()
+    size, groups = split([(Fresh.model_validate_json(line).image_id, line) for line in lines], pair)
+    shards = []
+    for name, members in groups:
+        work = storage.join(addresses.work(pair, discovered.batch, run_id), name)
+        uri = storage.join(work, "manifest.jsonl")
+        storage.write_bytes(uri, b"".join(line + b"\n" for line in members), content_type="application/jsonl")
+        shards.append(Shard(name=name, manifest_uri=uri, work_uri=work, images=len(members)))
+    plan = Plan(shards=shards, images_per_shard=size, dry_run=options.dry_run)
+    uri = addresses.plan(pair, discovered.batch, run_id)
+    storage.write_bytes(uri, plan.model_dump_json().encode(), content_type="application/json")
+    return [] if options.dry_run else shards
+
+
+def split(images: Iterable[tuple[str, bytes]], pair: Pair) -> tuple[int, list[tuple[str, list[bytes]]]]:
+    """Images (id and line) by shard name, each shard in the order given; and the size that keeps the number of shards legal."""
+    hashed = [(_hash(image_id), line) for image_id, line in images]
+    size = pair.images_per_shard
+    while len(groups := list(_leaves(hashed, 1, 0, size))) > pair.limits.max_shards:
+        size *= 2
+    return size, groups
+
+
+def _hash(image_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=2).digest())
+
+
+def _leaves(
+    members: Sequence[tuple[int, bytes]], node: int, depth: int, size: int
+) -> Iterator[tuple[str, list[bytes]]]:
+    if len(members) <= size or depth == DEPTH:
+        if members:
+            yield f"shard-{node:05d}", [line for _, line in members]
+        return
+    bit = 1 << (DEPTH - 1 - depth)
+    yield from _leaves([member for member in members if not member[0] & bit], 2 * node, depth + 1, size)
+    yield from _leaves([member for member in members if member[0] & bit], 2 * node + 1, depth + 1, size)

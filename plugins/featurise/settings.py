@@ -1,0 +1,43 @@
+"""What one installation sets: where its registry, its declaration and its extractor are."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _embedded_registry() -> str:
+    home = os.environ.get("AIRFLOW_HOME")
+    folder = Path(home) if home else Path.cwd() / ".featurise"
+    return f"sqlite:///{folder / 'registry.db'}"
+
+
+class Settings(BaseSettings):
+    """Settings of the control plane, each from an environment variable `FEATURISE_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix="FEATURISE_", frozen=True)
+
+    registry: str = Field(
+        default_factory=_embedded_registry,
+        description="SQLAlchemy URL of the registry: postgresql+psycopg://… in production; by default SQLite in "
+        "AIRFLOW_HOME, or in .featurise/ of the current folder, which serves one machine",
+    )
+    declaration: Path = Field(
+        default=Path("dags/featurise.yaml"), description="path of the file that declares datasets and backbones"
+    )
+    extractor: Path = Field(
+        default=Path("images/extractor/.venv/bin/extractor"),
+        description="path of the extractor's executable, for the process launcher",
+    )
+    scratch: Path | None = Field(
+        default=None,
+        description="folder for one shard's file at a time under validation; by default the system's temporary one",
+    )
+
+
+@cache
+def settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()

@@ -1,0 +1,80 @@
+"""YAML with line numbers and `${NAME}` from the environment, so that a mistake can be named by its line."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+Path = tuple[str | int, ...]
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class VariableMissing(Exception):
+    """Raised when a value names an environment variable that is not set."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        super().__init__(name)
+        self.path = path
+        self.name = name
+
+
+class Document:
+    """One YAML file: its data, and the line on which each field stands.
+
+    Raises yaml.YAMLError when the text is not YAML.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._root = yaml.compose(text, Loader=yaml.SafeLoader)
+        self.data: Any = yaml.safe_load(text)
+
+    def line(self, path: Path) -> tuple[int, int]:
+        """The line of a field, and how many steps of the path the file has: the deepest that it has gives the line."""
+        node, line = self._root, 1
+        for depth, step in enumerate(path):
+            for key, value in _children(node):
+                if key == step:
+                    node, line = value[0], value[1]
+                    break
+            else:
+                return line, depth
+        return line, len(path)
+
+
+def _children(node: yaml.Node | None) -> Iterator[tuple[str | int, tuple[yaml.Node, int]]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield key.value, (value, key.start_mark.line + 1)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield index, (value, value.start_mark.line + 1)
+
+
+def substituted(value: Any, path: Path = ()) -> Any:
+    """The value with every `${NAME}` in it replaced from the environment.
+
+    Raises VariableMissing when NAME is not set or empty.
+    """
+    if isinstance(value, Mapping):
+        return {key: substituted(item, (*path, key)) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [substituted(item, (*path, index)) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1])
+        if not found:
+            raise VariableMissing(path, match[1])
+        return found
+
+    return VARIABLE.sub(replace, value)
+
+
+def merged(below: Any, above: Any) -> Any:
+    """Two mappings as one, field by field; where both have a value that is no mapping, the one above holds."""
+    if isinstance(below, Mapping) and isinstance(above, Mapping):
+        return {**below, **{key: merged(below.get(key), value) for key, value in above.items()}}
+    return above
