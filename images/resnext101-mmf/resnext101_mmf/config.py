@@ -1,0 +1,140 @@
+"""The published configuration (a maskrcnn-benchmark YAML): which network the checkpoint belongs to.
+
+Only what changes the extraction's numbers is read. Resizing and the pixel mean are mmf's script's own constants, which no YAML
+changes there either.
+"""
+
+import ast
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from extractor.contract import CLASSES, FEATURE_WIDTH
+from extractor.outcome import WeightsInvalid
+
+
+def _literal(value: Any) -> Any:
+    """YAML has no tuples; maskrcnn-benchmark writes them as Python text, such as `(4, 8, 16)`."""
+    return ast.literal_eval(value) if isinstance(value, str) else value
+
+
+Levels = Annotated[tuple[int, int, int, int, int], BeforeValidator(_literal)]
+Ratios = Annotated[tuple[float, ...], BeforeValidator(_literal), Field(min_length=1)]
+Scales = Annotated[tuple[float, ...], BeforeValidator(_literal)]
+Classes = Annotated[int, Field(ge=CLASSES + 1, le=CLASSES + 1)]
+HeadWidth = Annotated[int, Field(ge=FEATURE_WIDTH, le=FEATURE_WIDTH)]
+
+
+class _Section(BaseModel):
+    """A section; fields that only training or other networks read are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=str.upper, populate_by_name=True)
+
+
+class Body(_Section):
+    """MODEL.BACKBONE: the residual network below the feature pyramid."""
+
+    conv_body: Literal["R-50-FPN", "R-101-FPN", "R-152-FPN"] = "R-101-FPN"
+    out_channels: int | None = None
+
+
+class Resnets(_Section):
+    """MODEL.RESNETS. Newer versions of maskrcnn-benchmark keep the pyramid's width here."""
+
+    num_groups: int = Field(default=64, ge=1)
+    width_per_group: int = Field(default=4, ge=1)
+    stride_in_1x1: bool = False
+    backbone_out_channels: int | None = None
+    stem_out_channels: Literal[64] = 64
+    res2_out_channels: Literal[256] = 256
+    res5_dilation: Literal[1] = 1
+    stem_func: Literal["StemWithFixedBatchNorm"] = "StemWithFixedBatchNorm"
+    trans_func: Literal["BottleneckWithFixedBatchNorm"] = "BottleneckWithFixedBatchNorm"
+
+
+class Pyramid(_Section):
+    """MODEL.FPN."""
+
+    use_gn: Literal[False] = False
+    use_relu: Literal[False] = False
+
+
+class Rpn(_Section):
+    """MODEL.RPN: anchors (sizes and strides in network pixels, a pair per level) and how many proposals are kept."""
+
+    use_fpn: Literal[True] = True
+    rpn_head: Literal["SingleConvRPNHead"] = "SingleConvRPNHead"
+    anchor_sizes: Levels = (32, 64, 128, 256, 512)
+    anchor_stride: Levels = (4, 8, 16, 32, 64)
+    aspect_ratios: Ratios = (0.5, 1.0, 2.0)
+    nms_thresh: float = Field(default=0.7, gt=0, le=1)
+    pre_nms_top_n_test: int = Field(default=1000, ge=1)
+    post_nms_top_n_test: int = Field(default=1000, ge=1)
+    fpn_post_nms_top_n_test: int = Field(default=1000, ge=1)
+    min_size: Literal[0] = 0
+
+
+class RoiHeads(_Section):
+    """MODEL.ROI_HEADS."""
+
+    use_fpn: Literal[True] = True
+
+
+class BoxHead(_Section):
+    """MODEL.ROI_BOX_HEAD."""
+
+    feature_extractor: Literal["FPN2MLPFeatureExtractor"] = "FPN2MLPFeatureExtractor"
+    predictor: Literal["FPNPredictor"] = "FPNPredictor"
+    pooler_resolution: int = Field(default=7, ge=1)
+    pooler_sampling_ratio: int = Field(default=2, ge=1)
+    pooler_scales: Scales = (0.25, 0.125, 0.0625, 0.03125)
+    mlp_head_dim: HeadWidth = FEATURE_WIDTH
+    num_classes: Classes = CLASSES + 1
+    use_gn: Literal[False] = False
+
+
+class Model(_Section):
+    """MODEL."""
+
+    meta_architecture: Literal["GeneralizedRCNN"] = "GeneralizedRCNN"
+    backbone: Body = Body()
+    resnets: Resnets = Resnets()
+    fpn: Pyramid = Pyramid()
+    rpn: Rpn = Rpn()
+    roi_heads: RoiHeads = RoiHeads()
+    roi_box_head: BoxHead = BoxHead()
+
+    @property
+    def pyramid_channels(self) -> int:
+        """Channels of every pyramid level."""
+        return self.backbone.out_channels or self.resnets.backbone_out_channels or 512
+
+
+class _Document(_Section):
+    model: Model = Model()
+
+
+def read(path: Path | None) -> Model:
+    """The network that a YAML configures; what it leaves out, and everything without a YAML, is as in X-101 64x4d.
+
+    Raises WeightsInvalid, naming the field, when it configures something else than this detector's family.
+    """
+    if path is None:
+        return Model()
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WeightsInvalid(f"{path}: not a YAML configuration: {error}") from error
+    try:
+        return _Document.model_validate(document).model
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'the document'} is {item['input']!r}: {item['msg']}"
+            for item in error.errors(include_url=False)
+        )
+        raise WeightsInvalid(
+            f"{path}: {wrong}; expected the configuration of a maskrcnn-benchmark Faster R-CNN with FPN and "
+            f"{CLASSES + 1} classes, such as the published detectron_model.yaml"
+        ) from error
