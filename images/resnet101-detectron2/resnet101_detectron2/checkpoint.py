@@ -1,0 +1,129 @@
+"""Reads `faster_rcnn_from_caffe_attr.pkl` as published into the network."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.modeling import GeneralizedRCNN
+from numpy.typing import NDArray
+
+from extractor import pickles
+from extractor.outcome import WeightsInvalid
+from extractor.synthetic import AUTHOR
+
+NORM_EPSILON = 1e-5
+CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors.0"
+_LEFT_OVER = ("pixel_mean", "pixel_std", ".num_batches_tracked", "_momentum")
+"""Endings of what training code leaves in such files and inference has no use for."""
+
+Tensors = Mapping[str, NDArray[np.floating[Any]]]
+
+
+@dataclass(frozen=True)
+class File:
+    """A checkpoint file's content. `by_suffix`: keys may lack the beginning of a parameter's name."""
+
+    tensors: Tensors
+    author: str
+    by_suffix: bool
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether its numbers are made up."""
+        return self.author == AUTHOR
+
+
+def read(path: Path) -> File:
+    """The tensors in a checkpoint file: a pickle of `{"model": {key: array}, "__author__": str, "matching_heuristics": bool}`.
+
+    Raises WeightsInvalid when it is no such file.
+    """
+    try:
+        content = pickles.load(path)
+    except FileNotFoundError as error:
+        raise WeightsInvalid(f"{path}: there is no such file") from error
+    except pickles.Refused as error:
+        raise WeightsInvalid(f"{error}; expected faster_rcnn_from_caffe_attr.pkl as published") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict) or "__author__" not in content:
+        raise WeightsInvalid(
+            f"{path}: neither `model` nor `__author__` beside it, so a file of Caffe2 or another tool, which cannot hold the "
+            "attribute head; expected faster_rcnn_from_caffe_attr.pkl as published"
+        )
+    strange = [
+        str(key)
+        for key, value in content["model"].items()
+        if not (isinstance(key, str) and isinstance(value, np.ndarray | np.number))
+    ]
+    if strange:
+        raise WeightsInvalid(f"{path}: {_few(strange)} in `model` are not numpy arrays under names")
+    tensors = {key: np.asarray(value) for key, value in content["model"].items()}
+    return File(tensors, str(content["__author__"]), bool(content.get("matching_heuristics", False)))
+
+
+def apply(file: File, network: GeneralizedRCNN, where: Path) -> None:
+    """Copy the tensors into the network.
+
+    Keys are matched as detectron2 does it: exactly, or, where the file asks for heuristics, each parameter takes the
+    longest key that ends its name. A `module.` before every key is dropped. Unlike detectron2, which logs it, a parameter
+    without a tensor or a tensor without a parameter is an error.
+    Raises WeightsInvalid naming the first of them.
+    """
+    tensors = _without_prefix(file.tensors)
+    state = network.state_dict()
+    targets = {**state, CELL_ANCHORS: network.get_buffer(CELL_ANCHORS)}
+    sources = _matched(targets, tensors, by_suffix=file.by_suffix)
+    optional = {CELL_ANCHORS} | {name for name in state if name.endswith((".running_mean", ".running_var"))}
+    missing = [name for name in targets if name not in sources and name not in optional]
+    unused = set(tensors) - set(sources.values())
+    unexpected = [key for key in tensors if key in unused and not key.endswith(_LEFT_OVER)]
+    misshapen = [
+        f"{key} {list(tensors[key].shape)} instead of {list(targets[name].shape)}"
+        for name, key in sources.items()
+        if tensors[key].shape != tuple(targets[name].shape)
+    ]
+    problems = [
+        f"{len(found)} {what}: {_few(found)}"
+        for what, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        if found
+    ]
+    if problems:
+        raise WeightsInvalid(f"{where}: no checkpoint of resnet101: {'; '.join(problems)}")
+    with torch.no_grad():
+        for name, target in targets.items():
+            if name in sources:
+                target.copy_(torch.tensor(tensors[sources[name]], dtype=torch.float32))
+            elif name.endswith(".running_mean"):
+                target.zero_()
+            elif name.endswith(".running_var"):
+                target.fill_(1.0 - NORM_EPSILON if file.by_suffix else 1.0)
+
+
+def _without_prefix(tensors: Tensors) -> Tensors:
+    """Data-parallel training writes `module.` before every key."""
+    prefix = "module."
+    if all(key.startswith(prefix) for key in tensors):
+        return {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _matched(names: Iterable[str], keys: Iterable[str], *, by_suffix: bool) -> dict[str, str]:
+    """The key of each parameter that has one."""
+    known = frozenset(keys)
+    if not by_suffix:
+        return {name: name for name in names if name in known}
+    found = {}
+    for name in names:
+        parts = name.split(".")
+        endings = (".".join(parts[start:]) for start in range(len(parts)))
+        key = next((ending for ending in endings if ending in known), None)
+        if key is not None:
+            found[name] = key
+    return found
+
+
+def _few(names: Iterable[str], most: int = 5) -> str:
+    every = list(names)
+    return ", ".join(every[:most]) + (" …" if len(every) > most else "")

@@ -1,0 +1,1 @@
+from resnet101_detectron2.plain import load

@@ -1,0 +1,65 @@
+"""The same network run plainly: detectron2's modules as they are, one picture at a time. What the benchmark compares with."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.structures import ImageList
+from numpy.typing import NDArray
+
+from extractor.backbone import Checkpoint, Options, Prepared
+from extractor.backbones import BoxRule, Precision
+from extractor.contract import Regions
+from extractor.outcome import UsageError
+from extractor.stages import stage
+from resnet101_detectron2 import checkpoint as checkpoints
+from resnet101_detectron2 import picture
+from resnet101_detectron2.heads import Candidates, regions
+from resnet101_detectron2.network import build
+
+
+class Plain:
+    """A `Backbone` without any of the work on speed, in fp32."""
+
+    def __init__(self, network: GeneralizedRCNN, rule: BoxRule, device: torch.device, *, synthetic: bool) -> None:
+        self.network = network.to(device)
+        self.rule = rule
+        self.device = device
+        self.synthetic = synthetic
+
+    def prepare(self, pixels: NDArray[np.uint8]) -> Prepared:
+        """Resize and normalise one picture."""
+        return picture.prepare(pixels)
+
+    @torch.no_grad()
+    def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
+        """The regions of each picture, one after the other."""
+        return [self._one(prepared) for prepared in batch]
+
+    def _one(self, prepared: Prepared) -> Regions:
+        height, width = prepared.tensor.shape[1:]
+        images = ImageList(prepared.tensor.contiguous()[None].to(self.device), [(height, width)])
+        heads = self.network.roi_heads
+        with stage("backbone"):
+            features = self.network.backbone(images.tensor)
+            (proposals,), _ = self.network.proposal_generator(images, features)
+        with stage("roi_head"):
+            pooled = heads.pooler([features["res4"]], [proposals.proposal_boxes])
+            described = heads.res5(pooled).mean(dim=(2, 3))
+        with stage("selection"):
+            found = Candidates(proposals.proposal_boxes.tensor, described, height, width)
+            return regions(heads.box_predictor, found, prepared, self.rule)
+
+
+def load(checkpoint: Checkpoint, options: Options) -> Plain:
+    """The plain network with these weights.
+
+    Raises WeightsInvalid; UsageError for any precision but fp32.
+    """
+    if options.precision is not Precision.FP32:
+        raise UsageError(f"the plain network runs in fp32 only, not {options.precision}")
+    file = checkpoints.read(checkpoint.path)
+    network = build()
+    checkpoints.apply(file, network, checkpoint.path)
+    return Plain(network, options.rule, options.device, synthetic=file.synthetic)
