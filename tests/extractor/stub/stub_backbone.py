@@ -1,0 +1,62 @@
+"""A backbone of a few arithmetic operations, for tests of what surrounds a network: its numbers are a picture's own.
+
+With this folder on PYTHONPATH, the extractor finds it under the name `resnet101` before the installed one.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from extractor.backbone import Checkpoint, Options, Prepared, Unfit
+from extractor.contract import Regions
+
+
+@dataclass
+class Stub:
+    """Features are drawn from the picture's digest: equal pictures have equal features, others differ."""
+
+    options: Options
+    seconds: float = 0.0
+    synthetic: bool = True
+    batches: list[int] = field(default_factory=list)
+
+    def prepare(self, pixels: np.ndarray) -> Prepared:
+        height, width = pixels.shape[:2]
+        if min(height, width) < 2:
+            raise Unfit(f"{width} x {height}: the stub wants two pixels a side")
+        return Prepared(torch.from_numpy(pixels.copy()).permute(2, 0, 1).float(), width, height, 1.0)
+
+    def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
+        assert len({prepared.shape for prepared in batch}) == 1
+        self.batches.append(len(batch))
+        time.sleep(self.seconds * len(batch))
+        return [self._regions(prepared) for prepared in batch]
+
+    def _regions(self, prepared: Prepared) -> Regions:
+        digest = hashlib.sha256(prepared.tensor.numpy().tobytes()).digest()
+        random = np.random.default_rng(int.from_bytes(digest[:8]))
+        rows = self.options.rule.max_boxes
+        sides = np.array([prepared.width, prepared.height], np.float32)
+        corners = np.sort(random.random((rows, 2, 2), np.float32), axis=1) * sides
+        return Regions(
+            features=random.random((rows, 2048), np.float32),
+            boxes=corners.reshape(rows, 4),
+            obj_id=random.integers(0, 1600, rows),
+            obj_conf=random.random(rows, np.float32),
+            num_boxes=rows,
+            img_w=prepared.width,
+            img_h=prepared.height,
+            attr_id=random.integers(0, 400, rows),
+            attr_conf=random.random(rows, np.float32),
+        )
+
+
+def load(checkpoint: Checkpoint, options: Options) -> Stub:
+    """`load` of a backbone package."""
+    assert checkpoint.path.exists()
+    return Stub(options, seconds=float(os.environ.get("STUB_SECONDS", "0")))

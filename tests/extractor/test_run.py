@@ -1,0 +1,188 @@
+"""`extractor run` as a process: what it writes, what it refuses, and what a kill costs."""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+from shards import Shard, index, picture, rejects, start, wait
+
+from extractor import contract
+from extractor.manifest import Reason
+from extractor.outcome import Exit
+
+
+def contents(path: Path) -> dict[str, dict[str, bytes]]:
+    """Every dataset's bytes, by image in the file's order."""
+    with h5py.File(path, "r") as file:
+        return {name: {field: group[field][()].tobytes() for field in group} for name, group in file.items()}
+
+
+@pytest.fixture
+def night(make_shard) -> Shard:
+    """Twelve pictures of two shapes, a file that is no picture, and one that breaks off."""
+    files = {f"day/{n:02d}.png": picture(n, width=24 if n % 3 else 32) for n in range(12)}
+    files["day/page.jpg"] = b"<html><body>404</body></html>"
+    files["day/broken.png"] = picture(99)[:-40]
+    return make_shard(files)
+
+
+def test_every_image_is_in_the_file_or_in_the_rejects(night, extract):
+    ended = extract([*night.arguments(), "--dataset", "flickr30k", "--batch", "2026-11-22"])
+    assert ended.code == Exit.OK
+    assert [entry.key for entry in index(night.output)] == list(night.keys[:12])
+    assert {(r.key, r.reason) for r in rejects(night.output)} == {
+        ("day/page.jpg", Reason.NOT_AN_IMAGE),
+        ("day/broken.png", Reason.TRUNCATED),
+    }
+    with h5py.File(night.output, "r") as file:
+        provenance = contract.read_provenance(file)
+        assert set(file) == {f"{n:02d}" for n in range(12)}
+        assert contract.read_image(file["03"]).features.shape == (3, 2048)
+    assert (provenance.dataset, provenance.batch) == ("flickr30k", "2026-11-22")
+    assert (provenance.images, provenance.rejects, provenance.synthetic) == (12, 2, True)
+    assert json.loads(provenance.box_rule)["max_boxes"] == 3
+
+
+def test_summary_is_written_where_asked(night, tmp_path, extract):
+    summary = tmp_path / "termination.json"
+    extract([*night.arguments(), "--summary", str(summary)])
+    left = json.loads(summary.read_text())
+    assert (left["exit_code"], left["images"], left["featurised"], left["rejected"]) == (0, 14, 12, 2)
+
+
+@pytest.mark.parametrize("options", [["--batch-size", "5"], ["--workers", "1"], ["--part-images", "2"]])
+def test_result_depends_on_neither_batches_nor_workers_nor_parts(night, options, extract):
+    plain = night.folder / "plain.h5"
+    extract(night.arguments(plain))
+    extract([*night.arguments(), *options])
+    assert list(contents(night.output).items()) == list(contents(plain).items())
+    assert index(night.output) == index(plain)
+
+
+def test_finished_work_is_recognised(night, extract):
+    extract(night.arguments())
+    before = night.output.stat().st_mtime_ns
+    ended = extract(night.arguments())
+    assert ended.code == Exit.OK
+    assert ended.events("already complete")
+    assert night.output.stat().st_mtime_ns == before
+
+
+def test_file_of_other_options_is_replaced(night, extract):
+    extract(night.arguments())
+    extract(night.arguments(boxes=4))
+    assert index(night.output)[0].boxes == 4
+
+
+def test_same_bytes_under_one_id_count_as_done_and_other_bytes_are_rejected(make_shard, extract):
+    shard = make_shard({"a/one.png": picture(1), "b/one.png": picture(1), "c/one.png": picture(2)})
+    assert extract(shard.arguments()).code == Exit.OK
+    assert [entry.key for entry in index(shard.output)] == ["a/one.png", "b/one.png"]
+    (refused,) = rejects(shard.output)
+    assert refused.reason is Reason.DUPLICATE_ID
+    assert "a/one.png" in refused.detail
+    assert "c/one.png" in refused.detail
+    assert list(contents(shard.output)) == ["one"]
+
+
+def test_missing_and_changed_images_are_rejects(make_shard, extract):
+    shard = make_shard({"gone.png": picture(1), "changed.png": picture(2), "kept.png": picture(3)})
+    (shard.folder / "gone.png").unlink()
+    (shard.folder / "changed.png").write_bytes(picture(4, width=31))
+    assert extract(shard.arguments()).code == Exit.OK
+    assert {(r.key, r.reason) for r in rejects(shard.output)} == {
+        ("gone.png", Reason.MISSING),
+        ("changed.png", Reason.CHANGED),
+    }
+
+
+def test_too_many_rejects_fail_and_list_them(make_shard, extract):
+    shard = make_shard({f"{n}.jpg": b"no picture" for n in range(30)})
+    ended = extract(shard.arguments())
+    assert ended.code == Exit.TOO_MANY_REJECTS
+    assert "0.jpg: not_an_image" in ended.events("failed")[0]["message"]
+    assert rejects(shard.output)
+    assert not shard.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "text"),
+    [
+        (["--weights-sha256", "0" * 64], Exit.WEIGHTS_INVALID, "SHA-256"),
+        (["--images", "."], Exit.USAGE, "not both"),
+        (["--revision", "0" * 12], Exit.WEIGHTS_INVALID, "000000000000"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(night, change, code, text, extract):
+    ended = extract([*night.arguments(), *change])
+    assert ended.code == code
+    assert text in ended.events("failed")[0]["message"]
+
+
+def test_missing_weights_are_named(night, extract):
+    night.weights.unlink()
+    ended = extract(night.arguments())
+    assert ended.code == Exit.WEIGHTS_INVALID
+    assert "stub.pkl" in ended.events("failed")[0]["message"]
+
+
+def test_contradicting_box_rule_is_refused(night, extract):
+    ended = extract(["--max-boxes=5" if a.startswith("--max") else a for a in night.arguments(boxes=9)])
+    assert ended.code == Exit.USAGE
+    assert "min_boxes is 9" in ended.events("failed")[0]["message"]
+
+
+def test_missing_manifest_is_named(night, extract):
+    night.manifest.unlink()
+    ended = extract(night.arguments())
+    assert ended.code == Exit.STORAGE
+    assert "manifest.jsonl" in ended.events("failed")[0]["message"]
+
+
+def test_broken_manifest_names_the_line(night, extract):
+    with night.manifest.open("a") as file:
+        file.write('{"key": "x.png"}\n')
+    ended = extract(night.arguments())
+    assert ended.code == Exit.MANIFEST_INVALID
+    assert "line 15" in ended.events("failed")[0]["message"]
+
+
+def test_sigterm_saves_the_part_and_the_next_attempt_goes_on(night, extract):
+    undisturbed = night.folder / "undisturbed.h5"
+    extract(night.arguments(undisturbed))
+    process = start(night.arguments(), seconds=0.5)
+    for line in process.stdout:
+        if json.loads(line)["event"] == "progress":
+            break
+    time.sleep(1.2)
+    process.send_signal(signal.SIGTERM)
+    interrupted = wait(process)
+    assert interrupted.code == Exit.INTERRUPTED
+    assert not night.output.exists()
+    assert list(Path(f"{night.output}.parts").iterdir())
+    resumed = extract(night.arguments())
+    assert resumed.code == Exit.OK
+    assert resumed.events("resumed")[0]["done"] >= 1
+    assert list(contents(night.output).items()) == list(contents(undisturbed).items())
+    assert not Path(f"{night.output}.parts").exists()
+
+
+def test_ten_kills_lose_and_double_nothing(night, extract):
+    undisturbed = night.folder / "undisturbed.h5"
+    extract(night.arguments(undisturbed))
+    moments = random.Random(7)
+    for _ in range(10):
+        process = start([*night.arguments(), "--part-images", "2"], seconds=0.2)
+        time.sleep(moments.uniform(0.5, 6.0))
+        process.kill()
+        wait(process)
+        if night.output.exists():
+            break
+    assert extract([*night.arguments(), "--part-images", "2"]).code == Exit.OK
+    assert list(contents(night.output).items()) == list(contents(undisturbed).items())
+    assert index(night.output) == index(undisturbed)
+    assert rejects(night.output) == rejects(undisturbed)
