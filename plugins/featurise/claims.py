@@ -1,17 +1,78 @@
-"""Who works on a batch now: a lease that its run renews, and that a dead run loses."""
+"""Who works on a batch now: a lease that its run renews, and that a dead run loses.
+
+A run takes the claim in `discover` and renews it in every step; `report` gives it back. When a run is silent for longer
+than the lease, another may take the batch; the silent one is refused at its next step, before it can publish anything.
+"""
 
 import datetime
 
+from sqlalchemy import Connection, case, delete, or_, select, update
+
 from featurise.pair import Pair
+from featurise.registry import feature_sets
+from featurise.registry.bulk import insert_into
+from featurise.registry.models import Claim
+from featurise.registry.session import writing
 
 
 class ClaimLost(Exception):
     """Raised when a run's claim went to another run while it was silent; the run must stop."""
 
 
-def renew(pair: Pair, batch: str, run_id: str, *, now: datetime.datetime | None = None) -> None:
+def take(
+    connection: Connection, feature_set: int, pair: Pair, batch: str, run_id: str, now: datetime.datetime
+) -> str | None:
+    """Claim a batch for a run, or prolong the run's own claim; returns the other run that holds it, if one does."""
+    mine = Claim.owner == run_id
+    statement = (
+        insert_into(connection, Claim)
+        .values(feature_set_id=feature_set, batch=batch, owner=run_id, acquired_at=now, expires_at=now + _lease(pair))
+        .on_conflict_do_update(
+            index_elements=["feature_set_id", "batch"],
+            set_={
+                "owner": run_id,
+                "acquired_at": case((mine, Claim.acquired_at), else_=now),
+                "expires_at": now + _lease(pair),
+            },
+            where=or_(mine, Claim.expires_at <= now),
+        )
+        .returning(Claim.owner)
+    )
+    if connection.execute(statement).first() is not None:
+        return None
+    where = (Claim.feature_set_id == feature_set, Claim.batch == batch)
+    return connection.scalars(select(Claim.owner).where(*where)).one()
+
+
+def hold(connection: Connection, feature_set: int, pair: Pair, batch: str, run_id: str) -> None:
+    """Make sure, inside a step's transaction, that the run still holds its batch, and prolong all its claims.
+
+    Raises ClaimLost.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    owner = take(connection, feature_set, pair, batch, run_id, now)
+    if owner is not None:
+        raise ClaimLost(
+            f"{pair.feature_set}, batch {batch}: run {owner} works on it since this run, {run_id}, was silent for more "
+            f"than {pair.limits.lease_minutes} minutes; start this one again when the other has ended"
+        )
+    others = update(Claim).where(Claim.feature_set_id == feature_set, Claim.owner == run_id)
+    connection.execute(others.values(expires_at=now + _lease(pair)))
+
+
+def renew(pair: Pair, batch: str, run_id: str) -> None:
     """Prolong the run's claims on this feature set; to be called now and then while a long task runs (cheap).
 
     Raises ClaimLost.
     """
-    raise NotImplementedError
+    with writing() as connection:
+        hold(connection, feature_sets.ensure(connection, pair), pair, batch, run_id)
+
+
+def release(connection: Connection, feature_set: int, run_id: str) -> None:
+    """Give back everything that a run holds of a feature set."""
+    connection.execute(delete(Claim).where(Claim.feature_set_id == feature_set, Claim.owner == run_id))
+
+
+def _lease(pair: Pair) -> datetime.timedelta:
+    return datetime.timedelta(minutes=pair.limits.lease_minutes)

@@ -1,14 +1,32 @@
 """What is new in a batch: the store's listing against the registry."""
 
-from pydantic import BaseModel, ConfigDict
+import datetime
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
 
-from extractor.manifest import Entry
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection
+
+from extractor import storage
+from extractor.manifest import Entry, dump, image_id
+from extractor.storage import ObjectInfo
+from featurise import addresses, batches, claims, compare, duplicates, ordering
+from featurise.compare import Tally
+from featurise.duplicates import Owner
 from featurise.options import Options
 from featurise.pair import Pair
+from featurise.registry import feature_sets, outcomes, store
+from featurise.registry.session import reading, writing
+from featurise.registry.store import Row
+from featurise.settings import settings
 
 
 class Fresh(Entry):
-    """One new image, a line of a manifest. `batch` is the image's own: a late picture's is an earlier one than the run's."""
+    """One new image, a line of a manifest. `batch` is its own: a late picture's is earlier than the run's."""
 
     batch: str
 
@@ -20,22 +38,175 @@ class Discovered(BaseModel):
 
     batch: str
     listing_uri: str
-    found: int
-    fresh: int
-    done: int
-    rejected: int
+    found: int = 0
+    fresh: int = 0
+    done: int = 0
+    rejected: int = 0
+    late: int = 0
+    """How many of the fresh ones belong to earlier batches."""
+    deleted: int = 0
     left: str | None = None
     """Why nothing is done although there may be new images: another run's claim, or a batch that is not ready."""
 
 
+@dataclass
+class _Seen:
+    """What one look at the store has found."""
+
+    tally: Tally = field(default_factory=Tally)
+    fresh: Counter[str] = field(default_factory=Counter)
+    conflicts: list[tuple[Fresh, Owner]] = field(default_factory=list)
+    done: list[Row] = field(default_factory=list)
+    rejected: list[Row] = field(default_factory=list)
+
+
 def not_ready(pair: Pair, batch: str) -> str | None:
-    """Why a batch is not complete yet, or None; for a sensor before `discover`."""
-    raise NotImplementedError
+    """Why a batch is not complete yet, or None; for a sensor before `discover`. A batch without any image is.
+
+    Raises storage.StorageError.
+    """
+    prefix, batch_of = next(batches.scans(pair, [batch]))
+    folder = f"s3://{pair.bucket}/{prefix}"
+    images = (item for item in storage.listing(folder) if batches.is_image(pair, item.key) and batch_of(item))
+    if pair.ready.success is None:
+        return _unsettled(pair, max((item.modified for item in images), default=None))
+    success = storage.join(folder, pair.ready.success)
+    if storage.head(success) is not None or next(images, None) is None:
+        return None
+    return f"{success} is not there yet"
 
 
 def run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
-    """List the batch, compare it with the registry, claim it, and write down what is new.
+    """List the batch and the look-back window, compare them with the registry, and write down what is new.
 
+    The run claims every batch that it looks at; an earlier one that another run works on is left to that run. A dry run
+    claims nothing and leaves the registry as it is.
     Raises storage.StorageError naming endpoint and bucket when the store is down or the bucket missing.
     """
-    raise NotImplementedError
+    pair = options.applied(pair)
+    found = _run(pair, batch, run_id, options)
+    uri = addresses.discovered(pair, batch, run_id)
+    storage.write_bytes(uri, found.model_dump_json().encode(), content_type="application/json")
+    return found
+
+
+def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
+    nothing = Discovered(batch=batch, listing_uri=addresses.fresh(pair, batch, run_id))
+    if pair.ready.success is not None and (why := not_ready(pair, batch)) is not None:
+        return nothing.model_copy(update={"left": f"batch {batch} is not ready: {why}"})
+    wanted = [*batches.earlier(pair, batch), batch]
+    claimed, holder = (wanted, None) if options.dry_run else _claim(pair, wanted, run_id)
+    if holder is not None:
+        return nothing.model_copy(update={"left": f"batch {batch} is being worked on by run {holder}"})
+    with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
+        lines = Path(scratch) / "fresh.jsonl"
+        seen = _look(pair, claimed, options, lines)
+        if (why := _unsettled(pair, seen.tally.newest.get(batch))) is not None:
+            _release(pair, run_id)
+            return nothing.model_copy(update={"left": f"batch {batch} is not ready: {why}"})
+        with lines.open("ab") as file:
+            _settle(pair, seen, run_id, file)
+        storage.upload(lines, nothing.listing_uri)
+    if not options.dry_run:
+        _write_down(pair, claimed, run_id, seen)
+    return nothing.model_copy(
+        update={
+            "found": seen.tally.found.total(),
+            "fresh": seen.fresh.total(),
+            "done": seen.tally.done.total(),
+            "rejected": seen.tally.rejected.total(),
+            "late": seen.fresh.total() - seen.fresh[batch],
+            "deleted": len(seen.tally.deleted),
+        }
+    )
+
+
+def _claim(pair: Pair, wanted: Sequence[str], run_id: str) -> tuple[list[str], str | None]:
+    """The batches that this run has now; or the run that holds the last one, which is the run's own."""
+    now = datetime.datetime.now(datetime.UTC)
+    with writing() as connection:
+        feature_set = feature_sets.ensure(connection, pair)
+        holders = {batch: claims.take(connection, feature_set, pair, batch, run_id, now) for batch in wanted}
+        if (holder := holders[wanted[-1]]) is not None:
+            claims.release(connection, feature_set, run_id)
+        return [batch for batch, other in holders.items() if other is None], holder
+
+
+def _release(pair: Pair, run_id: str) -> None:
+    with writing() as connection:
+        claims.release(connection, feature_sets.ensure(connection, pair), run_id)
+
+
+def _look(pair: Pair, claimed: Sequence[str], options: Options, lines: Path) -> _Seen:
+    """One pass over listing and registry: the new images into `lines`, everything else into what is returned."""
+    seen = _Seen()
+    with lines.open("wb") as file, reading() as connection:
+        number = feature_sets.find(connection, pair)
+        images = _new(connection, number, pair, claimed, options, seen)
+        for image, owner in duplicates.owned(connection, number, images):
+            if options.limit is not None and seen.fresh.total() + len(seen.conflicts) >= options.limit:
+                continue
+            if owner is not None:
+                seen.conflicts.append((image, owner))
+            else:
+                file.write(dump([image]))
+                seen.fresh[image.batch] += 1
+    return seen
+
+
+def _new(
+    connection: Connection, number: int | None, pair: Pair, claimed: Sequence[str], options: Options, seen: _Seen
+) -> Iterator[Fresh]:
+    for prefix, batch_of in batches.scans(pair, claimed):
+        listed = ordering.by_key(storage.listing(f"s3://{pair.bucket}/{prefix}"))
+        images = (item for item in listed if batches.is_image(pair, item.key))
+        known = outcomes.known(connection, number, prefix)
+        for item, batch in compare.new(images, known, batch_of, seen.tally, force=options.force):
+            if not options.keys or item.key.startswith(tuple(options.keys)):
+                yield _entry(pair, item, batch)
+
+
+def _entry(pair: Pair, item: ObjectInfo, batch: str) -> Fresh:
+    name = image_id(item.key, pair.image_ids, pair.prefix)
+    elsewhere = pair.bucket if pair.bucket != addresses.bucket(pair) else None
+    return Fresh(key=item.key, etag=item.etag, size=item.size, image_id=name, bucket=elsewhere, batch=batch)
+
+
+def _settle(pair: Pair, seen: _Seen, run_id: str, file: IO[bytes]) -> None:
+    """Decide about the new images whose id another key has; a picture whose owner is gone is new after all."""
+    gone = set(seen.tally.deleted)
+    for image, owner in seen.conflicts:
+        try:
+            same = duplicates.same_bytes(f"s3://{pair.bucket}/{image.key}", image, owner)
+        except storage.NotFound:
+            same = False
+        if same:
+            seen.done.append(duplicates.done_row(image, image.batch, owner))
+            seen.tally.done[image.batch] += 1
+        elif owner.key in gone:
+            file.write(dump([image]))
+            seen.fresh[image.batch] += 1
+        else:
+            seen.rejected.append(duplicates.reject_row(image, image.batch, owner, run_id))
+            seen.tally.rejected[image.batch] += 1
+
+
+def _write_down(pair: Pair, claimed: Sequence[str], run_id: str, seen: _Seen) -> None:
+    """Everything that the look at the store changes in the registry, in one transaction."""
+    with writing() as connection:
+        number = feature_sets.ensure(connection, pair)
+        outcomes.revive(connection, number, seen.tally.revived)
+        outcomes.note_deleted(connection, number, seen.tally.deleted)
+        store.images(connection, number, seen.done)
+        store.rejects(connection, number, seen.rejected)
+        for batch in claimed:
+            outcomes.listed(connection, number, batch, seen.tally.found[batch], run_id)
+
+
+def _unsettled(pair: Pair, newest: datetime.datetime | None) -> str | None:
+    if newest is None or pair.ready.settle_seconds is None:
+        return None
+    quiet = (datetime.datetime.now(datetime.UTC) - newest).total_seconds()
+    if quiet >= pair.ready.settle_seconds:
+        return None
+    return f"its last change was {quiet:.0f} s ago, it settles after {pair.ready.settle_seconds} s"

@@ -1,9 +1,12 @@
 """The extractor's job for one shard: one specification, whichever launcher starts it."""
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from extractor import storage
 from extractor.backbones import SPECS
+from featurise.failures import Reason, batch_divisor, memory_factor
 from featurise.pair import Pair
 from featurise.plan import Shard
 
@@ -16,6 +19,10 @@ CREDENTIALS = (
 )
 
 
+GPU_BATCH = 8
+"""Images that share a pass on a GPU unless the taxonomy asks for fewer: the extractor's own default."""
+
+
 class Attempt(BaseModel):
     """What the next attempt at a shard does differently from the first."""
 
@@ -24,6 +31,13 @@ class Attempt(BaseModel):
     number: int = Field(default=1, ge=1)
     batch_size: int | None = Field(default=None, ge=1, description="images; by default the extractor decides")
     memory_factor: float = Field(default=1.0, ge=1, description="of the declared memory")
+
+
+def following(number: int, earlier: Sequence[Reason]) -> Attempt:
+    """The attempt with this number, after earlier ones failed for these reasons."""
+    divisor = batch_divisor(earlier)
+    size = max(1, GPU_BATCH // divisor) if divisor > 1 else None
+    return Attempt(number=number, batch_size=size, memory_factor=memory_factor(earlier))
 
 
 class Job(BaseModel):

@@ -1,9 +1,9 @@
 """From a run's new images to shards: which image goes where depends on its id alone.
 
-Ids are hashed into a binary tree; a node with more images than one pod should take is split by the next bit of the hash.
-So one image more or less splits or joins one shard at the most, and the others stay as they are. A shard is named by its
-node's number (the root is 1, the children of n are 2n and 2n + 1). Keys with one id share a shard, where the extractor
-settles which of them holds it.
+Ids are hashed into a binary tree; a node with more images than one pod should take is split by the next bit of the
+hash. So one image more or less splits or joins one shard at the most, and the others stay as they are. A shard is named
+by its node's number (the root is 1, the children of n are 2n and 2n + 1). Keys with one id share a shard, where the
+extractor settles which of them holds it.
 """
 
 import hashlib
@@ -63,7 +63,7 @@ def run(pair: Pair, discovered: Discovered, run_id: str, options: Options) -> li
 
 
 def split(images: Iterable[tuple[str, bytes]], pair: Pair) -> tuple[int, list[tuple[str, list[bytes]]]]:
-    """Images (id and line) by shard name, each shard in the order given; and the size that keeps the number of shards legal."""
+    """The images per shard that keep the number of shards legal; and the images (id, line) by shard, in their order."""
     hashed = [(_hash(image_id), line) for image_id, line in images]
     size = pair.images_per_shard
     while len(groups := list(_leaves(hashed, 1, 0, size))) > pair.limits.max_shards:

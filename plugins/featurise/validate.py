@@ -7,7 +7,7 @@ from featurise.plan import Shard
 
 
 class ValidationFailed(Exception):
-    """Raised when a file breaks the contract; it lies in quarantine by then, and the message lists the first problems."""
+    """Raised when a file breaks the contract; it is in quarantine by then, and the message lists the first problems."""
 
 
 class Validated(BaseModel):

@@ -1,0 +1,61 @@
+"""What belongs to a batch: a day's partition folder, or the objects last changed on a day."""
+
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from extractor.storage import ObjectInfo
+from featurise.pair import Pair
+
+BatchOf = Callable[[ObjectInfo], str | None]
+
+
+class BatchInvalid(Exception):
+    """Raised when a batch is not named by a day."""
+
+
+def day(batch: str) -> datetime.date:
+    """The day that a batch stands for.
+
+    Raises BatchInvalid.
+    """
+    try:
+        return datetime.date.fromisoformat(batch)
+    except ValueError as error:
+        raise BatchInvalid(f"batch {batch!r}: expected a day as in 2026-11-23") from error
+
+
+def prefix(pair: Pair, batch: str) -> str:
+    """The key prefix of a batch's partition folder."""
+    return f"{pair.prefix}{day(batch).strftime(pair.batches.pattern)}/"
+
+
+def earlier(pair: Pair, batch: str) -> list[str]:
+    """The batches in which late pictures are looked for, the earliest first; none before the dataset's first day."""
+    last = day(batch)
+    days = (last - datetime.timedelta(days=back) for back in range(pair.look_back_days, 0, -1))
+    return [found.isoformat() for found in days if found >= pair.start_date]
+
+
+def scans(pair: Pair, wanted: Sequence[str]) -> Iterator[tuple[str, BatchOf]]:
+    """The prefixes to list for these batches, and for each the batch of an object there (None: of no wanted one)."""
+    if pair.batches.by == "modified":
+        yield pair.prefix, partial(_modified_on, wanted)
+        return
+    for batch in wanted:
+        yield prefix(pair, batch), partial(_in_folder, batch)
+
+
+def _in_folder(batch: str, _item: ObjectInfo) -> str | None:
+    return batch
+
+
+def _modified_on(wanted: Sequence[str], item: ObjectInfo) -> str | None:
+    found = item.modified.astimezone(datetime.UTC).date().isoformat()
+    return found if found in wanted else None
+
+
+def is_image(pair: Pair, key: str) -> bool:
+    """Whether an object counts as an image: all but folder markers and the one that says that a batch is complete."""
+    name = key.rsplit("/", 1)[-1]
+    return name != "" and name != (pair.ready.success or "_SUCCESS")

@@ -1,0 +1,1 @@
+"""What has been featurised: the registry, not a listing, says so. PostgreSQL in production, SQLite on one machine."""

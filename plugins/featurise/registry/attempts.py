@@ -1,0 +1,145 @@
+"""The attempts at a shard, as the registry keeps them: a row from the moment one is started, closed when it has ended.
+
+A row is written before the pod or process exists, so that an attempt counts even if all who watched it died with it.
+"""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import insert, select, update
+
+from extractor.outcome import Summary
+from featurise.failures import Evidence, Reason
+from featurise.pair import Pair
+from featurise.registry import feature_sets, session
+from featurise.registry.models import GpuAttempt
+
+
+@dataclass(frozen=True)
+class Of:
+    """Whose attempts: a shard of one run."""
+
+    pair: Pair
+    batch: str
+    run_id: str
+    shard: str
+
+
+@dataclass(frozen=True)
+class Past:
+    """An attempt that was started."""
+
+    id: int
+    number: int
+    try_number: int
+    place: str | None
+    node: str | None
+    batch_size: int | None
+    reason: Reason | None
+    running: bool
+
+
+def of(whose: Of) -> list[Past]:
+    """The attempts at a shard, oldest first.
+
+    Raises session.RegistryUnavailable.
+    """
+    with session.reading() as connection:
+        feature_set = feature_sets.find(connection, whose.pair)
+        rows = connection.execute(
+            select(
+                GpuAttempt.id,
+                GpuAttempt.number,
+                GpuAttempt.try_number,
+                GpuAttempt.place,
+                GpuAttempt.node,
+                GpuAttempt.batch_size,
+                GpuAttempt.reason,
+                GpuAttempt.ended_at.is_(None),
+            )
+            .where(
+                GpuAttempt.feature_set_id == feature_set,
+                GpuAttempt.batch == whose.batch,
+                GpuAttempt.run_id == whose.run_id,
+                GpuAttempt.shard == whose.shard,
+            )
+            .order_by(GpuAttempt.number)
+        ).all()
+    return [
+        Past(id, number, tried, place, node, size, Reason(reason) if reason else None, running)
+        for id, number, tried, place, node, size, reason, running in rows
+    ]
+
+
+def failures(attempts: Sequence[Past], since_try: int) -> list[Reason]:
+    """The reasons of the failed attempts of a round of tries, oldest first."""
+    return [each.reason for each in attempts if each.reason is not None and each.try_number >= since_try]
+
+
+def begin(
+    whose: Of, *, number: int, try_number: int, launcher: str, place: str | None, batch_size: int | None = None
+) -> int:
+    """Write down that an attempt starts; returns its number in the registry.
+
+    Raises session.RegistryUnavailable.
+    """
+    with session.writing() as connection:
+        row = insert(GpuAttempt).values(
+            feature_set_id=feature_sets.ensure(connection, whose.pair),
+            batch=whose.batch,
+            run_id=whose.run_id,
+            shard=whose.shard,
+            number=number,
+            try_number=try_number,
+            launcher=launcher,
+            place=place,
+            batch_size=batch_size,
+            message="",
+            images=0,
+            images_per_second=0.0,
+            started_at=datetime.datetime.now(datetime.UTC),
+        )
+        return connection.scalars(row.returning(GpuAttempt.id)).one()
+
+
+def succeeded(attempt: int, node: str | None, summary: Summary | None) -> None:
+    """Write down that an attempt did all of its shard.
+
+    Raises session.RegistryUnavailable.
+    """
+    _close(attempt, node, summary, message="", exit_code=0)
+
+
+def failed(attempt: int, evidence: Evidence, reason: Reason, action: str, message: str) -> None:
+    """Write down why an attempt failed and what was done about it.
+
+    Raises session.RegistryUnavailable.
+    """
+    _close(
+        attempt,
+        evidence.node,
+        evidence.summary,
+        reason=reason.value,
+        action=action,
+        message=message,
+        exit_code=evidence.exit_code,
+    )
+
+
+def stopped(attempt: int) -> None:
+    """Write down that a person, or the end of a worker, stopped an attempt; one that has ended is left alone.
+
+    Raises session.RegistryUnavailable.
+    """
+    _close(attempt, None, None, action="stopped", message="stopped from outside: its task was ended while it worked")
+
+
+def _close(attempt: int, node: str | None, summary: Summary | None, **columns: object) -> None:
+    done = {} if summary is None else {"images": summary.images, "images_per_second": summary.images_per_second}
+    with session.writing() as connection:
+        connection.execute(
+            update(GpuAttempt)
+            .where(GpuAttempt.id == attempt, GpuAttempt.ended_at.is_(None))
+            .values(node=node, ended_at=datetime.datetime.now(datetime.UTC), **done, **columns)
+        )

@@ -1,0 +1,182 @@
+"""The registry's tables.
+
+An image's outcome is one row in `images` or `rejects`, unique by feature set, key and etag. A row is live unless it is
+superseded (the picture was replaced, or its outcome was) or its picture was deleted.
+"""
+
+import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Dialect, ForeignKey, Index, Text, UniqueConstraint, false
+from sqlalchemy import DateTime as SqlDateTime
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+
+class Moment(TypeDecorator[datetime.datetime]):
+    """A point in time, always UTC: SQLite keeps no zone."""
+
+    impl = SqlDateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime.datetime | None, _dialect: Dialect) -> datetime.datetime | None:
+        """Any zone in, UTC stored."""
+        return None if value is None else value.astimezone(datetime.UTC)
+
+    def process_result_value(self, value: datetime.datetime | None, _dialect: Dialect) -> datetime.datetime | None:
+        """UTC out."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=datetime.UTC) if value.tzinfo is None else value.astimezone(datetime.UTC)
+
+
+# Keys are compared with a store's listing, which is in the order of their bytes.
+Key = Text().with_variant(Text(collation="C"), "postgresql")
+
+
+class Base(DeclarativeBase):
+    """All tables."""
+
+    type_annotation_map = {datetime.datetime: Moment, str: Text, dict[str, Any]: JSON}
+
+
+class FeatureSet(Base):
+    """One dataset under one backbone revision."""
+
+    __tablename__ = "feature_sets"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    dataset: Mapped[str]
+    backbone: Mapped[str]
+    revision: Mapped[str]
+    weights_uri: Mapped[str]
+    weights_sha256: Mapped[str]
+    box_rule: Mapped[dict[str, Any]]
+    precision: Mapped[str]
+    synthetic: Mapped[bool | None]
+    """Known from the first published file."""
+    created_at: Mapped[datetime.datetime]
+
+
+class Batch(Base):
+    """What a batch held when it was last listed, and its live outcomes. Counts are of images."""
+
+    __tablename__ = "batches"
+
+    feature_set_id: Mapped[int] = mapped_column(ForeignKey("feature_sets.id"), primary_key=True)
+    batch: Mapped[str] = mapped_column(Key, primary_key=True)
+    found: Mapped[int] = mapped_column(default=0)
+    done: Mapped[int] = mapped_column(default=0)
+    rejected: Mapped[int] = mapped_column(default=0)
+    deleted: Mapped[int] = mapped_column(default=0)
+    run_id: Mapped[str]
+    listed_at: Mapped[datetime.datetime]
+
+
+class Shard(Base):
+    """One published file."""
+
+    __tablename__ = "shards"
+    __table_args__ = (UniqueConstraint("feature_set_id", "batch", "run_id", "name"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    feature_set_id: Mapped[int] = mapped_column(ForeignKey("feature_sets.id"))
+    batch: Mapped[str] = mapped_column(Key)
+    run_id: Mapped[str]
+    name: Mapped[str]
+    uri: Mapped[str] = mapped_column(unique=True)
+    index_uri: Mapped[str]
+    rejects_uri: Mapped[str]
+    sha256: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    images: Mapped[int]
+    rejects: Mapped[int]
+    statistics: Mapped[dict[str, Any]]
+    published_at: Mapped[datetime.datetime]
+
+
+class Outcome:
+    """The columns that a featurised and a rejected image share."""
+
+    feature_set_id: Mapped[int] = mapped_column(ForeignKey("feature_sets.id"), primary_key=True, sort_order=-9)
+    key: Mapped[str] = mapped_column(Key, primary_key=True, sort_order=-8)
+    etag: Mapped[str] = mapped_column(primary_key=True, sort_order=-7)
+    image_id: Mapped[str] = mapped_column(sort_order=-6)
+    batch: Mapped[str] = mapped_column(Key, sort_order=-5)
+    size: Mapped[int] = mapped_column(BigInteger, sort_order=-4)
+    superseded: Mapped[bool] = mapped_column(default=False, server_default=false(), sort_order=-3)
+    deleted_at: Mapped[datetime.datetime | None] = mapped_column(sort_order=-2)
+    registered_at: Mapped[datetime.datetime] = mapped_column(sort_order=-1)
+
+
+class Image(Outcome, Base):
+    """One featurised image, and the file that holds it. `sha256` is that of the picture's bytes."""
+
+    __tablename__ = "images"
+    __table_args__ = (
+        Index("images_by_id", "feature_set_id", "image_id"),
+        Index("images_by_batch", "feature_set_id", "batch"),
+        Index("images_by_shard", "shard_id"),
+    )
+
+    shard_id: Mapped[int] = mapped_column(ForeignKey("shards.id"))
+    sha256: Mapped[str]
+    boxes: Mapped[int]
+
+
+class Reject(Outcome, Base):
+    """One image that cannot be featurised, and why."""
+
+    __tablename__ = "rejects"
+    __table_args__ = (
+        Index("rejects_by_id", "feature_set_id", "image_id"),
+        Index("rejects_by_batch", "feature_set_id", "batch"),
+    )
+
+    reason: Mapped[str]
+    detail: Mapped[str]
+    run_id: Mapped[str]
+
+
+class Claim(Base):
+    """Who works on a batch, until when."""
+
+    __tablename__ = "claims"
+
+    feature_set_id: Mapped[int] = mapped_column(ForeignKey("feature_sets.id"), primary_key=True)
+    batch: Mapped[str] = mapped_column(Key, primary_key=True)
+    owner: Mapped[str]
+    acquired_at: Mapped[datetime.datetime]
+    expires_at: Mapped[datetime.datetime]
+
+
+class GpuAttempt(Base):
+    """One attempt of the extractor at a shard: how it ended, and what the platform did about it."""
+
+    __tablename__ = "gpu_attempts"
+    __table_args__ = (Index("gpu_attempts_by_shard", "feature_set_id", "batch", "run_id", "shard"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    feature_set_id: Mapped[int] = mapped_column(ForeignKey("feature_sets.id"))
+    batch: Mapped[str] = mapped_column(Key)
+    run_id: Mapped[str]
+    shard: Mapped[str]
+    number: Mapped[int]
+    try_number: Mapped[int]
+    """The Airflow try that started it; a clearing of the task starts a new round of tries."""
+    launcher: Mapped[str]
+    place: Mapped[str | None]
+    """The pod, or the process."""
+    node: Mapped[str | None]
+    batch_size: Mapped[int | None]
+    reason: Mapped[str | None]
+    """The taxonomy's name of the failure; none when the attempt succeeded."""
+    action: Mapped[str | None]
+    exit_code: Mapped[int | None]
+    message: Mapped[str]
+    images: Mapped[int]
+    images_per_second: Mapped[float]
+    started_at: Mapped[datetime.datetime]
+    ended_at: Mapped[datetime.datetime | None]
+    """None while it runs, or until somebody finds out how it ended."""

@@ -1,0 +1,66 @@
+"""The registry's schema: brought up to date by one command, refused when it is not the one that this version knows."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine
+
+VERSION_TABLE = "featurise_schema"
+"""Airflow may share the database, and keeps its own version in alembic's usual table."""
+
+
+class SchemaMismatch(Exception):
+    """Raised when the registry's tables are missing, older, or newer than this version of the platform."""
+
+
+def migrate(engine: Engine) -> str:
+    """Bring the registry to this version's schema; returns its revision.
+
+    Raises SchemaMismatch when the registry is newer.
+    """
+    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        if (found := _current(connection)) is not None:
+            _refuse_unknown(found, engine)
+        command.upgrade(_config(connection), "head")
+    return _head()
+
+
+def check(engine: Engine) -> None:
+    """Raises SchemaMismatch unless the registry has exactly this version's schema."""
+    with engine.connect() as connection, connection.begin():
+        found = _current(connection)
+    where = engine.url.render_as_string(hide_password=True)
+    if found is None:
+        raise SchemaMismatch(f"the registry {where} has no tables yet; run `featurise migrate`")
+    _refuse_unknown(found, engine)
+    if found != _head():
+        raise SchemaMismatch(
+            f"the registry {where} has schema {found}, this version needs {_head()}; run `featurise migrate`"
+        )
+
+
+def _refuse_unknown(found: str, engine: Engine) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if found not in known:
+        raise SchemaMismatch(
+            f"the registry {engine.url.render_as_string(hide_password=True)} has schema {found}, this version knows "
+            f"up to {_head()}: a newer version migrated it; upgrade this installation"
+        )
+
+
+def _head() -> str:
+    return str(ScriptDirectory.from_config(_config()).get_current_head())
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    config.attributes["connection"] = connection
+    return config

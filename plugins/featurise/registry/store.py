@@ -1,0 +1,57 @@
+"""Outcomes into the registry, set by set: the newest outcome of a key is live, older ones are kept as superseded."""
+
+import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Table, and_, exists, select, update
+
+from featurise.registry.bulk import insert_into, staged
+from featurise.registry.models import Image, Reject
+
+Row = Mapping[str, Any]
+
+
+def images(connection: Connection, feature_set: int, rows: Iterable[Row]) -> None:
+    """Write featurised images; one that is there already (same key, same etag) gets this outcome.
+
+    A row has the columns that `Image` adds to an outcome, and key, etag, image_id, batch and size.
+    """
+    with staged(connection, Image, _live(feature_set, rows)) as table:
+        _supersede(connection, table, Image, same_etag=False)
+        _supersede(connection, table, Reject, same_etag=True)
+        _upsert(connection, table, Image)
+
+
+def rejects(connection: Connection, feature_set: int, rows: Iterable[Row]) -> None:
+    """Write rejected images; one that is there already (same key, same etag) gets this outcome."""
+    with staged(connection, Reject, _live(feature_set, rows)) as table:
+        _supersede(connection, table, Reject, same_etag=False)
+        _supersede(connection, table, Image, same_etag=True)
+        _upsert(connection, table, Reject)
+
+
+def _live(feature_set: int, rows: Iterable[Row]) -> Iterator[Row]:
+    facts = {"superseded": False, "deleted_at": None, "registered_at": datetime.datetime.now(datetime.UTC)}
+    return ({"feature_set_id": feature_set, **facts, **row} for row in rows)
+
+
+def _supersede(connection: Connection, table: Table, model: type[Image] | type[Reject], *, same_etag: bool) -> None:
+    """Let the staged keys' earlier rows count no more; with `same_etag`, those of the same picture too."""
+    new = table.c
+    match = and_(new.feature_set_id == model.feature_set_id, new.key == model.key)
+    if not same_etag:
+        match = and_(match, new.etag != model.etag)
+    connection.execute(update(model).where(~model.superseded, exists().where(match)).values(superseded=True))
+
+
+def _upsert(connection: Connection, table: Table, model: type[Image] | type[Reject]) -> None:
+    key = ("feature_set_id", "key", "etag")
+    names = [column.name for column in model.__table__.columns]
+    # SQLite reads "ON" after a bare SELECT as a join; a WHERE keeps the two apart.
+    insert = insert_into(connection, model).from_select(names, select(table).where(table.c.key.is_not(None)))
+    connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=key, set_={name: insert.excluded[name] for name in names if name not in key}
+        )
+    )
