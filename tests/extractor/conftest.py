@@ -1,14 +1,17 @@
 """Fixtures of the runtime's tests."""
 
+import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from shards import STUB, Ended, Shard, logged
 
-from extractor import cli
+from extractor import cli, storage
 from extractor.manifest import Entry, dump
+from featurise.embedded import Credentials, ObjectStore, free_ports, object_store
 
 
 @pytest.fixture
@@ -43,3 +46,62 @@ def extract(monkeypatch, capsys) -> Callable[[Sequence[str]], Ended]:
 
     yield run
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory) -> ObjectStore:
+    """A SeaweedFS of this session, with its credentials in the environment."""
+    with object_store(tmp_path_factory.mktemp("seaweedfs")) as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        storage.client.cache_clear()
+        storage.client().create_bucket(Bucket="pictures")
+        yield running
+        storage.client.cache_clear()
+
+
+@pytest.fixture
+def prefix(store, request) -> str:
+    """A prefix of this test's own."""
+    return f"s3://pictures/{request.node.name.replace('[', '-').rstrip(']')}"
+
+
+class OwnStore:
+    """A SeaweedFS of one test, which may kill it and start it again at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._credentials = Credentials.random()
+        (self._port,) = free_ports(1)
+        self._stack = ExitStack()
+        self.restart()
+
+    def restart(self) -> None:
+        self._running = self._stack.enter_context(
+            object_store(self._folder, credentials=self._credentials, port=self._port)
+        )
+        self.endpoint = self._running.endpoint
+        self.environment = self._running.environment
+
+    def kill(self) -> None:
+        os.killpg(self._running.process.pid, signal.SIGKILL)
+        self._running.process.wait()
+
+    def parts(self, prefix: str) -> int:
+        return len(list(storage.listing(f"{prefix}/out/shard.h5.parts/")))
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture
+def own_store(tmp_path, monkeypatch) -> OwnStore:
+    """A store of this test's own, in the environment."""
+    running = OwnStore(tmp_path / "store")
+    for name, value in running.environment.items():
+        monkeypatch.setenv(name, value)
+    storage.client.cache_clear()
+    storage.client().create_bucket(Bucket="pictures")
+    yield running
+    running.close()
+    storage.client.cache_clear()

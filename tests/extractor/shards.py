@@ -36,8 +36,24 @@ class Shard:
         return self.folder / "out" / "shard.h5"
 
     def arguments(self, output: Path | str | None = None, *, boxes: int = 3) -> list[str]:
-        where = ["--manifest", str(self.manifest), "--weights", str(self.weights), "--output", str(output or self.output)]
-        return ["run", "--backbone", "resnet101", *where, "--device", "cpu", f"--min-boxes={boxes}", f"--max-boxes={boxes}"]
+        where = [
+            "--manifest",
+            str(self.manifest),
+            "--weights",
+            str(self.weights),
+            "--output",
+            str(output or self.output),
+        ]
+        return [
+            "run",
+            "--backbone",
+            "resnet101",
+            *where,
+            "--device",
+            "cpu",
+            f"--min-boxes={boxes}",
+            f"--max-boxes={boxes}",
+        ]
 
 
 def picture(seed: int, width: int = 24, height: int = 16) -> bytes:
@@ -65,7 +81,9 @@ def environment(seconds: float = 0.0) -> dict[str, str]:
 def start(arguments: Sequence[str], seconds: float = 0.0) -> subprocess.Popen:
     """The extractor as a process of its own."""
     program = [str(Path(sys.executable).with_name("extractor")), *arguments]
-    return subprocess.Popen(program, env=environment(seconds), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        program, env=environment(seconds), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def wait(process: subprocess.Popen) -> Ended:

@@ -32,10 +32,11 @@ class Progress:
         return (self.done - self._resumed) / max(time.monotonic() - self._started, 1e-9)
 
     def resume(self, settled: Iterable[Result]) -> None:
-        """Take what earlier attempts saved into account."""
+        """Take what earlier attempts saved into account; from here on time counts."""
         for result in settled:
             self.count(result)
         self._resumed = self.done
+        self._started = time.monotonic()
         if self._resumed:
             log.info("resumed", done=self.done, of=self.of)
 

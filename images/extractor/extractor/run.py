@@ -60,9 +60,9 @@ class Request:
 def run(request: Request, load: Loader, progress: Progress, stop: threading.Event) -> Summary:
     """Work through a manifest and put the file at the request's output; safe to repeat at any time.
 
-    `load` brings the backbone. `stop` asks it to save the current part and end. Raises the errors of `extractor.outcome` (Interrupted after
-    `stop`), MemoryError and torch.OutOfMemoryError; what is finished by then is saved in parts, and the next run goes
-    on from there.
+    `load` brings the backbone; `stop` asks to save the current part and end. Raises the errors of `extractor.outcome`
+    (Interrupted after `stop`), MemoryError and torch.OutOfMemoryError; what is finished by then is saved in parts, and
+    the next run goes on from there.
     """
     weights = resolve(request.backbone, request.weights, sha256=request.weights_sha256)
     planned = _revision(request, weights)
@@ -75,12 +75,12 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
             log.info("already complete", output=request.output, images=before.images, rejects=before.rejects)
             return progress.complete(before.rejects, synthetic=before.synthetic)
         earlier = parts.saved(request.output, identity, scratch)
-        progress.resume(parts.settled(earlier).values())
         options = Options(request.rule, device, request.precision, request.cls_prob)
         backbone = load(Checkpoint(weights.path, weights.config), options)
         log.info(
             "loaded", backbone=request.backbone, revision=planned, device=str(device), synthetic=backbone.synthetic
         )
+        progress.resume(parts.settled(earlier).values())
         every = parts.in_order([*earlier, *_featurise(request, backbone, identity, earlier, progress, scratch, stop)])
         outcomes = parts.settled(every).values()
         _check_rejects(request, [outcome.reject for outcome in outcomes if outcome.reject is not None])

@@ -6,10 +6,13 @@ is ever an argument. Writes are atomic, and `if_absent` writes never replace wha
 
 import base64
 import hashlib
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -24,8 +27,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from extractor.outcome import StorageError
 
 MIB = 1024 * 1024
-# boto3 sends and checks a SHA-256 of every part; parts above this size travel side by side.
-TRANSFER = TransferConfig(multipart_threshold=64 * MIB, multipart_chunksize=32 * MIB, max_concurrency=4)
+MULTIPART_ABOVE = 64 * MIB
+PART = 32 * MIB
+TRANSFER = TransferConfig(multipart_threshold=MULTIPART_ABOVE, multipart_chunksize=PART, max_concurrency=4)
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 OCCUPIED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 
@@ -233,8 +237,12 @@ def upload(path: Path, uri: str, *, if_absent: bool = False) -> bool:
     try:
         if is_s3(uri):
             bucket, key = split(uri)
-            extra = {"ChecksumAlgorithm": "SHA256"} | ({"IfNoneMatch": "*"} if if_absent else {})
-            client().upload_file(str(path), bucket, key, ExtraArgs=extra, Config=TRANSFER)
+            condition = {"IfNoneMatch": "*"} if if_absent else {}
+            if path.stat().st_size >= MULTIPART_ABOVE:
+                _upload_in_parts(path, bucket, key, condition)
+            else:
+                with path.open("rb") as file:
+                    client().put_object(Bucket=bucket, Key=key, Body=file, ChecksumAlgorithm="SHA256", **condition)
             return True
         partial = _parent(uri) / f".{Path(uri).name}.{os.getpid()}.partial"
         shutil.copyfile(path, partial)
@@ -247,10 +255,29 @@ def upload(path: Path, uri: str, *, if_absent: bool = False) -> bool:
         _fail(uri, "uploading to", error)
     except (BotoCoreError, OSError) as error:
         _fail(uri, "uploading to", error)
-    except boto3.exceptions.S3UploadFailedError as error:
-        if if_absent and any(code in str(error) for code in ("PreconditionFailed", "ConditionalRequestConflict")):
-            return False
-        raise StorageError(f"uploading to {uri}: {error}") from error
+
+
+def _upload_in_parts(path: Path, bucket: str, key: str, condition: dict[str, str]) -> None:
+    """A multipart upload, its parts side by side; boto3's own transfers know no if-none-match."""
+    where = {"Bucket": bucket, "Key": key}
+    where["UploadId"] = client().create_multipart_upload(**where, ChecksumAlgorithm="SHA256")["UploadId"]
+
+    def send(number: int) -> dict[str, Any]:
+        with path.open("rb") as file:
+            file.seek((number - 1) * PART)
+            data = file.read(PART)
+        sent = client().upload_part(**where, PartNumber=number, Body=data, ChecksumAlgorithm="SHA256")
+        return {"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": sent.get("ChecksumSHA256", "")}
+
+    try:
+        with ThreadPoolExecutor(TRANSFER.max_concurrency) as pool:
+            sent = list(pool.map(send, range(1, math.ceil(path.stat().st_size / PART) + 1)))
+        parts = [{name: value for name, value in part.items() if value} for part in sent]
+        client().complete_multipart_upload(**where, MultipartUpload={"Parts": parts}, **condition)
+    except (ClientError, BotoCoreError, OSError):
+        with suppress(ClientError, BotoCoreError):
+            client().abort_multipart_upload(**where)
+        raise
 
 
 def download(uri: str, path: Path) -> None:

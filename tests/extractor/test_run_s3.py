@@ -1,0 +1,71 @@
+"""`extractor run` against object storage: manifest, pictures, parts and output all lie there."""
+
+import h5py
+from shards import picture, start, wait
+
+from extractor import manifest, storage
+from extractor.manifest import Entry, IndexEntry, dump, load
+from extractor.outcome import Exit
+
+
+def arguments(prefix: str, weights: str) -> list[str]:
+    where = ["--manifest", f"{prefix}/manifest.jsonl", "--weights", weights, "--output", f"{prefix}/out/shard.h5"]
+    return ["run", "--backbone", "resnet101", *where, "--device", "cpu", "--min-boxes=3", "--max-boxes=3"]
+
+
+def upload(prefix: str, files: dict[str, bytes]) -> list[Entry]:
+    """Put pictures, their manifest and stub weights below a prefix."""
+    for name, data in files.items():
+        storage.write_bytes(f"{prefix}/images/{name}", data)
+    storage.write_bytes(f"{prefix}/weights/stub.pkl", b"stub")
+    entries = list(manifest.of_images(f"{prefix}/images/").entries)
+    storage.write_bytes(f"{prefix}/manifest.jsonl", dump(entries))
+    return entries
+
+
+def test_manifest_pictures_and_output_in_a_bucket(prefix, extract, tmp_path):
+    entries = upload(prefix, {f"{n}.png": picture(n) for n in range(5)})
+    assert extract([*arguments(prefix, f"{prefix}/weights/"), "--part-images", "2"]).code == Exit.OK
+    lines = load(IndexEntry, storage.read_bytes(f"{prefix}/out/shard.index.jsonl"), "index")
+    assert [(line.key, line.etag) for line in lines] == [(entry.key, entry.etag) for entry in entries]
+    storage.download(f"{prefix}/out/shard.h5", tmp_path / "shard.h5")
+    with h5py.File(tmp_path / "shard.h5") as file:
+        assert set(file) == set("01234")
+    assert not list(storage.listing(f"{prefix}/out/shard.h5.parts/"))
+
+
+def test_prefix_instead_of_a_manifest_with_path_ids(prefix, extract):
+    upload(prefix, {"a/x.png": picture(1), "b/x.png": picture(2)})
+    options = ["--images", f"{prefix}/images/", "--image-ids", "path"]
+    run = arguments(prefix, f"{prefix}/weights/stub.pkl")
+    assert extract(run[:3] + options + run[5:]).code == Exit.OK
+    lines = load(IndexEntry, storage.read_bytes(f"{prefix}/out/shard.index.jsonl"), "index")
+    assert [line.image_id for line in lines] == ["a%2Fx.png", "b%2Fx.png"]
+
+
+def test_replaced_picture_is_a_reject_for_the_next_night(prefix, extract):
+    upload(prefix, {"same.png": picture(1), "replaced.png": picture(2)})
+    storage.write_bytes(f"{prefix}/images/replaced.png", picture(3))
+    assert extract(arguments(prefix, f"{prefix}/weights/")).code == Exit.OK
+    (line,) = storage.read_bytes(f"{prefix}/out/shard.rejects.jsonl").splitlines()
+    assert b'"reason":"changed"' in line
+
+
+def test_store_killed_in_mid_run_is_a_storage_failure_and_the_next_attempt_completes(own_store):
+    """The store dies while pictures are fetched and parts are saved, and comes back with what was stored."""
+    prefix = "s3://pictures/night"
+    upload(prefix, {f"{n:02}.png": picture(n) for n in range(30)})
+    run = [*arguments(prefix, f"{prefix}/weights/"), "--part-images", "3", "--workers", "2"]
+    process = start(run, seconds=0.3)
+    while own_store.parts(prefix) < 2:
+        assert process.poll() is None
+    own_store.kill()
+    ended = wait(process)
+    assert ended.code == Exit.STORAGE
+    assert own_store.endpoint in ended.events("failed")[0]["message"]
+    own_store.restart()
+    again = wait(start(run))
+    assert again.code == Exit.OK
+    assert again.events("resumed")[0]["done"] >= 3
+    lines = load(IndexEntry, storage.read_bytes(f"{prefix}/out/shard.index.jsonl"), "index")
+    assert [line.image_id for line in lines] == [f"{n:02}" for n in range(30)]
