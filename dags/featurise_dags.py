@@ -1,0 +1,18 @@
+"""One Airflow DAG for every dataset and backbone that `featurise.yaml` declares.
+
+Its mistakes are shown by `declaration_errors.py`.
+"""
+
+from airflow.sdk import get_parsing_context
+
+from featurise import declaration
+from featurise.airflow import dag
+from featurise.pair import Pair
+from featurise.settings import settings
+
+# A worker asks for one DAG; the DAG processor for all.
+wanted = get_parsing_context().dag_id
+
+for pair in declaration.load(settings().declaration):
+    if isinstance(pair, Pair) and wanted in (None, pair.dag_id):
+        dag.build(pair)

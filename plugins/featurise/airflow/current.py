@@ -1,0 +1,54 @@
+"""Which batch a task works on, for which pair, by which options: read from the run that it belongs to."""
+
+import zoneinfo
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import get_current_context
+from airflow.sdk.exceptions import AirflowFailException
+from pydantic import ValidationError
+
+from featurise.options import Options
+from featurise.pair import Pair
+
+KEY = "%Y-%m-%d"
+"""How a run's partition key names its day."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a pair's DAG; `pair` is as the run's options mean it, `declared` as the declaration does."""
+
+    declared: Pair
+    pair: Pair
+    options: Options
+    batch: str
+    run_id: str
+
+
+def run(pair: Pair, context: Any = None) -> Run:
+    """The run that the current task belongs to.
+
+    Raises AirflowFailException when the run's parameters contradict each other: no retry can help.
+    """
+    context = context or get_current_context()
+    dag_run = context["dag_run"]
+    values = {name: context["params"][name] for name in Options.model_fields if name in context["params"]}
+    # A backfill names its days itself; looking back from each of them would only do the same days again.
+    if dag_run.run_type == "backfill" and values.get("look_back_days") is None:
+        values["look_back_days"] = 0
+    try:
+        options = Options.model_validate(values)
+        applied = options.applied(pair)
+    except ValidationError as error:
+        raise AirflowFailException(f"these parameters do not go together: {error}") from error
+    return Run(pair, applied, options, _batch(pair, dag_run), dag_run.run_id)
+
+
+def _batch(pair: Pair, dag_run: Any) -> str:
+    """The run's partition; for a run that was triggered without one, the last whole day before it."""
+    if dag_run.partition_key:
+        return str(dag_run.partition_key)
+    zone = zoneinfo.ZoneInfo(pair.schedule.timezone)
+    return str((dag_run.run_after.astimezone(zone) - timedelta(days=1)).strftime(KEY))

@@ -1,0 +1,185 @@
+"""The DAG of one dataset under one backbone: discover, plan, [extract, validate, publish, register] per shard, report.
+
+A run stands for one day's partition. `CronPartitionTimetable` fits: its backfills come from the same dialog and same
+API as those of data intervals (`airflow.models.backfill` walks `iter_partition_dagrun_infos`), a run names its day by a
+key that a person reads and can type into the trigger form, and assets carry that key on. Two differences are meant: a
+backfill that redoes a day makes a new run beside the old one instead of clearing it, so history stays; and a manual run
+for a day does not count as that day's run, so a backfill visits the day again and finds nothing to do.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, CronPartitionTimetable, task, task_group
+from airflow.sdk.exceptions import AirflowSkipException
+from pendulum import timezone
+
+from featurise.airflow import assets, current, form
+from featurise.airflow.arrival import DiscoverOperator
+from featurise.airflow.retries import Taxonomy
+from featurise.pair import Pair
+
+RETRY_DELAY = timedelta(seconds=30)
+LONGEST_RETRY_DELAY = timedelta(minutes=30)
+PRIORITY = "featurise.airflow.priority.NightFirst"
+SHARD = "{{ (task.shard if task.shard is defined else task.op_kwargs.shard)['name'] }}"
+
+
+def build(pair: Pair) -> DAG:
+    """The pair's DAG."""
+    zone = timezone(pair.schedule.timezone)
+    with DAG(
+        dag_id=pair.dag_id,
+        description=f"Region features of {pair.dataset} by {pair.backbone}, revision {pair.revision}",
+        doc_md=_about(pair),
+        tags=[pair.dataset, pair.backbone, pair.launcher],
+        # The key is the day before the run: at two in the morning, yesterday is whole.
+        schedule=CronPartitionTimetable(pair.schedule.cron, timezone=zone, run_offset=-1, key_format=current.KEY),
+        start_date=datetime.combine(pair.start_date, datetime.min.time(), zone),
+        catchup=pair.catchup,
+        max_active_runs=pair.max_active_runs,
+        # Pools bound what runs at a time, not this.
+        max_active_tasks=pair.limits.max_shards,
+        params=form.params(),
+        default_args={
+            "retries": pair.limits.retries,
+            "retry_delay": RETRY_DELAY,
+            "retry_exponential_backoff": 2,
+            "max_retry_delay": LONGEST_RETRY_DELAY,
+            "retry_policy": Taxonomy(),
+            "weight_rule": PRIORITY,
+        },
+    ) as dag:
+        found = DiscoverOperator(
+            task_id="discover",
+            pair=pair,
+            doc_md="Waits until the batch is complete, lists it and compares it with the registry.",
+        )
+        shards = _shard(pair).expand(shard=_plan(pair)(found.output))
+        # Teardowns: they run whatever happened, also when a person ends the run, and leave a failed run failed.
+        shards >> _announce(pair)().as_teardown() >> _report(pair)().as_teardown()
+    return dag
+
+
+def _about(pair: Pair) -> str:
+    return (
+        f"Every night: new images below `s3://{pair.bucket}/{pair.prefix}` become region features by "
+        f"**{pair.backbone}** (weights `{pair.weights.uri}`), published below "
+        f"`{pair.outputs.features}{pair.dataset}/{pair.backbone}/{pair.revision}/`.\n\n"
+        "A run is one day; its partition key names it. To redo a day, trigger or backfill it: "
+        "what is done already is recognised and left alone, unless `force` is set."
+    )
+
+
+def _step(pair: Pair, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """The decorator of the tasks that run in Airflow's own worker."""
+    return task(execution_timeout=timedelta(minutes=pair.limits.step_timeout_minutes), **options)
+
+
+def _plan(pair: Pair) -> Any:
+    @_step(pair, doc_md="Divides the new images into shards, a manifest each.")
+    def plan(found: dict[str, Any]) -> list[dict[str, Any]]:
+        from featurise import plan as step
+        from featurise.discover import Discovered
+
+        run = current.run(pair)
+        shards = step.run(run.pair, Discovered.model_validate(found), run.run_id, run.options)
+        return [shard.model_dump(mode="json") for shard in shards]
+
+    return plan
+
+
+def _shard(pair: Pair) -> Any:
+    """The bracket of the flow: what happens to one shard."""
+
+    @task_group(group_id="shard")
+    def group(shard: Any) -> None:
+        validated = _validate(pair)(shard)
+        _extract(pair, shard) >> validated
+        _register(pair)(shard, _publish(pair)(shard, validated))
+
+    return group
+
+
+def _extract(pair: Pair, shard: Any) -> Any:
+    from featurise.airflow.process import ProcessOperator
+
+    return ProcessOperator(
+        task_id="extract",
+        doc_md="The GPU work: one process or pod reads the shard's images and writes its file.",
+        pair=pair,
+        shard=shard,
+        map_index_template=SHARD,
+        pool=pair.limits.pool,
+        pool_slots=pair.limits.pool_slots,
+    )
+
+
+def _validate(pair: Pair) -> Any:
+    @_step(pair, map_index_template=SHARD, doc_md="Checks the file against its manifest and the contract.")
+    def validate(shard: dict[str, Any]) -> dict[str, Any]:
+        from featurise import validate as step
+        from featurise.plan import Shard
+
+        run = current.run(pair)
+        return step.run(run.pair, Shard.model_validate(shard), run.batch, run.run_id).model_dump(mode="json")
+
+    return validate
+
+
+def _publish(pair: Pair) -> Any:
+    @_step(pair, map_index_template=SHARD, doc_md="Copies the file to its final, immutable place.")
+    def publish(shard: dict[str, Any], validated: dict[str, Any]) -> dict[str, Any]:
+        from featurise import publish as step
+        from featurise.plan import Shard
+        from featurise.validate import Validated
+
+        run = current.run(pair)
+        file = Validated.model_validate(validated)
+        return step.run(run.pair, Shard.model_validate(shard), file, run.batch, run.run_id).model_dump(mode="json")
+
+    return publish
+
+
+def _register(pair: Pair) -> Any:
+    @_step(pair, map_index_template=SHARD, doc_md="Commits the file's rows to the registry: from here on it counts.")
+    def register(shard: dict[str, Any], published: dict[str, Any]) -> dict[str, Any]:
+        from featurise import register as step
+        from featurise.plan import Shard
+        from featurise.publish import Published
+
+        run = current.run(pair)
+        file = Published.model_validate(published)
+        rows = step.run(run.pair, Shard.model_validate(shard), file, run.batch, run.run_id)
+        return {**rows.model_dump(mode="json"), "uri": file.uri, "feature_set": run.pair.feature_set}
+
+    return register
+
+
+def _announce(pair: Pair) -> Any:
+    asset = assets.feature_set(pair)
+
+    @_step(pair, outlets=[asset], doc_md="Tells DAGs that are scheduled on the feature set what was added.")
+    def announce(*, ti: Any = None, outlet_events: Any = None) -> None:
+        registered = [row for row in ti.xcom_pull(task_ids="shard.register") or () if row is not None]
+        added = [row for row in registered if row["feature_set"] == pair.feature_set and row["images"]]
+        if not added:
+            raise AirflowSkipException("nothing was added to the feature set")
+        images = sum(row["images"] for row in added)
+        outlet_events[asset].extra = {"images": images, "files": [row["uri"] for row in added]}
+
+    return announce
+
+
+def _report(pair: Pair) -> Any:
+    @_step(pair, doc_md="The run's page, whatever happened before it.")
+    def report() -> dict[str, Any]:
+        from featurise import report as step
+
+        run = current.run(pair)
+        done = step.run(run.pair, run.batch, run.run_id)
+        print(f"{done.text}\n{done.uri}")
+        return done.model_dump(mode="json")
+
+    return report

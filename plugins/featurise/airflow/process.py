@@ -1,0 +1,179 @@
+"""The `process` launcher: the extractor in its own environment on this machine, CPU or the local GPU."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import BaseOperator
+
+from extractor.outcome import Exit, Summary
+from featurise.airflow import current
+from featurise.airflow.lines import readable
+from featurise.airflow.retries import AttemptFailed
+from featurise.failures import Evidence, Reason, batch_divisor, decide, memory_factor, next_step
+from featurise.pair import Pair
+
+GRACE_SECONDS = 60.0
+"""For the extractor to save its part after SIGTERM."""
+RENEW_SECONDS = 60.0
+"""How often the run's claim on its batch is prolonged."""
+LOG_LINES = 50
+GPU_BATCH = 8
+"""Images that share a pass on a GPU unless the taxonomy asks for fewer: the extractor's own default."""
+PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+"""Of this process's environment, beside what the job names: Airflow's own secrets stay with Airflow."""
+
+
+class ProcessOperator(BaseOperator):
+    """Runs the extractor for one shard as a local process in a process group of its own.
+
+    Its lines appear readable in the task's log, each attempt is a row in the registry, and a failed one raises
+    AttemptFailed with the taxonomy's verdict.
+
+    :param pair: the dataset under its backbone.
+    :param shard: the shard, as `plan` wrote it down. (templated)
+    """
+
+    template_fields: Sequence[str] = ("shard",)
+
+    def __init__(self, *, pair: Pair, shard: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pair = pair
+        self.shard = shard
+        self._process: subprocess.Popen[str] | None = None
+
+    def execute(self, context: Any) -> str:
+        """Run one attempt; returns the address of the shard's file."""
+        from featurise import job
+        from featurise.plan import Shard
+        from featurise.registry import attempts
+
+        run = current.run(self.pair, context)
+        shard = Shard.model_validate(self.shard)
+        whose = attempts.Of(run.pair, run.batch, run.run_id, shard.name)
+        ti = context["ti"]
+        past = attempts.of(whose)
+        for lost in (each for each in past if each.running):
+            attempts.failed(lost.id, Evidence(node=lost.node), Reason.UNKNOWN, "retry", "its task ended before it did")
+        past = attempts.of(whose)
+        # After a task is cleared its tries begin anew; what failed before that does not count.
+        tries = (self.retries or 0) + 1
+        earlier = attempts.failures(past, ti.max_tries + 2 - tries)
+        attempt = _next_attempt(len(past) + 1, earlier)
+        with tempfile.TemporaryDirectory(prefix="featurise-") as folder:
+            spec = job.specification(
+                run.pair, shard, run.batch, attempt, summary_path=str(Path(folder) / "summary.json")
+            )
+            row = attempts.begin(
+                whose,
+                number=attempt.number,
+                try_number=ti.try_number,
+                launcher="process",
+                place=os.uname().nodename,
+                batch_size=attempt.batch_size,
+            )
+            evidence = self._run(spec, run)
+        if evidence.exit_code == Exit.OK:
+            attempts.succeeded(row, evidence.node, evidence.summary)
+            return spec.output_uri
+        raise _verdict(row, evidence, earlier, tries)
+
+    def _run(self, spec: Any, run: current.Run) -> Evidence:
+        from featurise.settings import settings
+
+        environment = {name: os.environ[name] for name in (*PASSED_ON, *spec.env) if name in os.environ}
+        last: deque[str] = deque(maxlen=LOG_LINES)
+        late = threading.Event()
+        self._process = process = subprocess.Popen(
+            [str(settings().extractor.absolute()), *spec.argv],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            process_group=0,
+            preexec_fn=_end_with_parent,
+        )
+        limit = threading.Timer(spec.timeout_seconds, self._pass_limit, (late,))
+        limit.daemon = True
+        limit.start()
+        try:
+            self._follow(process, run, last)
+            code = process.wait()
+        finally:
+            limit.cancel()
+            self.on_kill()
+        return Evidence(
+            node=os.uname().nodename,
+            exit_code=code if code >= 0 else 128 - code,
+            summary=_summary(spec.summary_path),
+            deadline=f"the attempt passed its limit of {spec.timeout_seconds} s" if late.is_set() else "",
+            log_tail=tuple(last),
+        )
+
+    def _follow(self, process: "subprocess.Popen[str]", run: current.Run, last: "deque[str]") -> None:
+        """Tell what the extractor tells until it is silent for good; keep the run's claim alive meanwhile."""
+        from featurise import claims
+
+        renewed = time.monotonic()
+        for line in process.stdout or ():
+            text = readable(line.rstrip("\n"))
+            last.append(text)
+            self.log.info(text)
+            if time.monotonic() - renewed > RENEW_SECONDS:
+                renewed = time.monotonic()
+                claims.renew(run.pair, run.batch, run.run_id)
+
+    def _pass_limit(self, late: threading.Event) -> None:
+        late.set()
+        self.on_kill()
+
+    def on_kill(self) -> None:
+        """End the extractor and what it started: SIGTERM, to let it save its part, then SIGKILL."""
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _end_with_parent() -> None:
+    """SIGTERM for the extractor when the task's process dies without a word (prctl's PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _next_attempt(number: int, earlier: Sequence[Reason]) -> Any:
+    from featurise.job import Attempt
+
+    divisor = batch_divisor(earlier)
+    size = max(1, GPU_BATCH // divisor) if divisor > 1 else None
+    return Attempt(number=number, batch_size=size, memory_factor=memory_factor(earlier))
+
+
+def _summary(path: str | None) -> Summary | None:
+    file = Path(path or "")
+    return Summary.model_validate_json(file.read_text()) if file.is_file() else None
+
+
+def _verdict(row: int, evidence: Evidence, earlier: Sequence[Reason], tries: int) -> AttemptFailed:
+    from featurise.registry import attempts
+
+    failure = decide(evidence)
+    step = next_step(failure, earlier, tries)
+    error = AttemptFailed(failure, step)
+    attempts.failed(row, evidence, failure.reason, step.text, str(error))
+    return error
