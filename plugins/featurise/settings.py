@@ -35,6 +35,20 @@ class Settings(BaseSettings):
         default=None,
         description="folder for one shard's file at a time under validation; by default the system's temporary one",
     )
+    pod_templates: Path = Field(
+        default=Path("/opt/featurise/pods"),
+        description="folder of the pod templates that the chart writes, <backbone>.yaml each; kubernetes launcher only",
+    )
+    pod_schedule_seconds: int = Field(
+        default=900,
+        ge=1,
+        description="seconds that a pod waits for a node with a free GPU before the attempt is given up and put off",
+    )
+    pod_start_seconds: int = Field(
+        default=1200,
+        ge=1,
+        description="seconds from a node to a running container; a first pull of the image takes minutes",
+    )
 
 
 @cache

@@ -1,0 +1,30 @@
+"""The extractor's structured lines as people read them in a task's log."""
+
+import json
+
+
+def readable(line: str) -> str:
+    """One line of the extractor's output; what is not one of its JSON lines stays as it is."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(said, dict) or "event" not in said:
+        return line
+    if said["event"] == "progress":
+        left = said.get("seconds_left")
+        time_left = f", {_duration(left)} left" if left is not None else ""
+        return (
+            f"{said.get('done')} of {said.get('of')} images, {said.get('images_per_second')} images/s{time_left}, "
+            f"{said.get('rejected')} rejected"
+        )
+    rest = ", ".join(
+        f"{name} {value}" for name, value in said.items() if name not in {"event", "level", "timestamp"} and value != ""
+    )
+    return f"{said['event']}: {rest}" if rest else str(said["event"])
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
