@@ -17,3 +17,4 @@ if not hasattr(Image, "LINEAR"):
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # detectron2 scripts functions, which torch discourages by now
     import detectron2.modeling  # noqa: F401
+warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release", category=UserWarning)

@@ -26,6 +26,9 @@ from extractor.contract import ATTRIBUTES, CLASSES, FEATURE_WIDTH
 PIXEL_MEAN = (102.9801, 115.9465, 122.7717)
 """Mean of the training pictures, BGR grey levels; the spread is left as it is."""
 
+STRIDE = 16
+"""Network pixels per cell of the res4 map."""
+
 POOLED = 14
 """Side of a pooled RoI, in cells."""
 
