@@ -34,9 +34,10 @@ def build(pair: Pair) -> DAG:
         description=f"Region features of {pair.dataset} by {pair.backbone}, revision {pair.revision}",
         doc_md=_about(pair),
         tags=[pair.dataset, pair.backbone, pair.launcher],
-        # The key is the day before the run: at two in the morning, yesterday is whole.
+        # A run's partition is the day before it (at two in the morning, yesterday is whole), so the first run comes a day
+        # after the first partition.
         schedule=CronPartitionTimetable(pair.schedule.cron, timezone=zone, run_offset=-1, key_format=current.KEY),
-        start_date=datetime.combine(pair.start_date, datetime.min.time(), zone),
+        start_date=datetime.combine(pair.start_date + timedelta(days=1), datetime.min.time(), zone),
         catchup=pair.catchup,
         max_active_runs=pair.max_active_runs,
         # Pools bound what runs at a time, not this.
@@ -103,9 +104,7 @@ def _shard(pair: Pair) -> Any:
 
 
 def _extract(pair: Pair, shard: Any) -> Any:
-    from featurise.airflow.process import ProcessOperator
-
-    return ProcessOperator(
+    return _launcher(pair)(
         task_id="extract",
         doc_md="The GPU work: one process or pod reads the shard's images and writes its file.",
         pair=pair,
@@ -114,6 +113,17 @@ def _extract(pair: Pair, shard: Any) -> Any:
         pool=pair.limits.pool,
         pool_slots=pair.limits.pool_slots,
     )
+
+
+def _launcher(pair: Pair) -> Any:
+    # Only the launcher that is declared: the Kubernetes client is heavy.
+    if pair.launcher == "kubernetes":
+        from featurise.airflow.pod import PodOperator
+
+        return PodOperator
+    from featurise.airflow.process import ProcessOperator
+
+    return ProcessOperator
 
 
 def _validate(pair: Pair) -> Any:

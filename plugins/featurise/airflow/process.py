@@ -19,7 +19,8 @@ from extractor.outcome import Exit, Summary
 from featurise.airflow import current
 from featurise.airflow.lines import readable
 from featurise.airflow.retries import AttemptFailed
-from featurise.failures import Evidence, Reason, batch_divisor, decide, memory_factor, next_step
+from featurise.airflow.tries import first_try
+from featurise.failures import Evidence, Reason, decide, next_step
 from featurise.pair import Pair
 
 GRACE_SECONDS = 60.0
@@ -27,8 +28,6 @@ GRACE_SECONDS = 60.0
 RENEW_SECONDS = 60.0
 """How often the run's claim on its batch is prolonged."""
 LOG_LINES = 50
-GPU_BATCH = 8
-"""Images that share a pass on a GPU unless the taxonomy asks for fewer: the extractor's own default."""
 PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 """Of this process's environment, beside what the job names: Airflow's own secrets stay with Airflow."""
 
@@ -66,9 +65,9 @@ class ProcessOperator(BaseOperator):
             attempts.failed(lost.id, Evidence(node=lost.node), Reason.UNKNOWN, "retry", "its task ended before it did")
         past = attempts.of(whose)
         # After a task is cleared its tries begin anew; what failed before that does not count.
-        tries = (self.retries or 0) + 1
-        earlier = attempts.failures(past, ti.max_tries + 2 - tries)
-        attempt = _next_attempt(len(past) + 1, earlier)
+        retries = self.retries or 0
+        earlier = attempts.failures(past, first_try(ti.max_tries, retries))
+        attempt = job.following(len(past) + 1, earlier)
         with tempfile.TemporaryDirectory(prefix="featurise-") as folder:
             spec = job.specification(
                 run.pair, shard, run.batch, attempt, summary_path=str(Path(folder) / "summary.json")
@@ -85,7 +84,7 @@ class ProcessOperator(BaseOperator):
         if evidence.exit_code == Exit.OK:
             attempts.succeeded(row, evidence.node, evidence.summary)
             return spec.output_uri
-        raise _verdict(row, evidence, earlier, tries)
+        raise _verdict(row, evidence, earlier, retries + 1)
 
     def _run(self, spec: Any, run: current.Run) -> Evidence:
         from featurise.settings import settings
@@ -154,14 +153,6 @@ class ProcessOperator(BaseOperator):
 def _end_with_parent() -> None:
     """SIGTERM for the extractor when the task's process dies without a word (prctl's PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
-def _next_attempt(number: int, earlier: Sequence[Reason]) -> Any:
-    from featurise.job import Attempt
-
-    divisor = batch_divisor(earlier)
-    size = max(1, GPU_BATCH // divisor) if divisor > 1 else None
-    return Attempt(number=number, batch_size=size, memory_factor=memory_factor(earlier))
 
 
 def _summary(path: str | None) -> Summary | None:
