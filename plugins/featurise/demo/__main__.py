@@ -1,0 +1,155 @@
+"""`python -m featurise.demo up|down`: the whole platform on this machine, two nights, both backbones."""
+
+import datetime
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from featurise.demo import night, pictures, platform, processes, state, weights
+from featurise.demo.airflow import Airflow
+from featurise.demo.api import Api
+from featurise.demo.show import Progress, console, outcomes, say
+
+UP_SECONDS = 240.0
+DOWN_SECONDS = 120.0
+DAGS = ("photos__resnet101", "photos__resnext101")
+
+app = App(name="featurise.demo", help="The whole platform on this machine: two nights, both detectors.")
+
+
+@app.command
+def up(*, images: Path | None = None, keep: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Run two nights and say what came of them.
+
+    Parameters
+    ----------
+    images
+        A folder of pictures, instead of the photographs that scikit-image and scikit-learn bring along.
+    keep
+        Leave everything running, to look around; `down` ends it.
+    """
+    started = time.monotonic()
+    checkpoints = weights.provide(state.CACHE / "weights", say)
+    batches = pictures.batches(images, state.EXTRACTOR.with_name("python"))
+    nights = state.nights(state.FOLDER, datetime.datetime.now(datetime.UTC))
+    nights.save(state.FOLDER)
+    running, ours = state.running(state.FOLDER), None
+    try:
+        if running is None:
+            say("starting object storage, database, and Airflow's four processes")
+            ours = _serve(_variables(checkpoints, nights))
+            running = _wait(ours)
+        say(f"Airflow: {running.url} (user {running.user}, password {running.password})")
+        ended = _both_nights(running, nights, batches)
+        synthetic = [checkpoint.backbone for checkpoint in checkpoints if checkpoint.synthetic]
+        failed = _tell(ended, synthetic)
+        if not failed:
+            state.Nights(nights.days, done=True).save(state.FOLDER)
+        say(f"{time.monotonic() - started:.0f} s in all")
+        if keep or ours is None:
+            say(f"Left running: {running.url}, user {running.user}, password {running.password}")
+            say("`. .demo/env` sets the variables to look by hand; `make demo-down` ends it")
+            ours = None
+        return 1 if failed else 0
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    finally:
+        if ours is not None:
+            say("ending every process")
+            _end(ours.pid)
+
+
+@app.command
+def down() -> int:
+    """End what `up --keep` left running."""
+    running = state.running(state.FOLDER)
+    if running is None:
+        say("nothing is running")
+        return 0
+    _end(running.pid)
+    say("ended")
+    return 0
+
+
+@app.command(show=False)
+def serve() -> int:
+    """The process that holds everything up; started by `up`."""
+    platform.serve(state.FOLDER, state.ROOT / "dags", dict(os.environ))
+    return 0
+
+
+def _variables(checkpoints: Sequence[weights.Checkpoint], nights: state.Nights) -> dict[str, str]:
+    """What `dags/featurise.yaml` and the settings ask of the environment."""
+    found = {
+        "FEATURISE_DECLARATION": str(state.ROOT / "dags/featurise.yaml"),
+        "FEATURISE_EXTRACTOR": str(state.EXTRACTOR),
+        "FEATURISE_START_DATE": nights.days[0],
+        # The first time, Airflow works off both nights by itself; later there is no night to catch up with.
+        "FEATURISE_CATCHUP": str(not nights.done).lower(),
+    }
+    for checkpoint in checkpoints:
+        found[f"{checkpoint.backbone.upper()}_WEIGHTS"] = str(checkpoint.path)
+        found[f"{checkpoint.backbone.upper()}_SHA256"] = checkpoint.sha256
+    return found
+
+
+def _serve(variables: dict[str, str]) -> processes.Child:
+    argv = [sys.executable, "-m", "featurise.demo", "serve"]
+    return processes.start("platform", argv, {**os.environ, **variables}, state.FOLDER / "logs")
+
+
+def _wait(ours: processes.Child) -> state.Running:
+    def up() -> bool:
+        ours.must_run()
+        return state.running(state.FOLDER) is not None
+
+    processes.wait_until(up, UP_SECONDS, f"the platform; see {ours.log}")
+    found = state.running(state.FOLDER)
+    if found is None:
+        raise processes.ProcessDied(f"the platform ended as it came up; see {ours.log}")
+    return found
+
+
+def _both_nights(
+    running: state.Running, nights: state.Nights, batches: Sequence[dict[str, bytes]]
+) -> list[night.Outcome]:
+    os.environ.update(running.environment)
+    new = pictures.upload(state.PREFIX, nights.days, batches)
+    say(f"{new} new pictures uploaded below {state.PREFIX}/{{{','.join(nights.days)}}}/")
+    airflow = Airflow(Api(running.url, running.user, running.password), running.url, running.user, running.password, ())
+    history = night.start(airflow, DAGS, nights.days, again=nights.done)
+    with Progress() as progress:
+        return night.watch(airflow, DAGS, nights.days, history, progress.show)
+
+
+def _tell(ended: Sequence[night.Outcome], synthetic: Sequence[str]) -> list[night.Outcome]:
+    """The table, and where things lie; returns the runs that failed."""
+    console.print(outcomes(ended, synthetic))
+    if synthetic:
+        say(f"Weights are SYNTHETIC for {', '.join(synthetic)}: real networks, meaningless boxes. WEIGHTS_DIR=folder")
+        say("takes the published checkpoints.")
+    for row in ended:
+        for file in row.files:
+            say(f"  {file}")
+        if row.report:
+            say(f"  report of {row.night}, {row.dag_id}: {row.report}")
+    if not any(row.featurised or row.rejected for row in ended):
+        say("Nothing new: every picture of both nights was featurised, or rejected, by an earlier run.")
+    failed = [row for row in ended if row.state != "success"]
+    for row in failed:
+        say(f"FAILED: {row.dag_id}, {row.night}: {', '.join(row.failures)}; see the task's log in Airflow")
+    return failed
+
+
+def _end(pid: int) -> None:
+    processes.stop(pid, DOWN_SECONDS)
+
+
+if __name__ == "__main__":
+    sys.exit(app())
