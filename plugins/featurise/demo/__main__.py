@@ -62,7 +62,7 @@ def up(*, images: Path | None = None, keep: Annotated[bool, Parameter(negative="
     finally:
         if ours is not None:
             say("ending every process")
-            _end(ours.pid)
+            _end(ours.process.pid)
 
 
 @app.command

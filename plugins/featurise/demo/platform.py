@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ def running(
 ) -> Iterator[airflow.Airflow]:
     """Everything up, `variables` in the environment of Airflow's tasks; everything ended after the block.
 
-    The bucket exists and the registry is migrated by then; `folder/running.json` and `folder/env` say where all of it is.
+    By then the bucket exists, the registry is migrated, and `folder/running.json` and `folder/env` say where all is.
     """
     home = folder / "airflow"
     registry = f"sqlite:///{folder / 'registry.db'}"
@@ -65,7 +66,9 @@ def serve(folder: Path, dags: Path, variables: dict[str, str]) -> None:
 
     signal.signal(signal.SIGTERM, leave)
     with running(folder, dags, variables) as up:
-        processes.wait_until(lambda: up.must_run() or False, float("inf"), "", every=1)
+        while True:
+            up.must_run()
+            time.sleep(1)
 
 
 def _bucket(store: embedded.ObjectStore) -> None:
@@ -83,7 +86,9 @@ def _bucket(store: embedded.ObjectStore) -> None:
 def _database(server: str) -> str:
     """Airflow's own database on the embedded server."""
     url = make_url(server)
-    with psycopg.connect(host=url.query["host"], user=url.username, dbname=url.database, autocommit=True) as connection:
+    with psycopg.connect(
+        host=str(url.query["host"]), user=url.username, dbname=url.database, autocommit=True
+    ) as connection:
         if connection.execute("SELECT 1 FROM pg_database WHERE datname = 'airflow'").fetchone() is None:
             connection.execute("CREATE DATABASE airflow")
     return url.set(database="airflow").render_as_string(hide_password=False)

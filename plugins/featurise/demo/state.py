@@ -58,7 +58,7 @@ def running(folder: Path = FOLDER) -> Running | None:
 
 @dataclass(frozen=True)
 class Nights:
-    """The demo's two days, oldest first; a later demo comes back to the first one's. `done` once both were worked off."""
+    """The demo's two days, oldest first, the same in every later demo. `done` once both were worked off."""
 
     days: tuple[str, str]
     done: bool = False
