@@ -28,12 +28,17 @@ def fresh(pair: Pair, batch: str, run_id: str) -> str:
 
 def discovered(pair: Pair, batch: str, run_id: str) -> str:
     """What `discover` found, for the report."""
-    return storage.join(work(pair, batch, run_id), "discovered.json")
+    return f"{report(pair, batch, run_id)}.discovered.json"
 
 
 def plan(pair: Pair, batch: str, run_id: str) -> str:
     """A run's shards, for the report."""
-    return storage.join(work(pair, batch, run_id), "plan.json")
+    return f"{report(pair, batch, run_id)}.plan.json"
+
+
+def validation(work_uri: str) -> str:
+    """What validation found in a shard's file."""
+    return storage.join(work_uri, "validation.json")
 
 
 def features(pair: Pair) -> str:

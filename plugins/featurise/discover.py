@@ -195,12 +195,13 @@ def _write_down(pair: Pair, claimed: Sequence[str], run_id: str, seen: _Seen) ->
     """Everything that the look at the store changes in the registry, in one transaction."""
     with writing() as connection:
         number = feature_sets.ensure(connection, pair)
-        outcomes.revive(connection, number, seen.tally.revived)
-        outcomes.note_deleted(connection, number, seen.tally.deleted)
-        store.images(connection, number, seen.done)
-        store.rejects(connection, number, seen.rejected)
+        feature_sets.lock(connection, number)
+        touched = outcomes.revive(connection, number, seen.tally.revived)
+        touched |= outcomes.note_deleted(connection, number, seen.tally.deleted)
+        touched |= store.images(connection, number, seen.done) | store.rejects(connection, number, seen.rejected)
         for batch in claimed:
             outcomes.listed(connection, number, batch, seen.tally.found[batch], run_id)
+        outcomes.recount(connection, number, touched.union(claimed))
 
 
 def _unsettled(pair: Pair, newest: datetime.datetime | None) -> str | None:

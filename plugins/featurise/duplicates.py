@@ -9,7 +9,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, select
 
 from extractor import storage
-from extractor.manifest import Entry, Reason
+from extractor.manifest import Entry, IndexEntry, Reason
 from featurise.registry.models import Image
 from featurise.registry.outcomes import live
 from featurise.registry.store import Row
@@ -42,7 +42,9 @@ def owned(
             yield image, found if found is not None and found.key != image.key else None
 
 
-def owners_of(connection: Connection, feature_set: int | None, images: Sequence[Entry]) -> dict[str, Owner]:
+def owners_of(
+    connection: Connection, feature_set: int | None, images: Sequence[Entry | IndexEntry]
+) -> dict[str, Owner]:
     """Who has these images' ids by now."""
     columns = (Image.image_id, Image.key, Image.etag, Image.size, Image.sha256, Image.shard_id, Image.boxes)
     wanted = Image.image_id.in_([image.image_id for image in images])
@@ -68,11 +70,11 @@ def done_row(image: Entry, batch: str, owner: Owner) -> Row:
     return _row(image, batch) | {"shard_id": owner.shard_id, "sha256": owner.sha256, "boxes": owner.boxes}
 
 
-def reject_row(image: Entry, batch: str, owner: Owner, run_id: str) -> Row:
+def reject_row(image: Entry | IndexEntry, batch: str, owner: Owner, run_id: str) -> Row:
     """The row of an image whose id belongs to another picture."""
     detail = f"id {image.image_id!r} belongs to {owner.key}; {image.key} holds other bytes"
     return _row(image, batch) | {"reason": Reason.DUPLICATE_ID.value, "detail": detail, "run_id": run_id}
 
 
-def _row(image: Entry, batch: str) -> dict[str, object]:
+def _row(image: Entry | IndexEntry, batch: str) -> dict[str, object]:
     return {**image.model_dump(include={"key", "etag", "size", "image_id"}), "batch": batch}

@@ -119,6 +119,12 @@ class Limits(Section):
     extract_timeout_minutes: int = Field(default=360, ge=1, description="minutes that one attempt at a shard may take")
     step_timeout_minutes: int = Field(default=60, ge=1, description="minutes that any other task may take")
     lease_minutes: int = Field(default=60, ge=1, description="minutes until a silent run's claim on a batch expires")
+    max_twin_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="share of pictures that may have another picture's features: copies saved anew have",
+    )
     drift_warning: float = Field(
         default=0.1, gt=0, description="relative change of a file's statistics that is reported"
     )

@@ -1,9 +1,18 @@
 """A validated file to its final, immutable place."""
 
+import hashlib
+import tempfile
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict
 
+from extractor import storage
+from featurise import addresses, claims
 from featurise.pair import Pair
 from featurise.plan import Shard
+from featurise.registry import shards
+from featurise.registry.session import reading
+from featurise.settings import settings
 from featurise.validate import Validated
 
 
@@ -20,9 +29,65 @@ class Published(BaseModel):
     images: int
 
 
+class PublicationFailed(Exception):
+    """Raised when what would be published is not what was validated."""
+
+
 def run(pair: Pair, shard: Shard, validated: Validated, batch: str, run_id: str) -> Published:
     """Upload index, rejects and at last the file, each only if absent and checked by SHA-256.
 
-    Raises storage.StorageError, or claims.ClaimLost when another run works on the batch by now.
+    What an earlier attempt at this shard published and nobody registered is removed: another file of the same images.
+    Raises PublicationFailed, storage.StorageError, or claims.ClaimLost when another run works on the batch by now.
     """
-    raise NotImplementedError
+    if (done := shards.find(pair, batch, run_id, shard.name)) is not None:
+        return Published.model_validate({name: getattr(done, name) for name in Published.model_fields})
+    claims.renew(pair, batch, run_id)
+    uri = addresses.published(pair, batch, shard.name, validated.sha256)
+    _remove_abandoned(pair, batch, shard.name, uri)
+    with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
+        local = Path(scratch) / "shard.h5"
+        storage.download(validated.file_uri, local)
+        size = _verified(local, validated)
+        for address in (addresses.index, addresses.rejects):
+            lines = storage.read_bytes(address(validated.file_uri))
+            storage.write_bytes(address(uri), lines, content_type="application/jsonl", if_absent=True)
+        storage.upload(local, uri, if_absent=True)
+    there = storage.head(uri)
+    if there is None or there.size != size:
+        raise PublicationFailed(
+            f"{uri} should hold {size:,} bytes and holds {there.size if there else 0:,}: something else wrote there; "
+            "look at the object, remove it, and clear this task"
+        )
+    return Published(
+        uri=uri,
+        index_uri=addresses.index(uri),
+        rejects_uri=addresses.rejects(uri),
+        sha256=validated.sha256,
+        bytes=size,
+        images=validated.images,
+    )
+
+
+def _verified(local: Path, validated: Validated) -> int:
+    """The size of a fetched file that is the validated one.
+
+    Raises PublicationFailed.
+    """
+    with local.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != validated.sha256:
+        raise PublicationFailed(
+            f"{validated.file_uri} has SHA-256 {found}, validated was {validated.sha256}: it changed in between; "
+            "clear the shard's extract task"
+        )
+    return local.stat().st_size
+
+
+def _remove_abandoned(pair: Pair, batch: str, name: str, uri: str) -> None:
+    stem = storage.join(addresses.features(pair), batch, f"{name}-")
+    bucket = addresses.bucket(pair)
+    found = [f"s3://{bucket}/{item.key}" for item in storage.listing(stem)]
+    with reading() as connection:
+        kept = shards.known(connection, [one for one in found if one.endswith(".h5")]) | {uri}
+    stems = tuple(one.removesuffix("h5") for one in kept)
+    storage.delete([one for one in found if not one.startswith(stems)])

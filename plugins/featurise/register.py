@@ -1,10 +1,23 @@
 """A published file into the registry: from this transaction on it counts."""
 
-from pydantic import BaseModel, ConfigDict
+import datetime
+import json
+from collections.abc import Iterator, Sequence
 
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection
+
+from extractor import manifest, storage
+from extractor.manifest import IndexEntry, Reject
+from featurise import addresses, claims, duplicates
+from featurise.discover import Fresh
+from featurise.examine import Report
 from featurise.pair import Pair
 from featurise.plan import Shard
 from featurise.publish import Published
+from featurise.registry import feature_sets, outcomes, shards, store
+from featurise.registry.session import writing
+from featurise.registry.store import Row
 
 
 class Registered(BaseModel):
@@ -19,6 +32,95 @@ class Registered(BaseModel):
 def run(pair: Pair, shard: Shard, published: Published, batch: str, run_id: str) -> Registered:
     """Commit a shard's rows, update `latest.json`, and remove the shard's work objects; repeatable at any point.
 
-    Raises storage.StorageError, or claims.ClaimLost when another run works on the batch by now.
+    Raises storage.StorageError, or claims.ClaimLost when another run works on the batch by now: then the published file
+    is taken back.
     """
-    raise NotImplementedError
+    if (done := shards.find(pair, batch, run_id, shard.name)) is None:
+        try:
+            found = _commit(pair, shard, published, batch, run_id)
+        except claims.ClaimLost:
+            storage.delete([published.uri, published.index_uri, published.rejects_uri])
+            raise
+    else:
+        found = Registered(images=done.images, rejects=done.rejects)
+    update_latest(pair)
+    storage.delete([f"s3://{addresses.bucket(pair)}/{item.key}" for item in storage.listing(f"{shard.work_uri}/")])
+    return found
+
+
+def update_latest(pair: Pair) -> None:
+    """Write the feature set's list of files anew, from the registry; writers take turns, so the last one knows all."""
+    with writing() as connection:
+        number = feature_sets.ensure(connection, pair)
+        feature_sets.lock(connection, number)
+        files = [{**row._mapping} for row in shards.visible(connection, number)]
+        view = {
+            "feature_set": pair.feature_set,
+            "dataset": pair.dataset,
+            "backbone": pair.backbone,
+            "revision": pair.revision,
+            "synthetic": feature_sets.synthetic(connection, number),
+            "images": shards.live_images(connection, number),
+            "updated_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "files": files,
+        }
+        data = json.dumps(view, indent=1).encode()
+        storage.write_bytes(addresses.latest(pair), data, content_type="application/json")
+
+
+def _commit(pair: Pair, shard: Shard, published: Published, batch: str, run_id: str) -> Registered:
+    planned = manifest.load(Fresh, storage.read_bytes(shard.manifest_uri), shard.manifest_uri)
+    batch_of = {entry.key: entry.batch for entry in planned}
+    index = manifest.load(IndexEntry, storage.read_bytes(published.index_uri), published.index_uri)
+    rejects = manifest.load(Reject, storage.read_bytes(published.rejects_uri), published.rejects_uri)
+    report = Report.model_validate_json(storage.read_bytes(addresses.validation(shard.work_uri)))
+    with writing() as connection:
+        number = feature_sets.ensure(connection, pair)
+        claims.hold(connection, number, pair, batch, run_id)
+        feature_sets.lock(connection, number)
+        facts = published.model_dump() | {
+            "feature_set_id": number,
+            "batch": batch,
+            "run_id": run_id,
+            "name": shard.name,
+            "rejects": len(rejects),
+            "statistics": report.statistics.model_dump(mode="json"),
+            "samples": [sample.model_dump(mode="json") for sample in report.samples],
+            "warnings": report.warnings,
+            "published_at": datetime.datetime.now(datetime.UTC),
+        }
+        file = shards.add(connection, facts)
+        done, refused = _rows(connection, number, file, index, rejects, batch_of, run_id)
+        touched = store.images(connection, number, done) | store.rejects(connection, number, refused)
+        outcomes.recount(connection, number, touched)
+        if report.provenance is not None:
+            feature_sets.mark(connection, number, synthetic=report.provenance.synthetic)
+    return Registered(images=len(done), rejects=len(refused))
+
+
+def _rows(
+    connection: Connection,
+    number: int,
+    file: int,
+    index: Sequence[IndexEntry],
+    rejects: Sequence[Reject],
+    batch_of: dict[str, str],
+    run_id: str,
+) -> tuple[list[Row], list[Row]]:
+    """The rows of a file's images and rejects. An id that another run gave away meanwhile stays with its owner."""
+    done: list[Row] = []
+    refused = list(_rejected(rejects, batch_of, run_id))
+    owners = duplicates.owners_of(connection, number, index)
+    for line in index:
+        facts = line.model_dump() | {"batch": batch_of[line.key], "shard_id": file}
+        owner = owners.get(line.image_id)
+        if owner is None or owner.key in batch_of or owner.sha256 == line.sha256:
+            done.append(facts)
+        else:
+            refused.append(duplicates.reject_row(line, batch_of[line.key], owner, run_id))
+    return done, refused
+
+
+def _rejected(rejects: Sequence[Reject], batch_of: dict[str, str], run_id: str) -> Iterator[Row]:
+    for line in rejects:
+        yield line.model_dump(mode="json") | {"batch": batch_of[line.key], "run_id": run_id}

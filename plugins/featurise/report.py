@@ -2,7 +2,12 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from extractor import storage
+from featurise import addresses, claims, history, page
+from featurise.history import Run
 from featurise.pair import Pair
+from featurise.registry import feature_sets
+from featurise.registry.session import writing
 
 
 class Reported(BaseModel):
@@ -20,4 +25,31 @@ def run(pair: Pair, batch: str, run_id: str) -> Reported:
 
     Raises storage.StorageError.
     """
-    raise NotImplementedError
+    found = history.of_run(pair, batch, run_id)
+    text = summary(found)
+    place = addresses.report(pair, batch, run_id)
+    reported = Reported(uri=f"{place}.html", text=text, counts=found.counts)
+    storage.write_bytes(f"{place}.json", found.model_dump_json(indent=1).encode(), content_type="application/json")
+    storage.write_bytes(reported.uri, page.render(pair, found, text).encode(), content_type="text/html; charset=utf-8")
+    with writing() as connection:
+        claims.release(connection, feature_sets.ensure(connection, pair), run_id)
+    return reported
+
+
+def summary(run: Run) -> str:
+    """A run in one line."""
+    if run.discovered is None:
+        return "discovery did not finish; see its task's log"
+    if run.discovered.left is not None:
+        return run.discovered.left
+    counts = run.counts
+    if counts["new"] == 0:
+        return "no new images"
+    if run.plan is not None and run.plan.dry_run:
+        return f"dry run: {counts['new']:,} new images in {len(run.plan.shards):,} shards"
+    open_ = f", {counts['pending']:,} still to do" if counts["pending"] else ""
+    synthetic = " (synthetic weights)" if run.synthetic else ""
+    return (
+        f"{counts['done']:,} of {counts['new']:,} new images featurised, {counts['rejected']:,} rejected{open_}; "
+        f"{counts['files']:,} files{synthetic}"
+    )

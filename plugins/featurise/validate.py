@@ -1,9 +1,21 @@
 """Whether a shard's file may be published; nothing that the extractor says is taken on trust."""
 
+import tempfile
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict
 
+from extractor import manifest, storage
+from extractor.manifest import IndexEntry, Reject
+from featurise import addresses, drift, examine, job
+from featurise.examine import Report
 from featurise.pair import Pair
 from featurise.plan import Shard
+from featurise.registry import shards
+from featurise.settings import settings
+
+HISTORY = 50
+"""Files of the feature set that a new one is compared with: the latest."""
 
 
 class ValidationFailed(Exception):
@@ -24,8 +36,55 @@ class Validated(BaseModel):
 
 
 def run(pair: Pair, shard: Shard, batch: str, run_id: str) -> Validated:
-    """Check a shard's file, index and rejects against its manifest and the contract.
+    """Check a shard's file, index and rejects against its manifest, the contract, and the feature set's history.
 
     Raises ValidationFailed, or storage.StorageError.
     """
-    raise NotImplementedError
+    report_uri = addresses.validation(shard.work_uri)
+    if (done := shards.find(pair, batch, run_id, shard.name)) is not None:
+        facts = {"file_uri": done.uri, "sha256": done.sha256, "images": done.images, "rejects": done.rejects}
+        return Validated(report_uri=report_uri, warnings=[], **facts)
+    uri = job.output(shard)
+    planned = manifest.read(shard.manifest_uri)
+    index = manifest.load(IndexEntry, storage.read_bytes(addresses.index(uri)), addresses.index(uri))
+    rejects = manifest.load(Reject, storage.read_bytes(addresses.rejects(uri)), addresses.rejects(uri))
+    with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
+        local = Path(scratch) / "shard.h5"
+        storage.download(uri, local)
+        report = examine.file(pair, batch, local, planned, index, rejects)
+        warnings, errors = drift.compare(report.statistics, shards.history(pair, HISTORY), pair.limits)
+        report.warnings += warnings
+        report.note(errors)
+        if report.problem_count:
+            _quarantine(pair, shard, batch, run_id, report, local)
+    storage.write_bytes(report_uri, report.model_dump_json().encode(), content_type="application/json")
+    return Validated(
+        report_uri=report_uri,
+        file_uri=uri,
+        sha256=report.sha256,
+        images=len(index),
+        rejects=len(rejects),
+        warnings=report.warnings,
+    )
+
+
+def _quarantine(pair: Pair, shard: Shard, batch: str, run_id: str, report: Report, local: Path) -> None:
+    """Move a failing shard's objects out of the way of publication, beside a report.
+
+    Raises ValidationFailed, always.
+    """
+    uri = job.output(shard)
+    place = addresses.quarantine(pair, batch, run_id, shard.name)
+    storage.write_bytes(
+        storage.join(place, "report.json"), report.model_dump_json(indent=1).encode(), content_type="application/json"
+    )
+    for source in (addresses.index(uri), addresses.rejects(uri)):
+        storage.write_bytes(storage.join(place, source.rsplit("/", 1)[1]), storage.read_bytes(source))
+    storage.upload(local, storage.join(place, f"{shard.name}.h5"))
+    storage.delete([uri, addresses.index(uri), addresses.rejects(uri)])
+    listed = "\n".join(f"- {problem}" for problem in report.problems)
+    rest = report.problem_count - len(report.problems)
+    raise ValidationFailed(
+        f"{uri} is not published: {report.problem_count} problems, moved to {place}\n{listed}"
+        + (f"\n- and {rest} more" if rest else "")
+    )

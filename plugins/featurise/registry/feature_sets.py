@@ -37,6 +37,11 @@ def ensure(connection: Connection, pair: Pair) -> int:
     return connection.scalars(select(FeatureSet.id).where(FeatureSet.name == pair.feature_set)).one()
 
 
+def synthetic(connection: Connection, number: int) -> bool | None:
+    """Whether a feature set was made with synthetic weights; None before its first file."""
+    return connection.scalar(select(FeatureSet.synthetic).where(FeatureSet.id == number))
+
+
 def lock(connection: Connection, number: int) -> None:
     """Let no other transaction change this feature set's view of its files until this one ends."""
     connection.execute(select(FeatureSet.id).where(FeatureSet.id == number).with_for_update())

@@ -37,7 +37,7 @@ Key = Text().with_variant(Text(collation="C"), "postgresql")
 class Base(DeclarativeBase):
     """All tables."""
 
-    type_annotation_map = {datetime.datetime: Moment, str: Text, dict[str, Any]: JSON}
+    type_annotation_map = {datetime.datetime: Moment, str: Text, dict[str, Any]: JSON, list[Any]: JSON}
 
 
 class FeatureSet(Base):
@@ -93,6 +93,9 @@ class Shard(Base):
     images: Mapped[int]
     rejects: Mapped[int]
     statistics: Mapped[dict[str, Any]]
+    samples: Mapped[list[Any]]
+    """A few images with their boxes, for the report."""
+    warnings: Mapped[list[Any]]
     published_at: Mapped[datetime.datetime]
 
 

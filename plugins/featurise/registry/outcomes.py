@@ -57,36 +57,41 @@ def _pages(connection: Connection, statement: Select[str, str, str, bool, str | 
                 yield Known(key, etag, batch, bool(alive), reason)
 
 
-def revive(connection: Connection, feature_set: int, pictures: Iterable[tuple[str, str]]) -> None:
-    """These pictures (key and etag) stand where they stood: their rows count again, other rows of their keys do not."""
+def revive(connection: Connection, feature_set: int, pictures: Iterable[tuple[str, str]]) -> set[str]:
+    """These pictures (key and etag) stand where they stood: their rows count again, other rows of their keys do not.
+
+    Returns the batches whose counts change.
+    """
+    touched: set[str] = set()
     for key, etag in pictures:
         for table in TABLES:
             where = (table.feature_set_id == feature_set, table.key == key)
-            connection.execute(update(table).where(*where, table.etag != etag).values(superseded=True))
-            connection.execute(
-                update(table).where(*where, table.etag == etag).values(superseded=False, deleted_at=None)
-            )
+            older = update(table).where(*where, table.etag != etag).values(superseded=True)
+            again = update(table).where(*where, table.etag == etag).values(superseded=False, deleted_at=None)
+            touched.update(*(connection.scalars(change.returning(table.batch)) for change in (older, again)))
+    return touched
 
 
-def note_deleted(connection: Connection, feature_set: int, keys: Iterable[str]) -> None:
-    """These pictures are gone; their rows stay, and count no more."""
+def note_deleted(connection: Connection, feature_set: int, keys: Iterable[str]) -> set[str]:
+    """These pictures are gone; their rows stay, and count no more. Returns the batches whose counts change."""
     now = datetime.datetime.now(datetime.UTC)
+    touched: set[str] = set()
     for key in keys:
         for table in TABLES:
             where = (table.feature_set_id == feature_set, table.key == key, live(table))
-            connection.execute(update(table).where(*where).values(deleted_at=now))
+            gone = update(table).where(*where).values(deleted_at=now)
+            touched.update(connection.scalars(gone.returning(table.batch)))
+    return touched
 
 
 def listed(connection: Connection, feature_set: int, batch: str, found: int, run_id: str) -> None:
-    """Write down how many images a listing found in a batch, and count the batch's outcomes anew."""
-    now = datetime.datetime.now(datetime.UTC)
-    facts = {"found": found, "run_id": run_id, "listed_at": now}
+    """Write down how many images a listing found in a batch; its outcomes are for `recount`."""
+    facts = {"found": found, "run_id": run_id, "listed_at": datetime.datetime.now(datetime.UTC)}
     connection.execute(
         insert_into(connection, Batch)
         .values(feature_set_id=feature_set, batch=batch, done=0, rejected=0, deleted=0, **facts)
         .on_conflict_do_update(index_elements=["feature_set_id", "batch"], set_=facts)
     )
-    recount(connection, feature_set, [batch])
 
 
 def recount(connection: Connection, feature_set: int, batches: Iterable[str]) -> None:

@@ -10,25 +10,32 @@ from featurise.registry.bulk import insert_into, staged
 from featurise.registry.models import Image, Reject
 
 Row = Mapping[str, Any]
+Model = type[Image] | type[Reject]
 
 
-def images(connection: Connection, feature_set: int, rows: Iterable[Row]) -> None:
+def images(connection: Connection, feature_set: int, rows: Iterable[Row]) -> set[str]:
     """Write featurised images; one that is there already (same key, same etag) gets this outcome.
 
     A row has the columns that `Image` adds to an outcome, and key, etag, image_id, batch and size.
+    Returns the batches whose counts change.
     """
-    with staged(connection, Image, _live(feature_set, rows)) as table:
-        _supersede(connection, table, Image, same_etag=False)
-        _supersede(connection, table, Reject, same_etag=True)
-        _upsert(connection, table, Image)
+    return _store(connection, feature_set, rows, Image, Reject)
 
 
-def rejects(connection: Connection, feature_set: int, rows: Iterable[Row]) -> None:
-    """Write rejected images; one that is there already (same key, same etag) gets this outcome."""
-    with staged(connection, Reject, _live(feature_set, rows)) as table:
-        _supersede(connection, table, Reject, same_etag=False)
-        _supersede(connection, table, Image, same_etag=True)
-        _upsert(connection, table, Reject)
+def rejects(connection: Connection, feature_set: int, rows: Iterable[Row]) -> set[str]:
+    """Write rejected images; one that is there already (same key, same etag) gets this outcome.
+
+    Returns the batches whose counts change.
+    """
+    return _store(connection, feature_set, rows, Reject, Image)
+
+
+def _store(connection: Connection, feature_set: int, rows: Iterable[Row], mine: Model, other: Model) -> set[str]:
+    with staged(connection, mine, _live(feature_set, rows)) as table:
+        touched = _supersede(connection, table, mine, same_etag=False)
+        touched |= _supersede(connection, table, other, same_etag=True)
+        _upsert(connection, table, mine)
+        return touched | set(connection.scalars(select(table.c.batch).distinct()))
 
 
 def _live(feature_set: int, rows: Iterable[Row]) -> Iterator[Row]:
@@ -36,16 +43,17 @@ def _live(feature_set: int, rows: Iterable[Row]) -> Iterator[Row]:
     return ({"feature_set_id": feature_set, **facts, **row} for row in rows)
 
 
-def _supersede(connection: Connection, table: Table, model: type[Image] | type[Reject], *, same_etag: bool) -> None:
+def _supersede(connection: Connection, table: Table, model: Model, *, same_etag: bool) -> set[str]:
     """Let the staged keys' earlier rows count no more; with `same_etag`, those of the same picture too."""
     new = table.c
     match = and_(new.feature_set_id == model.feature_set_id, new.key == model.key)
     if not same_etag:
         match = and_(match, new.etag != model.etag)
-    connection.execute(update(model).where(~model.superseded, exists().where(match)).values(superseded=True))
+    statement = update(model).where(~model.superseded, exists().where(match)).values(superseded=True)
+    return set(connection.scalars(statement.returning(model.batch)))
 
 
-def _upsert(connection: Connection, table: Table, model: type[Image] | type[Reject]) -> None:
+def _upsert(connection: Connection, table: Table, model: Model) -> None:
     key = ("feature_set_id", "key", "etag")
     names = [column.name for column in model.__table__.columns]
     # SQLite reads "ON" after a bare SELECT as a join; a WHERE keeps the two apart.

@@ -112,6 +112,8 @@ def upgrade() -> None:
         sa.Column("images", sa.Integer(), nullable=False),
         sa.Column("rejects", sa.Integer(), nullable=False),
         sa.Column("statistics", sa.JSON(), nullable=False),
+        sa.Column("samples", sa.JSON(), nullable=False),
+        sa.Column("warnings", sa.JSON(), nullable=False),
         sa.Column("published_at", MOMENT, nullable=False),
         sa.ForeignKeyConstraint(["feature_set_id"], ["feature_sets.id"]),
         sa.PrimaryKeyConstraint("id"),

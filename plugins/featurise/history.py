@@ -1,0 +1,156 @@
+"""What became of a run, and how the nights before it went: gathered for the report."""
+
+import datetime
+from itertools import groupby
+from typing import TypeVar
+
+from pydantic import BaseModel
+from sqlalchemy import Connection, select
+
+from extractor import storage
+from featurise import addresses
+from featurise.discover import Discovered
+from featurise.examine import Sample
+from featurise.pair import Pair
+from featurise.plan import Plan
+from featurise.registry import feature_sets
+from featurise.registry.models import GpuAttempt, Reject, Shard
+from featurise.registry.session import reading
+from featurise.statistics import Statistics
+
+NIGHTS = 14
+"""Earlier batches that a report compares with."""
+Loaded = TypeVar("Loaded", bound=BaseModel)
+
+
+class Refused(BaseModel):
+    """A rejected image."""
+
+    key: str
+    size: int
+    reason: str
+    detail: str
+
+
+class File(BaseModel):
+    """A published file."""
+
+    name: str
+    uri: str
+    bytes: int
+    images: int
+    rejects: int
+    warnings: list[str]
+
+
+class Tried(BaseModel):
+    """An attempt of the extractor; `reason` is that of its failure."""
+
+    shard: str
+    number: int
+    place: str | None
+    reason: str | None
+    action: str | None
+    message: str
+    images: int
+    images_per_second: float
+    started_at: datetime.datetime
+    ended_at: datetime.datetime | None
+
+
+class Night(BaseModel):
+    """The files of one batch together."""
+
+    batch: str
+    statistics: Statistics
+
+
+class Run(BaseModel):
+    """Everything that a report tells."""
+
+    feature_set: str
+    batch: str
+    run_id: str
+    synthetic: bool | None = None
+    discovered: Discovered | None = None
+    plan: Plan | None = None
+    files: list[File] = []
+    rejects: list[Refused] = []
+    attempts: list[Tried] = []
+    samples: list[Sample] = []
+    statistics: Statistics = Statistics()
+    nights: list[Night] = []
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of the run: found in its batches, new, featurised, rejected, still to do; and files."""
+        found = self.discovered or Discovered(batch=self.batch, listing_uri="")
+        done, rejected = sum(file.images for file in self.files), sum(file.rejects for file in self.files)
+        return {
+            "found": found.found,
+            "new": found.fresh,
+            "late": found.late,
+            "done": done,
+            "rejected": rejected,
+            "pending": found.fresh - done - rejected,
+            "files": len(self.files),
+        }
+
+
+def of_run(pair: Pair, batch: str, run_id: str) -> Run:
+    """What the store and the registry know of a run; what did not happen is missing.
+
+    Raises storage.StorageError.
+    """
+    run = Run(
+        feature_set=pair.feature_set,
+        batch=batch,
+        run_id=run_id,
+        discovered=_load(Discovered, addresses.discovered(pair, batch, run_id)),
+        plan=_load(Plan, addresses.plan(pair, batch, run_id)),
+    )
+    with reading() as connection:
+        number = feature_sets.find(connection, pair)
+        if number is not None:
+            _from_registry(connection, number, run)
+    return run
+
+
+def _load(model: type[Loaded], uri: str) -> Loaded | None:
+    try:
+        return model.model_validate_json(storage.read_bytes(uri))
+    except storage.NotFound:
+        return None
+
+
+def _from_registry(connection: Connection, number: int, run: Run) -> None:
+    run.synthetic = feature_sets.synthetic(connection, number)
+    mine = (Shard.feature_set_id == number, Shard.batch == run.batch, Shard.run_id == run.run_id)
+    for row in connection.execute(select(Shard.__table__).where(*mine).order_by(Shard.name)):
+        run.files.append(File.model_validate(row, from_attributes=True))
+        run.samples += [Sample.model_validate(sample) for sample in row.samples]
+    run.statistics = Statistics.of(
+        Statistics.model_validate(found) for found in connection.scalars(select(Shard.statistics).where(*mine))
+    )
+    refused = (Reject.feature_set_id == number, Reject.run_id == run.run_id, ~Reject.superseded)
+    rows = connection.execute(select(Reject.__table__).where(*refused).order_by(Reject.key))
+    run.rejects = [Refused.model_validate(row, from_attributes=True) for row in rows]
+    tried = (GpuAttempt.feature_set_id == number, GpuAttempt.batch == run.batch, GpuAttempt.run_id == run.run_id)
+    rows = connection.execute(select(GpuAttempt.__table__).where(*tried).order_by(GpuAttempt.id))
+    run.attempts = [Tried.model_validate(row, from_attributes=True) for row in rows]
+    run.nights = _nights(connection, number, run.batch)
+
+
+def _nights(connection: Connection, number: int, batch: str) -> list[Night]:
+    """The latest batches before this one, the earliest first."""
+    before = (Shard.feature_set_id == number, Shard.batch < batch)
+    batches = select(Shard.batch).where(*before).distinct().order_by(Shard.batch.desc()).limit(NIGHTS)
+    rows = connection.execute(
+        select(Shard.batch, Shard.statistics)
+        .where(Shard.feature_set_id == number, Shard.batch.in_(batches))
+        .order_by(Shard.batch)
+    )
+    return [
+        Night(batch=name, statistics=Statistics.of(Statistics.model_validate(row.statistics) for row in members))
+        for name, members in groupby(rows, key=lambda row: row.batch)
+    ]

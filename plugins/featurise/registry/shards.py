@@ -1,0 +1,56 @@
+"""Published files in the registry."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, exists, func, select
+
+from featurise.pair import Pair
+from featurise.registry import feature_sets
+from featurise.registry.bulk import insert_into
+from featurise.registry.models import Image, Shard
+from featurise.registry.outcomes import live
+from featurise.registry.session import reading
+from featurise.statistics import Statistics
+
+
+def find(pair: Pair, batch: str, run_id: str, name: str) -> Row[Any] | None:
+    """A run's shard, when it is registered: then nothing is left to do for it."""
+    with reading() as connection:
+        number = feature_sets.find(connection, pair)
+        mine = (Shard.feature_set_id == number, Shard.batch == batch, Shard.run_id == run_id, Shard.name == name)
+        return connection.execute(select(Shard.__table__).where(*mine)).first()
+
+
+def history(pair: Pair, files: int) -> Statistics:
+    """The statistics of a feature set's latest files together."""
+    with reading() as connection:
+        number = feature_sets.find(connection, pair)
+        latest = select(Shard.statistics).where(Shard.feature_set_id == number).order_by(Shard.id.desc()).limit(files)
+        return Statistics.of(Statistics.model_validate(found) for found in connection.scalars(latest))
+
+
+def add(connection: Connection, facts: Mapping[str, Any]) -> int:
+    """Write down a published file; one that is there already stays as it is. Returns its number."""
+    connection.execute(insert_into(connection, Shard).values(**facts).on_conflict_do_nothing())
+    return connection.scalars(select(Shard.id).where(Shard.uri == facts["uri"])).one()
+
+
+def known(connection: Connection, uris: list[str]) -> set[str]:
+    """Those of these addresses that are registered."""
+    return set(connection.scalars(select(Shard.uri).where(Shard.uri.in_(uris))))
+
+
+def visible(connection: Connection, feature_set: int) -> list[Row[Any]]:
+    """The files that hold a live image, in the order of batches."""
+    holds = exists().where(Image.shard_id == Shard.id, live(Image))
+    statement = select(Shard.uri, Shard.sha256, Shard.bytes, Shard.images, Shard.batch)
+    return list(
+        connection.execute(statement.where(Shard.feature_set_id == feature_set, holds).order_by(Shard.batch, Shard.uri))
+    )
+
+
+def live_images(connection: Connection, feature_set: int) -> int:
+    """How many images of a feature set count."""
+    mine = select(func.count()).select_from(Image).where(Image.feature_set_id == feature_set, live(Image))
+    return connection.scalars(mine).one()

@@ -1,0 +1,229 @@
+"""Real servers for the control plane's tests, and a stand-in for the extractor that writes files of the contract."""
+
+import dataclasses
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import sqlalchemy
+
+from extractor import contract, manifest, storage
+from extractor.contract import Provenance, Regions
+from extractor.manifest import IndexEntry, Reason, Reject
+from featurise import addresses, discover, embedded, job, plan, publish, register, report, validate
+from featurise.discover import Discovered
+from featurise.options import Options
+from featurise.pair import Pair, Weights
+from featurise.plan import Shard
+from featurise.registry import schema, session
+from featurise.settings import settings
+
+DAY = "2026-11-23"
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.ObjectStore]:
+    """SeaweedFS, and the environment that points to it."""
+    with embedded.object_store(tmp_path_factory.mktemp("store")) as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        storage.client.cache_clear()
+        yield running
+    storage.client.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL server."""
+    with embedded.postgres(tmp_path_factory.mktemp("server") / "data") as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without tables, as the registry that the settings name."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'registry.db'}"
+    else:
+        server = request.getfixturevalue("server")
+        admin = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        admin.dispose()
+        url = server.replace("@/postgres?", f"@/{name}?")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEATURISE_REGISTRY", url)
+        settings.cache_clear()
+        yield url
+        session.engine(url).dispose()
+    settings.cache_clear()
+
+
+@pytest.fixture
+def registry(empty_registry: str) -> str:
+    """A registry with its tables, on SQLite and on PostgreSQL."""
+    schema.migrate(session.engine(empty_registry))
+    return empty_registry
+
+
+@pytest.fixture
+def bucket(store: embedded.ObjectStore) -> str:
+    """A fresh bucket."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    storage.client().create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def pair(bucket: str) -> Pair:
+    """A dataset under `resnet101`, complete as soon as it is there."""
+    return Pair(
+        dataset="birds",
+        backbone="resnet101",
+        bucket=bucket,
+        start_date="2026-11-01",
+        weights=Weights(uri="s3://models/resnet101/", sha256="a" * 64),
+        ready={"settle_seconds": 0},
+        images_per_shard=4,
+    )
+
+
+Upload = Callable[[Mapping[str, bytes]], None]
+
+
+@pytest.fixture
+def upload(pair: Pair) -> Upload:
+    """Put pictures below the dataset's prefix; to the control plane a picture is bytes."""
+
+    def put(pictures: Mapping[str, bytes]) -> None:
+        for name, data in pictures.items():
+            storage.write_bytes(f"s3://{pair.bucket}/{pair.prefix}{name}", data)
+
+    return put
+
+
+def regions(data: bytes, *, rows: int = 36, width: int = 640, height: int = 480, attributes: bool = True) -> Regions:
+    """What a detector might find: numbers that depend on the picture's bytes alone."""
+    random = np.random.default_rng(list(hashlib.sha256(data).digest()))
+    corners = random.uniform(0, 1, (rows, 4)).astype(np.float32)
+    boxes = np.stack(
+        [
+            corners[:, 0] * width / 2,
+            corners[:, 1] * height / 2,
+            width / 2 + corners[:, 2] * width / 2,
+            height / 2 + corners[:, 3] * height / 2,
+        ],
+        axis=1,
+    ).astype(np.float32)
+    return Regions(
+        features=random.gamma(1, 1, (rows, contract.FEATURE_WIDTH)).astype(np.float32),
+        boxes=boxes,
+        obj_id=random.integers(0, contract.CLASSES, rows),
+        obj_conf=random.uniform(0, 1, rows).astype(np.float32),
+        num_boxes=rows,
+        img_w=width,
+        img_h=height,
+        attr_id=random.integers(0, contract.ATTRIBUTES, rows) if attributes else None,
+        attr_conf=random.uniform(0, 1, rows).astype(np.float32) if attributes else None,
+    )
+
+
+@dataclasses.dataclass
+class Extractor:
+    """Does to a shard what `extractor run` does, without a detector: bytes that start with `bad` are no image."""
+
+    folder: Path
+    synthetic: bool = True
+    made: list[str] = dataclasses.field(default_factory=list)
+    """The keys that were featurised, in order: a key twice was extracted twice."""
+    find: Callable[[bytes], Regions] = regions
+
+    def __call__(self, pair: Pair, shard: Shard, batch: str) -> str:
+        """Write a shard's file, index and rejects; returns the file's address."""
+        planned = manifest.read(shard.manifest_uri)
+        uri = job.output(shard)
+        local = self.folder / f"{uuid.uuid4().hex}.h5"
+        done: list[IndexEntry] = []
+        rejects: list[Reject] = []
+        owners: dict[str, IndexEntry] = {}
+        with h5py.File(local, "w") as file:
+            for entry in planned.entries:
+                data = storage.read_bytes(planned.uri(entry))
+                facts = entry.model_dump(include={"image_id", "key", "etag", "size"})
+                sha256 = hashlib.sha256(data).hexdigest()
+                owner = owners.get(entry.image_id)
+                if data.startswith(b"bad"):
+                    rejects.append(Reject(**facts, reason=Reason.NOT_AN_IMAGE, detail="starts with `bad`"))
+                elif owner is not None and owner.sha256 != sha256:
+                    rejects.append(Reject(**facts, reason=Reason.DUPLICATE_ID, detail=f"belongs to {owner.key}"))
+                else:
+                    found = self.find(data)
+                    done.append(IndexEntry(**facts, sha256=sha256, boxes=found.num_boxes))
+                    self.made.append(entry.key)
+                    if owner is None:
+                        owners[entry.image_id] = done[-1]
+                        contract.write_image(file, entry.image_id, found)
+            contract.write_provenance(file, self._provenance(pair, batch, planned.sha256, len(done), len(rejects)))
+        storage.write_bytes(addresses.index(uri), manifest.dump(done))
+        storage.write_bytes(addresses.rejects(uri), manifest.dump(rejects))
+        storage.upload(local, uri)
+        return uri
+
+    def _provenance(self, pair: Pair, batch: str, digest: str, images: int, rejects: int) -> Provenance:
+        return Provenance(
+            dataset=pair.dataset,
+            batch=batch,
+            backbone=pair.backbone,
+            revision=pair.revision,
+            weights_uri=pair.weights.uri,
+            weights_sha256=str(pair.weights.sha256),
+            synthetic=self.synthetic,
+            extractor_version="0",
+            git_commit="unknown",
+            torch_version="none",
+            device="cpu",
+            precision=pair.precision.value,
+            box_rule=json.dumps(pair.rule.model_dump(mode="json"), sort_keys=True),
+            manifest_sha256=digest,
+            images=images,
+            rejects=rejects,
+            created_at="2026-11-24T02:00:00+00:00",
+        )
+
+
+@pytest.fixture
+def extract(tmp_path: Path) -> Extractor:
+    """The stand-in for the extractor."""
+    return Extractor(tmp_path)
+
+
+Night = Callable[..., Discovered]
+
+
+@pytest.fixture
+def night(registry: str, pair: Pair, extract: Extractor) -> Night:
+    """One whole run, as the DAG does it; returns what `discover` found."""
+
+    def run(batch: str = DAY, run_id: str | None = None, options: Options | None = None, of: Pair = pair) -> Discovered:
+        run_id, options = run_id or f"scheduled__{batch}", options or Options()
+        of = options.applied(of)
+        found = discover.run(of, batch, run_id, options)
+        for shard in plan.run(of, found, run_id, options):
+            extract(of, shard, batch)
+            finish(of, shard, batch, run_id)
+        report.run(of, batch, run_id)
+        return found
+
+    return run
+
+
+def finish(pair: Pair, shard: Shard, batch: str, run_id: str) -> None:
+    """What follows extraction."""
+    published = publish.run(pair, shard, validate.run(pair, shard, batch, run_id), batch, run_id)
+    register.run(pair, shard, published, batch, run_id)
