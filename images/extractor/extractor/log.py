@@ -7,8 +7,8 @@ from typing import Any
 import structlog
 
 
-def configure() -> None:
-    """Set up structlog for the process."""
+def configure(*, quiet: bool = False) -> None:
+    """Set up structlog for the process; `quiet` lets errors through only."""
     renderer: Any = structlog.dev.ConsoleRenderer() if sys.stdout.isatty() else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
@@ -18,7 +18,7 @@ def configure() -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR if quiet else logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
     )
 
