@@ -25,7 +25,7 @@ from cyclopts import App
 from numpy.typing import NDArray
 
 from extractor import log, machine, manifest, stages, synthetic
-from extractor.backbone import Checkpoint, Loader, Options, Prepared, loader
+from extractor.backbone import Loader, Options, Prepared, loader
 from extractor.backbones import SPECS, Precision, box_rule
 from extractor.contract import Regions
 from extractor.progress import Progress
@@ -102,10 +102,8 @@ def _compare(
     rounds: int,
 ) -> None:
     options = Options(box_rule(backbone), device, precision)
-    fast, plain = (
-        _Loaded(loader(backbone), options),
-        _Loaded(_plain(backbone), replace(options, precision=Precision.FP32)),
-    )
+    fast = _once(loader(backbone), options)
+    plain = _once(_plain(backbone), replace(options, precision=Precision.FP32))
     listed = manifest.of_images(str(images))
     listed = replace(listed, entries=listed.entries[:pictures])
     request = Request(
