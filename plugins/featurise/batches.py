@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from extractor.storage import ObjectInfo
+from featurise.errors import FeaturiseError
 from featurise.pair import Pair
 
 BatchOf = Callable[[ObjectInfo], str | None]
 
 
-class BatchInvalid(Exception):
+class BatchInvalid(FeaturiseError):
     """Raised when a batch is not named by a day."""
 
 

@@ -8,6 +8,7 @@ import datetime
 
 from sqlalchemy import Connection, case, delete, or_, select, update
 
+from featurise.errors import FeaturiseError
 from featurise.pair import Pair
 from featurise.registry import feature_sets
 from featurise.registry.bulk import insert_into
@@ -15,7 +16,7 @@ from featurise.registry.models import Claim
 from featurise.registry.session import writing
 
 
-class ClaimLost(Exception):
+class ClaimLost(FeaturiseError):
     """Raised when a run's claim went to another run while it was silent; the run must stop."""
 
 

@@ -18,6 +18,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from featurise.errors import FeaturiseError
+
 START_SECONDS = 60.0
 PORTS = (
     "s3.port.grpc",
@@ -32,7 +34,7 @@ PORTS = (
 )
 
 
-class PartFailed(Exception):
+class PartFailed(FeaturiseError):
     """Raised when an embedded server is not installed, ends at its start, or does not answer in time."""
 
 

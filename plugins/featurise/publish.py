@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from extractor import storage
 from featurise import addresses, claims
+from featurise.errors import FeaturiseError
 from featurise.pair import Pair
 from featurise.plan import Shard
 from featurise.registry import shards
@@ -29,7 +30,7 @@ class Published(BaseModel):
     images: int
 
 
-class PublicationFailed(Exception):
+class PublicationFailed(FeaturiseError):
     """Raised when what would be published is not what was validated."""
 
 

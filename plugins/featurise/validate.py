@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from extractor import manifest, storage
 from extractor.manifest import IndexEntry, Reject
 from featurise import addresses, drift, examine, job
+from featurise.errors import FeaturiseError
 from featurise.examine import Report
 from featurise.pair import Pair
 from featurise.plan import Shard
@@ -18,7 +19,7 @@ HISTORY = 50
 """Files of the feature set that a new one is compared with: the latest."""
 
 
-class ValidationFailed(Exception):
+class ValidationFailed(FeaturiseError):
     """Raised when a file breaks the contract; it is in quarantine by then, and the message lists the first problems."""
 
 

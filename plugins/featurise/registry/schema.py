@@ -8,11 +8,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
+from featurise.errors import FeaturiseError
+
 VERSION_TABLE = "featurise_schema"
 """Airflow may share the database, and keeps its own version in alembic's usual table."""
 
 
-class SchemaMismatch(Exception):
+class SchemaMismatch(FeaturiseError):
     """Raised when the registry's tables are missing, older, or newer than this version of the platform."""
 
 

@@ -10,13 +10,14 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
+from featurise.errors import FeaturiseError
 from featurise.settings import settings
 
 BUSY_MILLISECONDS = 60_000
 """How long one SQLite connection waits for another's write."""
 
 
-class RegistryUnavailable(Exception):
+class RegistryUnavailable(FeaturiseError):
     """Raised when the registry's database does not answer."""
 
 

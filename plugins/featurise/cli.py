@@ -1,0 +1,122 @@
+"""The control plane's command line."""
+
+import json
+import sys
+from pathlib import Path
+
+from cyclopts import App
+from rich.console import Console
+from rich.table import Table
+
+from extractor.outcome import ExtractorError
+from featurise import declaration, status
+from featurise.declaration import Broken
+from featurise.errors import FeaturiseError
+from featurise.registry import schema, session
+from featurise.settings import settings
+from featurise.status import Day
+
+app = App(name="featurise", help="Region features, every night: what is declared, what is done, where it lies.")
+console = Console()
+
+
+def _say(text: str, style: str | None = None) -> None:
+    """A line as it is, wrapped by whoever shows it."""
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command
+def migrate() -> None:
+    """Bring the registry's tables to this version."""
+    revision = schema.migrate(session.engine(settings().registry))
+    _say(f"the registry has schema {revision}")
+
+
+@app.command
+def check(path: Path | None = None, /) -> int:
+    """Check the declaration: one line per dataset and backbone, or what is wrong with it.
+
+    Parameters
+    ----------
+    path
+        The declaration; by default the one that FEATURISE_DECLARATION names.
+    """
+    found = declaration.load(path or settings().declaration)
+    for one in found:
+        if isinstance(one, Broken):
+            _say(one.message, style="red")
+        else:
+            _say(f"{one.dag_id}: feature set {one.feature_set}")
+    return int(any(isinstance(one, Broken) for one in found))
+
+
+@app.command(name="status")
+def show_status(*, dataset: str | None = None, backbone: str | None = None, as_json: bool = False) -> None:
+    """Coverage by dataset, backbone and day: images found, done, rejected, pending.
+
+    Parameters
+    ----------
+    dataset
+        Only this dataset.
+    backbone
+        Only this backbone.
+    as_json
+        JSON lines instead of a table.
+    """
+    with session.reading() as connection:
+        days = status.coverage(connection, dataset, backbone)
+    if as_json:
+        for day in days:
+            print(json.dumps({**day.model_dump(), "pending": day.pending}))
+        return
+    if not days:
+        _say("nothing has been looked at yet: no run has reached its registry")
+        return
+    console.print(_table(days))
+
+
+def _table(days: list[Day]) -> Table:
+    table = Table("dataset", "backbone", "revision", "weights", "day", title="Coverage, in images")
+    for name in ("found", "done", "rejected", "pending", "deleted"):
+        table.add_column(name, justify="right")
+    last = None
+    for day in days:
+        if last is not None and last != day.feature_set:
+            table.add_section()
+        last = day.feature_set
+        counts = (day.found, day.done, day.rejected, day.pending, day.deleted)
+        weights = "[bold yellow]synthetic[/]" if day.synthetic else ""
+        table.add_row(day.dataset, day.backbone, day.revision, weights, day.batch, *(f"{n:,}" for n in counts))
+    return table
+
+
+@app.command
+def show(image: str, /) -> int:
+    """Where an image's features lie and where they came from.
+
+    Parameters
+    ----------
+    image
+        The image's id, or its key in the bucket.
+    """
+    with session.reading() as connection:
+        places = status.places(connection, image)
+    if not places:
+        _say(f"no image with the id or key {image!r} has an outcome; `featurise status` shows what is pending")
+        return 1
+    for place in places:
+        title = f"{place.feature_set}: {place.state}" + (" — SYNTHETIC weights" if place.synthetic else "")
+        table = Table(title=title, show_header=False, title_justify="left")
+        for name, value in place.model_dump(exclude={"feature_set", "state", "synthetic"}, exclude_none=True).items():
+            table.add_row(name, str(value))
+        console.print(table)
+    return 0
+
+
+def main() -> None:
+    """Run the command line; failures end with their message and code 1."""
+    try:
+        app()
+    except (FeaturiseError, ExtractorError) as error:
+        _say(str(error), style="red")
+        sys.exit(1)
