@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from extractor import storage
 from extractor.outcome import ManifestInvalid
 
 Line = TypeVar("Line", bound=BaseModel)
@@ -96,7 +95,7 @@ class Manifest:
         """Where an image's bytes lie."""
         if entry.bucket is not None:
             return f"s3://{entry.bucket}/{entry.key}"
-        if storage.is_s3(entry.key) or entry.key.startswith("/"):
+        if entry.key.startswith(("s3://", "/")):
             return entry.key
         return f"{self.root}/{entry.key}"
 
@@ -143,6 +142,8 @@ def read(uri: str) -> Manifest:
 
     Raises NotFound, StorageError, or ManifestInvalid.
     """
+    from extractor import storage  # boto3 is heavy, and a declaration needs only ImageIds
+
     entries = tuple(load(Entry, storage.read_bytes(uri), uri))
     root = f"s3://{storage.split(uri)[0]}" if storage.is_s3(uri) else str(Path(uri).absolute().parent)
     return Manifest(root, entries, digest(entries))
@@ -150,6 +151,8 @@ def read(uri: str) -> Manifest:
 
 def of_images(uri: str, rule: ImageIds = ImageIds.STEM) -> Manifest:
     """A manifest of every object below a folder or prefix; names decide nothing: what is no image becomes a reject."""
+    from extractor import storage
+
     prefix = "" if not storage.is_s3(uri) else storage.split(uri)[1]
     root = f"s3://{storage.split(uri)[0]}" if storage.is_s3(uri) else str(Path(uri).absolute())
     entries = tuple(
