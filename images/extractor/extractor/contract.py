@@ -5,11 +5,14 @@ Field names and dtypes are those of the reference extractors' own files (VOLTA /
 """
 
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5d, h5g, h5p, h5s, h5t
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
@@ -122,13 +125,19 @@ def read_provenance(file: h5py.File) -> Provenance:
     )
 
 
-def write_image(file: h5py.Group, image_id: str, regions: Regions) -> None:
+def create(path: Path) -> h5py.File:
+    """A new file for images, replacing what stands there."""
+    # Metadata in blocks of a megabyte: small pieces between the arrays would cost a third of the write rate.
+    return h5py.File(path, "w", meta_block_size=1024 * 1024)
+
+
+def write_image(group: h5py.Group, image_id: str, regions: Regions) -> None:
     """Add one image's group.
 
     Raises ValueError when an array has another dtype or shape than the contract, or the id is already there.
     """
     rows = len(regions.features)
-    group = file.create_group(image_id)
+    arrays = {}
     for field in regions.fields:
         value = np.asarray(getattr(regions, field.name))
         if field.shape == ():
@@ -138,7 +147,29 @@ def write_image(file: h5py.Group, image_id: str, regions: Regions) -> None:
                 f"{image_id}/{field.name} is {value.dtype} {list(value.shape)}, "
                 f"expected {field.dtype} {list(field.shape_for(rows))}"
             )
-        group.create_dataset(field.name, data=value)
+        arrays[field.name] = np.require(value, requirements="C")
+    # HDF5's own calls with types and spaces kept: twice as fast as h5py's convenient ones for so many small arrays.
+    made = h5g.create(group.id, image_id.encode(), lcpl=_utf8())
+    for name, value in arrays.items():
+        dataset = h5d.create(made, name.encode(), _type(value.dtype.str), _space(value.shape))
+        dataset.write(h5s.ALL, h5s.ALL, value)
+
+
+@cache
+def _utf8() -> h5p.PropLCID:
+    names = h5p.create(h5p.LINK_CREATE)
+    names.set_char_encoding(h5t.CSET_UTF8)
+    return names
+
+
+@cache
+def _type(dtype: str) -> h5t.TypeID:
+    return h5t.py_create(np.dtype(dtype), logical=True)
+
+
+@lru_cache(maxsize=1024)
+def _space(shape: tuple[int, ...]) -> h5s.SpaceID:
+    return h5s.create_simple(shape) if shape else h5s.create(h5s.SCALAR)
 
 
 def read_image(group: h5py.Group) -> Regions:

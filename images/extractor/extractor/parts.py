@@ -44,7 +44,7 @@ class Filling:
         """`identity` ties the part to one manifest and one revision."""
         self._output = output
         self._local = scratch / f"part-{uuid.uuid4().hex[:12]}.h5"
-        self._file = h5py.File(self._local, "w")
+        self._file = contract.create(self._local)
         self._file.attrs["identity"] = identity
         self._images = self._file.create_group("images")
         self._results: list[Result] = []
@@ -115,13 +115,13 @@ def remove(output: str) -> None:
 def assemble(output: str, parts: Sequence[Part], provenance: Provenance, scratch: Path) -> None:
     """Write the shard's file from its parts and put it at `output`: index and rejects first, the file itself last."""
     local = scratch / "assembled.h5"
-    with h5py.File(local, "w") as file:
+    with contract.create(local) as file:
         contract.write_provenance(file, provenance)
         for part in parts:
             with _opened(part, scratch) as source:
                 for image_id in (result.done.image_id for result in part.results if result.done is not None):
                     if image_id not in file:
-                        contract.write_image(file, image_id, contract.read_image(source["images"][image_id]))
+                        source.copy(f"images/{image_id}", file, name=image_id)
     outcomes = [result for _, result in sorted(settled(parts).items())]
     write_lines(output, "index", (result.done for result in outcomes if result.done is not None))
     write_lines(output, "rejects", (result.reject for result in outcomes if result.reject is not None))

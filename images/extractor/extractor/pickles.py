@@ -1,7 +1,8 @@
 """Pickles of unknown origin: numpy arrays and plain containers come out, anything else is refused before it is made.
 
-A pickle is a program that may call any importable object. This reader lets it name only what a file of arrays names, and
-hands out stand-ins of its own under those names: they check every argument and keep no state from one file to the next.
+A pickle is a program that may call any importable object. This reader lets it name only what a file of arrays names,
+and hands out stand-ins of its own under those names: they check every argument and keep no state from one file to the
+next.
 """
 
 import math
@@ -34,7 +35,7 @@ class Refused(Exception):
 
 
 def load(path: Path) -> Any:
-    """The content of a pickle: dicts, lists, tuples, sets, strings, bytes, numbers, numpy arrays and scalars of numbers.
+    """The content of a pickle: plain containers, strings, bytes, numbers, numpy arrays and scalars of numbers.
 
     An OrderedDict becomes a dict. Text of Python 2 is read as latin-1, as array bytes are stored there.
     Raises Refused; OSError when the file cannot be read.
@@ -90,11 +91,11 @@ class _Dtype:
 class _Array(np.ndarray):
     """An array whose content may arrive later, as numpy pickles it: shape, dtype, order and bytes."""
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:  # type: ignore[override]
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _version, shape, dtype, fortran, content = state
         raw = content.encode("latin1") if isinstance(content, str) else content
         found = _sized(shape, _Dtype.of(dtype), raw)
-        super().__setstate__((1, shape, found, bool(fortran), raw))  # type: ignore[call-arg, arg-type]
+        super().__setstate__((1, shape, found, bool(fortran), raw))  # type: ignore[arg-type]
 
 
 def _sized(shape: object, dtype: np.dtype[Any], raw: object) -> np.dtype[Any]:
@@ -153,8 +154,8 @@ class _Restricted(pickle.Unpickler):
             return _ADMITTED[module_name, global_name]
         except KeyError:
             raise Refused(
-                f"it names {module_name}.{global_name}, which a file of arrays has no use for; refused before it was run"
+                f"it names {module_name}.{global_name}, for which a file of arrays has no use; refused before it ran"
             ) from None
 
-    def persistent_load(self, pid: object, /) -> NoReturn:
+    def persistent_load(self, _pid: object, /) -> NoReturn:
         raise Refused("it refers to objects outside the file; expected one that is complete in itself")
