@@ -1,0 +1,245 @@
+"""What counts as new: late, changed, reverted, deleted, moved, doubled pictures; claims; batches that are not ready."""
+
+import datetime
+
+import pytest
+
+from extractor import manifest, storage
+from extractor.outcome import StorageError
+from featurise import batches, claims, discover, plan
+from featurise.discover import Fresh
+from featurise.options import Options
+from featurise.pair import Pair
+from featurise.registry import feature_sets
+from featurise.registry.session import reading, writing
+from featurise.status import coverage, places
+
+DAY, BEFORE = "2026-11-23", "2026-11-22"
+pytestmark = pytest.mark.usefixtures("registry")
+
+
+def fresh(pair: Pair, run_id: str = "run", batch: str = DAY, **options) -> list[str]:
+    """The names below the prefix of what a run finds new."""
+    found = discover.run(pair, batch, run_id, Options(**options))
+    if found.left:
+        return [found.left]
+    lines = manifest.load(Fresh, storage.read_bytes(found.listing_uri), found.listing_uri)
+    assert len(lines) == found.fresh
+    return [line.key.removeprefix(pair.prefix) for line in lines]
+
+
+def day(batch: str = DAY):
+    with reading() as connection:
+        return next(one for one in coverage(connection) if one.batch == batch)
+
+
+def states(image: str) -> list[str]:
+    with reading() as connection:
+        return sorted(place.state for place in places(connection, image))
+
+
+def remove(pair: Pair, name: str) -> None:
+    storage.delete([f"s3://{pair.bucket}/{pair.prefix}{name}"])
+
+
+def test_markers_and_folders_are_no_images(pair, upload):
+    upload({f"{DAY}/a.jpg": b"a", f"{DAY}/_SUCCESS": b"", f"{DAY}/deep/b.png": b"b"})
+    assert fresh(pair) == [f"{DAY}/a.jpg", f"{DAY}/deep/b.png"]
+
+
+def test_an_empty_night_finds_nothing(pair):
+    found = discover.run(pair, DAY, "run", Options())
+    assert (found.found, found.fresh, found.left) == (0, 0, None)
+
+
+def test_a_missing_bucket_is_named_with_its_endpoint(pair, store):
+    elsewhere = pair.model_copy(update={"bucket": "no-such-bucket", "outputs": pair.outputs})
+    with pytest.raises(StorageError, match=f"(?s)no-such-bucket.*{store.endpoint}"):
+        discover.run(elsewhere, DAY, "run", Options())
+
+
+def test_a_batch_is_named_by_a_day(pair):
+    with pytest.raises(batches.BatchInvalid, match=r"'yesterday'.*expected a day"):
+        discover.run(pair, "yesterday", "run", Options())
+
+
+def test_late_pictures_are_found_by_the_look_back(pair, upload, night):
+    upload({f"{BEFORE}/a.jpg": b"a"})
+    night(BEFORE)
+    upload({f"{BEFORE}/late.jpg": b"late", f"{DAY}/b.jpg": b"b"})
+    found = night(DAY)
+    assert (found.fresh, found.late) == (2, 1)
+    assert (day(BEFORE).found, day(BEFORE).done, day(DAY).done) == (2, 2, 1)
+
+
+def test_a_skipped_night_is_made_up_for_within_the_window_and_not_beyond(pair, upload):
+    upload({"2026-11-20/in.jpg": b"in", "2026-11-19/out.jpg": b"out"})
+    assert fresh(pair) == ["2026-11-20/in.jpg"]
+
+
+def test_a_backfill_without_look_back_keeps_to_its_day(pair, upload):
+    upload({f"{BEFORE}/a.jpg": b"a", f"{DAY}/b.jpg": b"b"})
+    assert fresh(pair, look_back_days=0) == [f"{DAY}/b.jpg"]
+
+
+def test_a_changed_picture_is_done_again_and_the_old_row_kept(pair, upload, night):
+    upload({f"{DAY}/a.jpg": b"old"})
+    night()
+    upload({f"{DAY}/a.jpg": b"new"})
+    assert night(run_id="second").fresh == 1
+    assert states("a") == ["featurised", "featurised, superseded"]
+    assert (day().found, day().done, day().pending) == (1, 1, 0)
+
+
+def test_a_picture_that_is_put_back_needs_no_second_extraction(pair, upload, night, extract):
+    for data in (b"old", b"new", b"old"):
+        upload({f"{DAY}/a.jpg": data})
+        night(run_id=f"run of {len(extract.made)}")
+    assert len(extract.made) == 2
+    assert states("a") == ["featurised", "featurised, superseded"]
+    with reading() as connection:
+        live = next(place for place in places(connection, "a") if place.state == "featurised")
+    assert live.etag == storage.head(f"s3://{pair.bucket}/{pair.prefix}{DAY}/a.jpg").etag
+
+
+def test_a_picture_that_turned_bad_is_a_reject_and_its_features_count_no_more(upload, night):
+    upload({f"{DAY}/a.jpg": b"fine"})
+    night()
+    upload({f"{DAY}/a.jpg": b"bad"})
+    night(run_id="second")
+    assert states("a") == ["featurised, superseded", "rejected"]
+    assert (day().done, day().rejected, day().pending) == (0, 1, 0)
+
+
+def test_deleted_pictures_are_noted_and_come_back(pair, upload, night, extract):
+    upload({f"{DAY}/a.jpg": b"a", f"{DAY}/b.jpg": b"b"})
+    night()
+    remove(pair, f"{DAY}/a.jpg")
+    assert night(run_id="second").deleted == 1
+    assert states("a") == ["featurised, deleted since"]
+    assert (day().found, day().done, day().deleted) == (1, 1, 1)
+    upload({f"{DAY}/a.jpg": b"a"})
+    night(run_id="third")
+    assert states("a") == ["featurised"]
+    assert len(extract.made) == 2
+
+
+def test_rejects_are_not_tried_again_until_they_change(upload, night, extract):
+    upload({f"{DAY}/a.jpg": b"bad"})
+    night()
+    assert night(run_id="second").rejected == 1
+    upload({f"{DAY}/a.jpg": b"repaired"})
+    assert night(run_id="third").fresh == 1
+    assert states("a") == ["featurised", "rejected, superseded"]
+
+
+def test_the_same_bytes_under_another_key_are_done_without_extraction(pair, upload, night, extract):
+    upload({f"{BEFORE}/a.jpg": b"same"})
+    night(BEFORE)
+    upload({f"{DAY}/a.jpg": b"same"})
+    found = night(DAY)
+    assert (found.fresh, found.done) == (0, 2)
+    assert extract.made == [f"{pair.prefix}{BEFORE}/a.jpg"]
+    assert states("a") == ["featurised", "featurised"]
+
+
+def test_other_bytes_under_a_known_id_are_a_reject_that_names_both(pair, upload, night):
+    upload({f"{BEFORE}/a.jpg": b"one"})
+    night(BEFORE)
+    upload({f"{DAY}/a.jpg": b"two"})
+    night(DAY)
+    with reading() as connection:
+        reject = next(place for place in places(connection, "a") if place.state == "rejected")
+    assert reject.reason == "duplicate_id"
+    assert f"{BEFORE}/a.jpg" in reject.detail
+    assert f"{DAY}/a.jpg" in reject.detail
+
+
+def test_a_moved_picture_that_changed_is_new(pair, upload, night):
+    upload({f"{BEFORE}/a.jpg": b"one"})
+    night(BEFORE)
+    remove(pair, f"{BEFORE}/a.jpg")
+    upload({f"{DAY}/a.jpg": b"two"})
+    assert night(DAY).fresh == 1
+    assert states("a") == ["featurised", "featurised, deleted since"]
+
+
+def test_limit_and_keys_narrow_what_is_new_and_not_what_is_counted(pair, upload):
+    upload({f"{DAY}/{n}.jpg": str(n).encode() for n in range(5)})
+    found = discover.run(pair, DAY, "run", Options(limit=2))
+    assert (found.found, found.fresh) == (5, 2)
+    assert fresh(pair, keys=[f"{pair.prefix}{DAY}/3"]) == [f"{DAY}/3.jpg"]
+
+
+def test_force_finds_everything_new(pair, upload, night, extract):
+    upload({f"{DAY}/a.jpg": b"a"})
+    night()
+    night(run_id="again", options=Options(force=True))
+    assert len(extract.made) == 2
+    assert states("a") == ["featurised"]
+    assert day().done == 1
+
+
+def test_a_dry_run_claims_and_changes_nothing(pair, upload):
+    upload({f"{DAY}/a.jpg": b"a"})
+    found = discover.run(pair, DAY, "dry", Options(dry_run=True))
+    assert found.fresh == 1
+    assert plan.run(pair, found, "dry", Options(dry_run=True)) == []
+    with reading() as connection:
+        assert coverage(connection) == []
+        assert feature_sets.find(connection, pair) is None
+
+
+def test_two_runs_of_one_night_one_leaves(pair, upload):
+    upload({f"{DAY}/a.jpg": b"a"})
+    assert fresh(pair, "first") == [f"{DAY}/a.jpg"]
+    assert fresh(pair, "second") == [f"batch {DAY} is being worked on by run first"]
+    assert fresh(pair, "first") == [f"{DAY}/a.jpg"], "a retry of the first run goes on"
+
+
+def test_the_next_night_leaves_a_claimed_earlier_batch_alone(pair, upload):
+    upload({f"{BEFORE}/a.jpg": b"a", f"{DAY}/b.jpg": b"b"})
+    assert fresh(pair, "first", BEFORE) == [f"{BEFORE}/a.jpg"]
+    assert fresh(pair, "second", DAY) == [f"{DAY}/b.jpg"]
+
+
+def test_a_dead_runs_claim_expires_and_the_dead_run_may_not_go_on(pair, upload):
+    upload({f"{DAY}/a.jpg": b"a"})
+    long_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=pair.limits.lease_minutes + 1)
+    with writing() as connection:
+        number = feature_sets.ensure(connection, pair)
+        assert claims.take(connection, number, pair, DAY, "dead", long_ago) is None
+    assert fresh(pair, "living") == [f"{DAY}/a.jpg"]
+    with pytest.raises(claims.ClaimLost, match=r"run living works on it.*dead"):
+        claims.renew(pair, DAY, "dead")
+    claims.renew(pair, DAY, "living")
+
+
+def test_a_batch_waits_for_its_success_object(pair, upload):
+    pair = pair.model_copy(update={"ready": type(pair.ready)(success="_SUCCESS")})
+    assert discover.not_ready(pair, DAY) is None, "nothing at all: an empty night"
+    upload({f"{DAY}/a.jpg": b"a"})
+    assert "_SUCCESS is not there yet" in discover.not_ready(pair, DAY)
+    assert discover.run(pair, DAY, "run", Options()).left.startswith(f"batch {DAY} is not ready")
+    upload({f"{DAY}/_SUCCESS": b""})
+    assert discover.not_ready(pair, DAY) is None
+    assert fresh(pair) == [f"{DAY}/a.jpg"]
+
+
+def test_a_batch_waits_until_it_is_quiet_and_gives_its_claim_back(pair, upload):
+    unsettled = pair.model_copy(update={"ready": type(pair.ready)(settle_seconds=3600)})
+    upload({f"{DAY}/a.jpg": b"a"})
+    assert "it settles after 3600 s" in discover.not_ready(unsettled, DAY)
+    assert "it settles after 3600 s" in discover.run(unsettled, DAY, "early", Options()).left
+    assert fresh(pair, "other") == [f"{DAY}/a.jpg"]
+
+
+def test_batches_by_the_day_of_the_last_change(pair, upload, night):
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    pair = pair.model_copy(update={"batches": type(pair.batches)(by="modified"), "look_back_days": 0})
+    upload({"x/a.jpg": b"a", "y/b.jpg": b"b"})
+    assert fresh(pair, "today", today) == ["x/a.jpg", "y/b.jpg"]
+    assert fresh(pair, "long ago", "2026-11-01") == []
+    night(today, of=pair, run_id="today")
+    remove(pair, "x/a.jpg")
+    assert discover.run(pair, "2026-11-01", "long ago", Options()).deleted == 1
