@@ -37,7 +37,7 @@ class File:
 
 
 def read(path: Path) -> File:
-    """The tensors in a checkpoint file: a pickle of `{"model": {key: array}, "__author__": str, "matching_heuristics": bool}`.
+    """The tensors in a file, a pickle of `{"model": {key: array}, "__author__": str, "matching_heuristics": bool}`.
 
     Raises WeightsInvalid when it is no such file.
     """
@@ -49,8 +49,8 @@ def read(path: Path) -> File:
         raise WeightsInvalid(f"{error}; expected faster_rcnn_from_caffe_attr.pkl as published") from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict) or "__author__" not in content:
         raise WeightsInvalid(
-            f"{path}: neither `model` nor `__author__` beside it, so a file of Caffe2 or another tool, which cannot hold the "
-            "attribute head; expected faster_rcnn_from_caffe_attr.pkl as published"
+            f"{path}: it lacks `model` or `__author__`, so it is a file of Caffe2 or another tool, which cannot hold "
+            "the attribute head; expected faster_rcnn_from_caffe_attr.pkl as published"
         )
     strange = [
         str(key)
@@ -67,8 +67,8 @@ def apply(file: File, network: GeneralizedRCNN, where: Path) -> None:
     """Copy the tensors into the network.
 
     Keys are matched as detectron2 does it: exactly, or, where the file asks for heuristics, each parameter takes the
-    longest key that ends its name. A `module.` before every key is dropped. Unlike detectron2, which logs it, a parameter
-    without a tensor or a tensor without a parameter is an error.
+    longest key that ends its name. A `module.` before every key is dropped. Unlike detectron2, which logs it, a
+    parameter without a tensor or a tensor without a parameter is an error.
     Raises WeightsInvalid naming the first of them.
     """
     tensors = _without_prefix(file.tensors)

@@ -12,7 +12,7 @@ from PIL import Image
 if "detectron2._C" not in sys.modules:
     sys.modules["detectron2._C"] = ModuleType("detectron2._C")
 if not hasattr(Image, "LINEAR"):
-    Image.LINEAR = Image.Resampling.BILINEAR  # type: ignore[attr-defined]  # gone since Pillow 10, still named by detectron2
+    Image.LINEAR = Image.Resampling.BILINEAR  # type: ignore[attr-defined]  # gone since Pillow 10
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # detectron2 scripts functions, which torch discourages by now

@@ -32,8 +32,8 @@ _DTYPES = {
 class Detector:
     """A `Backbone`.
 
-    On a CPU every picture is computed alone, so that its result is the same to the bit whatever its batch mates. On a GPU
-    a batch shares res1 to res4 and the RPN's convolutions; whatever looks at boxes goes picture by picture.
+    On a CPU every picture is computed alone, so that its result is the same to the bit whatever its batch mates. On a
+    GPU a batch shares res1 to res4 and the RPN's convolutions; whatever looks at boxes goes picture by picture.
 
     ResNet and RoI head compute in the asked precision, RPN, predictor and selection always in fp32. In fp32 the 3x3
     convolutions of res4, res5 and the RPN are Winograd's; lower precisions would lose too much by it.
@@ -91,7 +91,7 @@ class Detector:
 
 @torch.no_grad()
 def rearrange(network: GeneralizedRCNN, precision: Precision) -> None:
-    """Fold norms, put Winograd's convolutions in or lower the precision, and lay weights out channels-last, in place."""
+    """Fold norms, put Winograd's convolutions in or lower the precision, make weights channels-last; in place."""
     fold(network)
     if precision is Precision.FP32:
         for block in (*network.backbone.res4, *network.roi_heads.res5):
@@ -105,8 +105,8 @@ def rearrange(network: GeneralizedRCNN, precision: Precision) -> None:
 def load(checkpoint: Checkpoint, options: Options) -> Detector:
     """The network with these weights on the asked device, in the asked precision.
 
-    fp32 forbids TF32 in the whole process, tf32 allows it; convolution algorithms are never chosen by timing them, which
-    could change numbers from run to run.
+    fp32 forbids TF32 in the whole process, tf32 allows it; convolution algorithms are never chosen by timing them,
+    which could change numbers from run to run.
     Raises WeightsInvalid; UsageError when the rule asks for background, which this backbone never considers.
     """
     if options.rule.background:

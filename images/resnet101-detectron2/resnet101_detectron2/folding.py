@@ -7,12 +7,13 @@ from torch import nn
 
 @torch.no_grad()
 def fold(network: nn.Module) -> None:
-    """Replace every frozen norm that follows a convolution by that convolution's weights and bias, computed in double."""
+    """Give every convolution with a frozen norm the weights and bias that both together amount to, in double."""
     for module in network.modules():
         norm = getattr(module, "norm", None)
         if isinstance(module, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
             scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
             shift = norm.bias.double() - norm.running_mean.double() * scale
-            module.weight = nn.Parameter((module.weight.double() * scale.view(-1, 1, 1, 1)).float(), requires_grad=False)
+            weight = module.weight.double() * scale.view(-1, 1, 1, 1)
+            module.weight = nn.Parameter(weight.float(), requires_grad=False)
             module.bias = nn.Parameter(shift.float(), requires_grad=False)
-            module.norm = None
+            module.register_module("norm", None)

@@ -35,7 +35,8 @@ def prepare(pixels: NDArray[np.uint8]) -> Prepared:
     new_width, new_height, scale = resized(width, height)
     if min(new_width, new_height) < SMALLEST:
         raise Unfit(
-            f"{width} x {height} becomes {new_width} x {new_height}, less than the {SMALLEST} pixels a side that the network needs"
+            f"{width} x {height} becomes {new_width} x {new_height} pixels; the network needs {SMALLEST} a side: "
+            "crop the picture"
         )
     # Pillow only looks at channels one by one: that they are BGR makes no difference to it.
     small = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""The same network run plainly: detectron2's modules as they are, one picture at a time. What the benchmark compares with."""
+"""The same network run plainly, detectron2's modules as they are, one picture at a time: the benchmark's measure."""
 
 from collections.abc import Sequence
 

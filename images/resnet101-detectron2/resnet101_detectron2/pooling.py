@@ -1,8 +1,8 @@
 """RoI max pooling that computes each rectangle of cells once.
 
-A small RoI pools the same cells into several of its 14 x 14 bins, and neighbouring RoIs pool the same rectangles; half of all
-bins are repeats, on pictures with small objects more. What follows the pooling cell by cell needs to run on distinct
-rectangles only.
+A small RoI pools the same cells into several of its 14 x 14 bins, and neighbouring RoIs pool the same rectangles; half
+of all bins are repeats, on pictures with small objects more. What follows the pooling cell by cell needs to run on
+distinct rectangles only.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class Pooled:
 def pool(features: torch.Tensor, rois: torch.Tensor) -> Pooled:
     """Pool RoIs [R, 4] (network pixels) from one picture's features [H, W, C], as torchvision's `roi_pool` does.
 
-    Corners are rounded to cells, half away from zero, both inclusive; a bin reaches from the floor of its first edge to the
-    ceiling of its last, is cut to the map, and is 0 when nothing of it is left.
+    Corners are rounded to cells, half away from zero, both inclusive; a bin reaches from the floor of its first edge to
+    the ceiling of its last, is cut to the map, and is 0 when nothing of it is left.
     """
     height, width, channels = features.shape
     corners = (rois * (1.0 / STRIDE)).double().add(0.5).floor().int()  # corners are never negative
@@ -33,7 +33,7 @@ def pool(features: torch.Tensor, rois: torch.Tensor) -> Pooled:
     key = _pairs(y0, y1, height)[:, None, :] * (width + 1) ** 2 + _pairs(x0, x1, width)[None, :, :]
     # A bin that is empty in one direction is empty: one rectangle stands for all of these.
     empty = (y0 >= y1)[:, None, :] | (x0 >= x1)[None, :, :]
-    distinct, bins = torch.where(empty, -1, key).unique(return_inverse=True)
+    distinct, bins = torch.unique(torch.where(empty, -1, key), return_inverse=True)
     rectangles = distinct[distinct >= 0]
     rows, columns = rectangles // (width + 1) ** 2, rectangles % (width + 1) ** 2
     cells = features.new_zeros(len(distinct), channels)
@@ -59,7 +59,7 @@ def _pairs(low: torch.Tensor, high: torch.Tensor, limit: int) -> torch.Tensor:
 def _maxima(
     features: torch.Tensor, y0: torch.Tensor, y1: torch.Tensor, x0: torch.Tensor, x1: torch.Tensor
 ) -> torch.Tensor:
-    """Maxima over rectangles: each is covered by four windows whose sides are powers of two, computed once for the map."""
+    """Maxima over rectangles: each is covered by four windows with powers of two for sides, made once a map."""
     sizes = torch.stack((y1 - y0, x1 - x0)).float().log2().floor().long()
     out = features.new_empty(len(y0), features.shape[-1])
     tall = features

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from extractor.backbones import BoxRule
 
 NMS_THRESHOLDS = tuple(float(threshold) for threshold in np.arange(0.5, 1.0, 0.1))
-"""IoU above which the weaker box goes; the next is tried when too few boxes are left. The last bits are the reference's."""
+"""IoU above which the weaker box goes; the next is tried when too few are left. The last bits are the reference's."""
 
 Boxes = NDArray[np.float32]
 
@@ -24,11 +24,11 @@ def overlaps(boxes: Boxes) -> NDArray[np.float32]:
 def select(boxes: Boxes, scores: NDArray[np.float32], rule: BoxRule) -> tuple[NDArray[np.int64], float]:
     """Rows to keep, best score first, and the NMS threshold that gave them.
 
-    The thresholds 0.5, 0.6 … 0.9 are tried until at least `min_boxes` boxes survive one of them; of the survivors, those
-    scoring above `confidence_threshold` are kept, at least `min_boxes` and at most `max_boxes` of them, best first. With
-    minimum and maximum both 36 the confidence never matters, and this is the procedure of IGLUE's 36-box extraction; with
-    10 and 100 it is the adaptive rule of Anderson et al., "Bottom-Up and Top-Down Attention" (2018), on the same NMS.
-    An image that cannot reach the minimum keeps what survives the last threshold.
+    The thresholds 0.5, 0.6 … 0.9 are tried until at least `min_boxes` boxes survive one of them; of the survivors,
+    those scoring above `confidence_threshold` are kept, at least `min_boxes` and at most `max_boxes` of them, best
+    first. With minimum and maximum both 36 the confidence never matters, and this is the procedure of IGLUE's 36-box
+    extraction; with 10 and 100 it is the adaptive rule of Anderson et al., "Bottom-Up and Top-Down Attention" (2018),
+    on the same NMS. An image that cannot reach the minimum keeps what survives the last threshold.
 
     All thresholds advance together through the boxes; the sweep ends early once the strictest has the maximum.
     """

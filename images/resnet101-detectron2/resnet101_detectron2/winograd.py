@@ -1,10 +1,12 @@
 """3x3 convolutions with a third of the multiplications: Winograd's F(4x4, 3x3).
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016): a row of 6 inputs gives 4 outputs of a 3-tap
-filter from 6 products instead of 12, in both directions 36 instead of 144. Tiles are cut and put together by small matrices
-over whole rows and columns, so that every step is a matrix product; a dilation of 2 becomes two interleaved rows.
+filter from 6 products instead of 12, in both directions 36 instead of 144. Tiles are cut and put together by small
+matrices over whole rows and columns, so that every step is a matrix product; a dilation of 2 becomes two interleaved
+rows.
 """
 
+import math
 from functools import lru_cache
 
 import torch
@@ -32,8 +34,8 @@ _OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, 
 
 @lru_cache(maxsize=64)
 def _matrices(length: int, dilation: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """For a line of this length: to points [6, tiles, length] and back [length, 6, tiles], tiles of all interleaved lines."""
-    per_line = -(-(-(-length // dilation)) // OUTPUTS)
+    """For a line of this length: to points [6, tiles, length], and back [length, 6, tiles]."""
+    per_line = math.ceil(math.ceil(length / dilation) / OUTPUTS)
     forward = torch.zeros(POINTS, dilation * per_line, length)
     back = torch.zeros(length, POINTS, dilation * per_line)
     for tile in range(dilation * per_line):
@@ -54,6 +56,8 @@ class Winograd3x3(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
+        if conv.bias is None:
+            raise ValueError("a convolution without bias: fold its norm first")
         points = torch.tensor(_FILTER, dtype=torch.float64)
         filters = torch.einsum("py,qx,oiyx->pqio", points, points, conv.weight.detach().cpu().double())
         self.register_buffer("filters", filters.flatten(0, 1).float().contiguous())
