@@ -45,10 +45,12 @@ class Weights(Section):
 class Boxes(Section):
     """Which boxes are kept; where silent, the backbone's reference decides."""
 
-    min_boxes: int | None = Field(default=None, ge=1, le=300)
-    max_boxes: int | None = Field(default=None, ge=1, le=300)
-    confidence_threshold: float | None = Field(default=None, ge=0, lt=1)
-    background: bool = False
+    min_boxes: int | None = Field(default=None, ge=1, le=300, description="fewest boxes of an image")
+    max_boxes: int | None = Field(default=None, ge=1, le=300, description="most boxes of an image")
+    confidence_threshold: float | None = Field(
+        default=None, ge=0, lt=1, description="probability from which a box counts as a detection"
+    )
+    background: bool = Field(default=False, description="whether the background competes for a box's class")
 
 
 class Batches(Section):
@@ -88,8 +90,8 @@ class Ready(Section):
 class Schedule(Section):
     """When a run starts."""
 
-    cron: str = "0 2 * * *"
-    timezone: str = "UTC"
+    cron: str = Field(default="0 2 * * *", description="five fields; a run works on the day before it")
+    timezone: str = Field(default="UTC", description="of cron and of days, such as Europe/Berlin")
 
     @field_validator("cron")
     @classmethod
@@ -135,10 +137,10 @@ class Outputs(Section):
     """Where results go; prefixes end in a slash."""
 
     bucket: str | None = Field(default=None, description="bucket of all results; by default the images' own")
-    features: str = "features/"
-    work: str = "work/"
-    quarantine: str = "quarantine/"
-    reports: str = "reports/"
+    features: str = Field(default="features/", description="prefix of published files")
+    work: str = Field(default="work/", description="prefix of manifests and parts, removed after publishing")
+    quarantine: str = Field(default="quarantine/", description="prefix of files that failed validation")
+    reports: str = Field(default="reports/", description="prefix of the runs' pages")
 
     @field_validator("features", "work", "quarantine", "reports")
     @classmethod
@@ -151,24 +153,29 @@ class Outputs(Section):
 class Pair(Section):
     """One dataset under one backbone. Survives a trip through JSON."""
 
-    dataset: str = Field(pattern=NAME)
-    backbone: str
-    bucket: str = Field(min_length=3)
-    prefix: str = ""
-    image_ids: ImageIds = ImageIds.STEM
+    dataset: str = Field(pattern=NAME, description="name; the key below `datasets`")
+    backbone: str = Field(description="`resnet101` or `resnext101`; the key below `backbones`")
+    bucket: str = Field(min_length=3, description="bucket that the images lie in")
+    prefix: str = Field(default="", description="prefix of the images; by default `images/<dataset>/`")
+    image_ids: ImageIds = Field(
+        default=ImageIds.STEM,
+        description="an image's id: its file name without extension, or its path below the prefix",
+    )
     batches: Batches = Batches()
     ready: Ready = Ready(settle_seconds=600)
     look_back_days: int = Field(default=3, ge=0, le=366, description="days in which late pictures are looked for")
     schedule: Schedule = Schedule()
-    start_date: datetime.date
-    catchup: bool = False
-    max_active_runs: int = Field(default=4, ge=1)
+    start_date: datetime.date = Field(description="first day with a batch")
+    catchup: bool = Field(default=False, description="whether Airflow works off every day since start_date by itself")
+    max_active_runs: int = Field(default=4, ge=1, description="nights under way at a time")
     weights: Weights
     boxes: Boxes = Boxes()
-    precision: Precision = Precision.FP32
-    cls_prob: ClsProb = ClsProb.FULL
-    images_per_shard: int = Field(default=2000, ge=1)
-    launcher: Literal["process", "kubernetes"] = "process"
+    precision: Precision = Field(default=Precision.FP32, description="arithmetic; fp32 is the parity reference")
+    cls_prob: ClsProb = Field(default=ClsProb.FULL, description="whether `resnext101` files carry class probabilities")
+    images_per_shard: int = Field(default=2000, ge=1, description="images that one GPU task works through")
+    launcher: Literal["process", "kubernetes"] = Field(
+        default="process", description="where extract tasks run: on this machine, or as pods"
+    )
     limits: Limits = Limits()
     outputs: Outputs = Outputs()
 
