@@ -9,11 +9,9 @@ from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowFailException
 from pydantic import ValidationError
 
+from featurise.airflow.nights import KEY
 from featurise.options import Options
 from featurise.pair import Pair
-
-KEY = "%Y-%m-%d"
-"""How a run's partition key names its day."""
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,23 @@
 """The DAG of one dataset under one backbone: discover, plan, [extract, validate, publish, register] per shard, report.
 
-A run stands for one day's partition. `CronPartitionTimetable` fits: its backfills come from the same dialog and same
-API as those of data intervals (`airflow.models.backfill` walks `iter_partition_dagrun_infos`), a run names its day by a
-key that a person reads and can type into the trigger form, and assets carry that key on. Two differences are meant: a
-backfill that redoes a day makes a new run beside the old one instead of clearing it, so history stays; and a manual run
-for a day does not count as that day's run, so a backfill visits the day again and finds nothing to do.
+A run stands for one day's partition (see `nights`), not for a data interval. Partitioned timetables carry the backfills
+of the UI and the API as intervals do (`airflow.models.backfill` walks `iter_partition_dagrun_infos`); besides, a run
+names its day by a key that a person reads and can type into the trigger form, and assets carry that key on. One
+difference is meant: a backfill that redoes a day makes a new run beside the old one instead of clearing it, so that
+history stays.
 """
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, CronPartitionTimetable, task, task_group
+from airflow.sdk import DAG, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 from pendulum import timezone
 
 from featurise.airflow import assets, current, form
 from featurise.airflow.arrival import DiscoverOperator
+from featurise.airflow.nights import Nights
 from featurise.airflow.retries import Taxonomy
 from featurise.pair import Pair
 
@@ -34,9 +35,8 @@ def build(pair: Pair) -> DAG:
         description=f"Region features of {pair.dataset} by {pair.backbone}, revision {pair.revision}",
         doc_md=_about(pair),
         tags=[pair.dataset, pair.backbone, pair.launcher],
-        # A run's partition is the day before it (at two in the morning, yesterday is whole), so the first run comes a day
-        # after the first partition.
-        schedule=CronPartitionTimetable(pair.schedule.cron, timezone=zone, run_offset=-1, key_format=current.KEY),
+        schedule=Nights(pair.schedule.cron, timezone=zone),
+        # The first day's run comes a day later: at two in the morning, yesterday is whole.
         start_date=datetime.combine(pair.start_date + timedelta(days=1), datetime.min.time(), zone),
         catchup=pair.catchup,
         max_active_runs=pair.max_active_runs,

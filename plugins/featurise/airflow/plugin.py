@@ -2,6 +2,7 @@
 
 from airflow.plugins_manager import AirflowPlugin
 
+from featurise.airflow.nights import Nights
 from featurise.airflow.priority import NightFirst
 
 
@@ -9,4 +10,5 @@ class FeaturisePlugin(AirflowPlugin):
     """Loaded by every Airflow process through the entry point `airflow.plugins`."""
 
     name = "featurise"
+    timetables = [Nights]
     priority_weight_strategies = [NightFirst]

@@ -1,0 +1,94 @@
+"""The DAG files: what they make of the declaration, what a mistake in it does, what parsing them costs."""
+
+from typing import Any
+
+
+def test_one_dag_for_each_dataset_and_backbone(good: Any) -> None:
+    assert set(good["dags"]) == {"flickr__resnet101", "flickr__resnext101", "coco__resnet101"}
+    assert good["errors"] == {}
+
+
+def test_the_flow(good: Any) -> None:
+    tasks = good["dags"]["flickr__resnet101"]["tasks"]
+    assert {name: task["downstream"] for name, task in tasks.items()} == {
+        "discover": ["plan"],
+        "plan": ["shard.extract", "shard.publish", "shard.register", "shard.validate"],
+        "shard.extract": ["shard.validate"],
+        "shard.validate": ["shard.publish"],
+        "shard.publish": ["shard.register"],
+        "shard.register": ["announce"],
+        "announce": ["report"],
+        "report": [],
+    }
+    mapped = {name for name, task in tasks.items() if task["mapped"]}
+    assert mapped == {"shard.extract", "shard.validate", "shard.publish", "shard.register"}
+
+
+def test_the_run_is_judged_by_its_shards_not_by_its_report(good: Any) -> None:
+    tasks = good["dags"]["flickr__resnet101"]["tasks"]
+    assert {name for name, task in tasks.items() if task["teardown"]} == {"announce", "report"}
+
+
+def test_only_extraction_takes_a_gpu(good: Any) -> None:
+    tasks = good["dags"]["flickr__resnet101"]["tasks"]
+    assert {name for name, task in tasks.items() if task["pool"] == "gpu"} == {"shard.extract"}
+
+
+def test_tasks_are_named_by_shard(good: Any) -> None:
+    tasks = good["dags"]["flickr__resnet101"]["tasks"]
+    assert all(("['name']" in task["map_index_template"]) == task["mapped"] for task in tasks.values())
+
+
+def test_days_are_those_of_the_declared_zone_also_when_the_clocks_change(good: Any) -> None:
+    days = good["dags"]["flickr__resnet101"]
+    # The first partition is the start date's; its run comes a day later.
+    assert days["start_date"] == "2026-03-28T23:00:00+00:00"
+    # In Berlin there was no two o'clock on the 29th.
+    assert [key for _, key in days["partitions"]] == ["2026-03-28", "2026-03-29", "2026-03-30"]
+    assert days["first_run"] == ["2026-03-29T01:00:00+00:00", "2026-03-28"]
+
+
+def test_without_catch_up_unless_declared(good: Any) -> None:
+    assert not good["dags"]["flickr__resnet101"]["catchup"]
+    assert good["dags"]["coco__resnet101"]["catchup"]
+    assert good["dags"]["coco__resnet101"]["max_active_runs"] == 7
+
+
+def test_the_form_is_typed(good: Any) -> None:
+    form = good["dags"]["flickr__resnet101"]["params"]
+    assert form["limit"]["type"] == ["integer", "null"]
+    assert form["limit"]["minimum"] == 1
+    assert form["max_boxes"]["maximum"] == 300
+    assert form["precision"]["enum"] == ["fp32", "tf32", "bf16", "fp16", None]
+    assert form["keys"]["type"] == "array"
+    assert form["force"]["type"] == "boolean"
+
+
+def test_the_launcher_that_is_declared(good: Any) -> None:
+    assert good["dags"]["flickr__resnet101"]["tasks"]["shard.extract"]["operator"] == "ProcessOperator"
+    assert good["dags"]["coco__resnet101"]["tasks"]["shard.extract"]["operator"] == "PodOperator"
+
+
+def test_the_asset_is_the_feature_set(good: Any) -> None:
+    (name,) = good["dags"]["flickr__resnet101"]["tasks"]["announce"]["outlets"]
+    assert name.startswith("flickr-resnet101-")
+
+
+def test_a_mistake_is_an_import_error_and_the_other_datasets_go_on(broken: Any) -> None:
+    assert set(broken["dags"]) == {"flickr__resnet101", "flickr__resnext101"}
+    ((file, error),) = broken["errors"].items()
+    assert file.endswith("declaration_errors.py")
+    assert "featurise.yaml, line 16: datasets.coco.images_per_shard: expected a valid integer" in error
+    assert "found 'none'" in error
+
+
+def test_every_mistake_is_told(broken: Any) -> None:
+    (error,) = broken["errors"].values()
+    assert "line 18: datasets.places.bucket: expected a value from the environment" in error
+    assert "PICTURES is not set" in error
+
+
+def test_a_worker_builds_only_the_dag_that_it_runs_and_imports_nothing_heavy_for_it(worker: Any) -> None:
+    assert set(worker["dags"]) == {"flickr__resnet101"}
+    heavy = {"torch", "h5py", "kubernetes", "boto3", "lmdb", "pyarrow"}
+    assert heavy.isdisjoint(worker["imported"]), sorted(heavy.intersection(worker["imported"]))
