@@ -19,6 +19,17 @@ START_SECONDS = 120.0
 """For all four to report healthy; ten seconds on an idle machine with two cores."""
 
 
+# Task processes are forks of the scheduler; without this each would spend seconds of CPU on the same imports.
+LOCAL_SETTINGS = """\
+import sys
+
+if "scheduler" in sys.argv:
+    import featurise.airflow.dag
+    import featurise.airflow.process
+    from featurise import discover, publish, register, report, validate
+"""
+
+
 @dataclass(frozen=True)
 class Settings:
     """One installation. `port` is the API server's; `database` and `database_async` are SQLAlchemy URLs."""
@@ -115,6 +126,10 @@ def run(settings: Settings, variables: Mapping[str, str]) -> Iterator[Airflow]:
     command = str(Path(sys.executable).with_name("airflow"))
     env = {**os.environ, **variables, **environment(settings)}
     logs = settings.home / "processes"
+    local_settings = settings.home / "config" / "airflow_local_settings.py"
+    if not local_settings.exists():
+        local_settings.parent.mkdir(parents=True, exist_ok=True)
+        local_settings.write_text(LOCAL_SETTINGS)
     _command([command, "db", "migrate"], env, logs / "migrate.log")
     _command(
         [command, "pools", "set", "gpu", str(settings.slots), "GPUs, or places for an extractor on a CPU"],

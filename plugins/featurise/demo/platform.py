@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -18,10 +19,17 @@ from featurise.demo import airflow, processes, state
 from featurise.registry import schema, session
 
 
+@dataclass(frozen=True)
+class Platform:
+    """Everything that is up, and the environment of those who talk to it by hand."""
+
+    airflow: airflow.Airflow
+    store: embedded.ObjectStore
+    environment: dict[str, str]
+
+
 @contextmanager
-def running(
-    folder: Path, dags: Path, variables: dict[str, str], refresh_seconds: int = 30
-) -> Iterator[airflow.Airflow]:
+def running(folder: Path, dags: Path, variables: dict[str, str], refresh_seconds: int = 30) -> Iterator[Platform]:
     """Everything up, `variables` in the environment of Airflow's tasks; everything ended after the block.
 
     By then the bucket exists, the registry is migrated, and `folder/running.json` and `folder/env` say where all is.
@@ -53,7 +61,7 @@ def running(
         with airflow.run(settings, {**environment, **variables}) as up:
             state.Running(os.getpid(), up.url, up.user, up.password, environment).save(folder)
             try:
-                yield up
+                yield Platform(up, store, environment)
             finally:
                 (folder / "running.json").unlink(missing_ok=True)
 
@@ -67,7 +75,7 @@ def serve(folder: Path, dags: Path, variables: dict[str, str]) -> None:
     signal.signal(signal.SIGTERM, leave)
     with running(folder, dags, variables) as up:
         while True:
-            up.must_run()
+            up.airflow.must_run()
             time.sleep(1)
 
 
