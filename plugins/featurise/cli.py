@@ -3,21 +3,25 @@
 import json
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from extractor.outcome import ExtractorError
-from featurise import declaration, status
+from featurise import declaration, status, verify
 from featurise.declaration import Broken
 from featurise.errors import FeaturiseError
+from featurise.export import run as export
 from featurise.registry import schema, session
 from featurise.settings import settings
 from featurise.status import Day
 
 app = App(name="featurise", help="Region features, every night: what is declared, what is done, where it lies.")
 console = Console()
+Form = Literal["h5", "lmdb-volta", "lmdb-mmf", "npy-mmf", "tsv-lxmert"]
 
 
 def _say(text: str, style: str | None = None) -> None:
@@ -111,6 +115,67 @@ def show(image: str, /) -> int:
             table.add_row(name, str(value))
         console.print(table)
     return 0
+
+
+@app.command(name="export")
+def export_features(
+    *,
+    dataset: str,
+    backbone: str,
+    form: Annotated[Form, Parameter(name="--format")],
+    out: Path,
+    revision: str | None = None,
+) -> None:
+    """Write a dataset's features in the format that a reader expects; called again, it goes on where it stopped.
+
+    Parameters
+    ----------
+    dataset
+        The dataset.
+    backbone
+        The backbone.
+    form
+        h5 (VOLTA's converters), lmdb-volta (VOLTA, IGLUE), lmdb-mmf, npy-mmf, tsv-lxmert.
+    out
+        The folder to write to.
+    revision
+        The feature set's revision, where there are several.
+    """
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
+        bar = progress.add_task(f"{dataset} as {form}", total=None)
+        done = export.run(
+            dataset,
+            backbone,
+            revision,
+            form,
+            out,
+            lambda count, total: progress.update(bar, completed=count, total=total),
+        )
+    before = f", {done.before:,} of them there before" if done.before else ""
+    _say(f"{done.images:,} images of {done.feature_set} in {out}{before}")
+    if done.synthetic:
+        _say("these features come from SYNTHETIC weights: they mean nothing", style="bold yellow")
+
+
+@app.command(name="verify")
+def verify_objects(*, dataset: str | None = None, read: bool = False) -> int:
+    """Compare the published objects with the registry: missing, altered, orphaned.
+
+    Parameters
+    ----------
+    dataset
+        Only this dataset.
+    read
+        Read every file and compare its SHA-256; otherwise sizes are compared.
+    """
+    with session.reading() as connection:
+        files = verify.shards(connection, dataset)
+    with console.status("") as shown:
+        findings = list(verify.run(files, read=read, tell=lambda uri: shown.update(uri)))
+    for finding in findings:
+        _say(f"{finding.kind}: {finding.uri} ({finding.detail})", style="red")
+    _say(f"{len(files):,} files, {len(findings):,} findings")
+    return int(bool(findings))
 
 
 def main() -> None:

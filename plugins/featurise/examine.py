@@ -1,6 +1,5 @@
 """One pass over a shard's file: every image's group is read once, checked, and taken into the statistics."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from extractor import contract
 from extractor.contract import Field, Provenance, Regions
 from extractor.manifest import IndexEntry, Manifest, Reject
+from extractor.weights import sha256_of
 from featurise import checks
 from featurise.pair import Pair
 from featurise.statistics import Statistics
@@ -88,8 +88,7 @@ def file(
     pair: Pair, batch: str, path: Path, planned: Manifest, index: Sequence[IndexEntry], rejects: Sequence[Reject]
 ) -> Report:
     """Everything that is wrong with a file and its lists, and its statistics. Memory does not grow with the file."""
-    with path.open("rb") as opened:
-        report = Report(sha256=hashlib.file_digest(opened, "sha256").hexdigest())
+    report = Report(sha256=sha256_of(path))
     report.note(checks.lists(planned, index, rejects))
     try:
         with h5py.File(path, "r") as content:

@@ -1,12 +1,12 @@
 """A validated file to its final, immutable place."""
 
-import hashlib
 import tempfile
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from extractor import storage
+from extractor.weights import sha256_of
 from featurise import addresses, claims
 from featurise.errors import FeaturiseError
 from featurise.pair import Pair
@@ -74,8 +74,7 @@ def _verified(local: Path, validated: Validated) -> int:
 
     Raises PublicationFailed.
     """
-    with local.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(local)
     if found != validated.sha256:
         raise PublicationFailed(
             f"{validated.file_uri} has SHA-256 {found}, validated was {validated.sha256}: it changed in between; "

@@ -1,0 +1,44 @@
+"""mmf's files: `<id>.npy` and `<id>_info.npy` for each image."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from extractor import contract
+from featurise.export import items, mmf_names, pickles
+from featurise.export.source import Source
+
+
+class MmfFiles:
+    """Writer of two files an image. The reader asks for the features, so they come last: both are there, or neither."""
+
+    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int) -> None:
+        del offset
+        mmf_names.check_files(sources)
+        self._folder = folder / dataset
+        self._folder.mkdir(exist_ok=True)
+
+    def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
+        del source
+        found = contract.read_image(group)
+        features = io.BytesIO()
+        np.save(features, found.features)
+        self._put(f"{image_id}_info.npy", pickles.npy(items.mmf_info(found)))
+        self._put(f"{image_id}.npy", features.getvalue())
+
+    def commit(self, source: Source) -> int:
+        del source
+        os.sync()
+        return 0
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+    def _put(self, name: str, data: bytes) -> None:
+        partial = self._folder / f".{name}.partial"
+        partial.write_bytes(data)
+        partial.replace(self._folder / name)

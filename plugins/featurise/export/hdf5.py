@@ -1,0 +1,47 @@
+"""HDF5, one group per image: a file for each published one, and one that links them all.
+
+Converters (VOLTA's, IGLUE's) open `<dataset>.h5` and see every image as a group of it; the links are relative, so the
+folder can be moved as a whole. A crash while an HDF5 file is written may spoil it, so each appears when it is whole.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+
+from extractor import contract
+from featurise.export.source import Source
+
+
+class Hdf5:
+    """Writer of `<batch>-<shard>.h5` files and of `<dataset>.h5`."""
+
+    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int) -> None:
+        del offset
+        self._folder, self._dataset, self._sources = folder, dataset, sources
+        self._open: h5py.File | None = None
+
+    def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
+        if self._open is None:
+            self._open = contract.create(self._partial(source))
+            for name, value in group.file.attrs.items():
+                self._open.attrs[name] = value
+        group.file.copy(image_id, self._open, name=image_id)
+
+    def commit(self, source: Source) -> int:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+            self._partial(source).replace(self._folder / f"{source.name}.h5")
+        return 0
+
+    def close(self) -> None:
+        partial = self._folder / f".{self._dataset}.h5.partial"
+        with h5py.File(partial, "w") as file:
+            for source in self._sources:
+                for image_id in source.ids:
+                    file[image_id] = h5py.ExternalLink(f"{source.name}.h5", f"/{image_id}")
+        partial.replace(self._folder / f"{self._dataset}.h5")
+
+    def _partial(self, source: Source) -> Path:
+        return self._folder / f".{source.name}.h5.partial"

@@ -1,0 +1,23 @@
+"""Pickles of numpy arrays that numpy 1 reads too: researchers' environments are years old."""
+
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+
+NEW, OLD = b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
+
+
+def dumps(value: Any) -> bytes:
+    """A pickle in protocol 3, in which modules stand as plain text, with the name that every numpy knows."""
+    return pickle.dumps(value, protocol=3).replace(NEW, OLD)
+
+
+def npy(value: Any) -> bytes:
+    """A `.npy` file that holds one object, such as a dictionary, as `numpy.save` lays it out."""
+    array = np.empty((), dtype=object)
+    array[()] = value
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    return file.getvalue() + dumps(array)

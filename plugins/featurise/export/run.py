@@ -1,0 +1,126 @@
+"""An export from start to end, source by source; the journal in its folder says what is done, so that it can go on."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+from pydantic import BaseModel
+
+from extractor import storage
+from extractor.weights import sha256_of
+from featurise.export.files import MmfFiles
+from featurise.export.hdf5 import Hdf5
+from featurise.export.lightning import Mmf, Volta
+from featurise.export.source import ExportFailed, Source, feature_set, sources
+from featurise.export.tsv import Lxmert
+from featurise.export.writer import Writer
+from featurise.registry.session import reading
+from featurise.settings import settings
+
+FORMATS: dict[str, type[Writer]] = {
+    "h5": Hdf5,
+    "lmdb-volta": Volta,
+    "lmdb-mmf": Mmf,
+    "npy-mmf": MmfFiles,
+    "tsv-lxmert": Lxmert,
+}
+Tell = Callable[[int, int], None]
+
+
+class Committed(BaseModel):
+    """A line of the journal: a source that is exported, and where the next one starts."""
+
+    form: str
+    feature_set: str
+    source: str
+    digest: str
+    offset: int
+
+
+class Exported(BaseModel):
+    """What an export wrote, in images; `before` were there already."""
+
+    feature_set: str
+    synthetic: bool | None
+    images: int
+    before: int
+
+
+def run(dataset: str, backbone: str, revision: str | None, form: str, out: Path, tell: Tell) -> Exported:
+    """Export a feature set's live images; called again after whatever happened, it goes on where it stopped.
+
+    `tell` is given images done and in all.
+    Raises ExportFailed, storage.StorageError, or session.RegistryUnavailable.
+    """
+    with reading() as connection:
+        number, name, synthetic = feature_set(connection, dataset, backbone, revision)
+        planned = sources(connection, number)
+    out.mkdir(parents=True, exist_ok=True)
+    journal = out / "export.jsonl"
+    done = _done(journal, form, name, planned)
+    todo = [source for source in planned if source.name not in done]
+    count, total = sum(len(source.ids) for source in planned if source.name in done), _images(planned)
+    before = count
+    writer = FORMATS[form](out, dataset, planned, max((line.offset for line in done.values()), default=0))
+    tell(count, total)
+    for source in todo:
+        with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
+            local = _fetch(source, Path(scratch))
+            with h5py.File(local, "r") as file:
+                for image_id in source.ids:
+                    writer.add(source, image_id, file[image_id])
+                    count += 1
+                    tell(count, total)
+        offset = writer.commit(source)
+        line = Committed(form=form, feature_set=name, source=source.name, digest=source.digest, offset=offset)
+        _append(journal, line)
+    writer.close()
+    return Exported(feature_set=name, synthetic=synthetic, images=total, before=before)
+
+
+def _images(planned: list[Source]) -> int:
+    return sum(len(source.ids) for source in planned)
+
+
+def _done(journal: Path, form: str, name: str, planned: list[Source]) -> dict[str, Committed]:
+    """What the folder holds already; new files may have come since, but what was exported must still be so.
+
+    Raises ExportFailed.
+    """
+    if not journal.exists():
+        return {}
+    lines = [Committed.model_validate_json(text) for text in journal.read_text().splitlines() if text.endswith("}")]
+    wanted = {source.name: source.digest for source in planned}
+    for line in lines:
+        if (line.form, line.feature_set) != (form, name):
+            raise ExportFailed(
+                f"{journal.parent} holds an export of {line.feature_set} as {line.form}, asked is {name} as {form}; "
+                "choose another folder"
+            )
+        if wanted.get(line.source) != line.digest:
+            raise ExportFailed(
+                f"{journal.parent} holds images of {line.source} that have been replaced or removed since; "
+                "choose another folder, or remove this one"
+            )
+    return {line.source: line for line in lines}
+
+
+def _append(journal: Path, line: Committed) -> None:
+    with journal.open("a") as file:
+        file.write(line.model_dump_json() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fetch(source: Source, scratch: Path) -> Path:
+    local = scratch / "source.h5"
+    storage.download(source.uri, local)
+    found = sha256_of(local)
+    if found != source.sha256:
+        raise ExportFailed(
+            f"{source.uri} has SHA-256 {found}, registered is {source.sha256}: the object was altered; "
+            "`featurise verify` lists all such objects"
+        )
+    return local

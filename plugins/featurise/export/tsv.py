@@ -1,0 +1,55 @@
+"""LXMERT's TSV: no header, tab-separated, arrays in base64, a line for each image."""
+
+import base64
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from extractor import contract
+from extractor.contract import Regions
+from featurise.export import items
+from featurise.export.source import ExportFailed, Source
+
+
+class Lxmert:
+    """Writer of `<dataset>_obj.tsv`. Boxes are clipped: the reader asserts that they lie in the image."""
+
+    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int) -> None:
+        del sources
+        path = folder / f"{dataset}_obj.tsv"
+        self._file = path.open("r+b" if path.exists() else "w+b")
+        self._file.truncate(offset)
+        self._file.seek(offset)
+
+    def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
+        found = contract.read_image(group)
+        if found.attr_id is None or found.attr_conf is None:
+            raise ExportFailed(
+                f"{source.uri}: tsv-lxmert holds attributes of every box, this backbone has none; export resnet101, "
+                "or in another format"
+            )
+        if "\t" in image_id or "\n" in image_id:
+            raise ExportFailed(f"image id {image_id!r} holds a tab or a line break, which end a field of tsv-lxmert")
+        self._file.write(_line(image_id, found, found.attr_id, found.attr_conf))
+
+    def commit(self, source: Source) -> int:
+        del source
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _line(image_id: str, found: Regions, attr_id: NDArray[np.int64], attr_conf: NDArray[np.float32]) -> bytes:
+    arrays = (found.obj_id, found.obj_conf, attr_id, attr_conf)
+    fields = [image_id.encode(), str(found.img_h).encode(), str(found.img_w).encode()]
+    fields += [base64.b64encode(array.tobytes()) for array in arrays]
+    fields += [str(len(found.features)).encode()]
+    fields += [base64.b64encode(array.tobytes()) for array in (items.clipped(found), found.features)]
+    return b"\t".join(fields) + b"\n"
