@@ -149,6 +149,8 @@ class Evidence:
     refused: str = ""
     """Why the cluster did not accept the pod."""
     log_tail: tuple[str, ...] = ()
+    progress: str = ""
+    """How far the attempt was when it last said so; for those that leave no summary."""
 
 
 @dataclass(frozen=True)
@@ -292,6 +294,8 @@ def text(failure: Failure, step: Step) -> str:
     if evidence.summary is not None:
         done = evidence.summary
         lines.append(f"  images: {done.featurised} featurised and {done.rejected} rejected of {done.images}")
+    elif evidence.progress:
+        lines.append(f"  images: {evidence.progress}")
     if evidence.log_tail:
         lines.append("  last log lines:")
         lines.extend(f"    {line}" for line in evidence.log_tail[-LOG_LINES:])

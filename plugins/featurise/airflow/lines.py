@@ -1,6 +1,7 @@
 """The extractor's structured lines as people read them in a task's log."""
 
 import json
+from collections.abc import Sequence
 
 
 def readable(line: str) -> str:
@@ -22,6 +23,11 @@ def readable(line: str) -> str:
         f"{name} {value}" for name, value in said.items() if name not in {"event", "level", "timestamp"} and value != ""
     )
     return f"{said['event']}: {rest}" if rest else str(said["event"])
+
+
+def last_progress(lines: Sequence[str]) -> str:
+    """The last of these lines that says how far the work is, readable; empty when none does."""
+    return next((readable(line) for line in reversed(lines) if '"event": "progress"' in line), "")
 
 
 def _duration(seconds: float) -> str:

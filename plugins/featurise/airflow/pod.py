@@ -38,8 +38,8 @@ from featurise.settings import settings
 
 TERMINATION_MESSAGE = "/dev/termination-log"
 POLL_SECONDS = 2
+START_POLL_SECONDS = 5
 PROGRESS_SECONDS = 15
-TAIL_LINES = 20
 API_SECONDS = 20
 SLACK = timedelta(minutes=10)
 """Between the cluster's own deadline for a pod and the task's, which is for pods that nobody ends."""
@@ -64,11 +64,11 @@ class PodOperator(KubernetesPodOperator):
             base_container_name=CONTAINER,
             schedule_timeout_seconds=ours.pod_schedule_seconds,
             startup_timeout_seconds=ours.pod_start_seconds,
-            startup_check_interval_seconds=POLL_SECONDS,
+            startup_check_interval_seconds=START_POLL_SECONDS,
             poll_interval=POLL_SECONDS,
             logging_interval=PROGRESS_SECONDS,
             active_deadline_seconds=int(running.total_seconds()),
-            log_events_on_startup=False,
+            log_events_on_startup=True,
             log_pod_spec_on_failure=False,
             termination_message_policy="FallbackToLogsOnError",
             # Pods are deleted once their end is written down, and not before.
@@ -174,17 +174,22 @@ class PodOperator(KubernetesPodOperator):
             # Seen to succeed, then collected by the cluster before it could be read.
             attempts.succeeded(self._row, None, None)
             return
-        tail = self._log(name, namespace, event.get("last_log_time")) if self.pod is not None else []
-        payload = self.client.api_client.sanitize_for_serialization(self.pod)
-        deadline = event["message"] if event["status"] == "timeout" else ""
-        evidence = gather(payload, self._events(name, namespace), name=name, log_tail=tail, deadline=deadline)
+        log = self._log(name, namespace, event.get("last_log_time")) if self.pod is not None else []
+        payload = self.client.api_client.sanitize_for_serialization(self.pod) or event.get("last_seen")
+        evidence = gather(
+            payload,
+            self._events(name, namespace),
+            name=name,
+            log=log,
+            deadline=event["message"] if event["status"] == "timeout" else "",
+            gone=self.pod is None,
+        )
         if evidence.exit_code == 0:
             attempts.succeeded(self._row, evidence.node, evidence.summary)
-            self.pod_manager.delete_pod(self.pod)
+            self._dispose()
             return
         failed = self._failed(evidence)
-        if self.pod is not None:
-            self.pod_manager.delete_pod(self.pod)
+        self._dispose()
         raise failed
 
     def _failed(self, evidence: Evidence) -> AttemptFailed:
@@ -193,6 +198,12 @@ class PodOperator(KubernetesPodOperator):
         failed = AttemptFailed(failure, step)
         attempts.failed(self._row, evidence, failure.reason, step.text, str(failed))
         return failed
+
+    def _dispose(self) -> None:
+        """Delete the pod; one on a lost node stays for a while, so it is marked as read, too."""
+        if self.pod is not None:
+            self.patch_already_checked(self.pod, reraise=False)
+            self.pod_manager.delete_pod(self.pod)
 
     def _read(self, name: str, namespace: str) -> k8s.V1Pod | None:
         try:
@@ -215,11 +226,17 @@ class PodOperator(KubernetesPodOperator):
         return sorted(items, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
 
     def _log(self, name: str, namespace: str, since: Any) -> list[str]:
-        """Tell the lines that the trigger has not told; the last lines, readable."""
+        """The container's lines; those that the trigger has not told are told."""
         try:
-            text = self.client.read_namespaced_pod_log(
-                name, namespace, container=CONTAINER, timestamps=True, _request_timeout=API_SECONDS
+            answer = self.client.read_namespaced_pod_log(
+                name,
+                namespace,
+                container=CONTAINER,
+                timestamps=True,
+                _preload_content=False,
+                _request_timeout=API_SECONDS,
             )
+            text = answer.data.decode(errors="replace")
         except (ApiException, HTTPError) as error:
             self.log.warning("The log of pod %s cannot be read: %s", name, error)
             return []
@@ -228,15 +245,13 @@ class PodOperator(KubernetesPodOperator):
         for stamp, _, said in lines:
             if stamp[:19] >= told:
                 self.log.info("[%s] %s", CONTAINER, readable(said))
-        return [readable(said) for _, _, said in lines[-TAIL_LINES:]]
+        return [said for _, _, said in lines]
 
     def _remove_strays(self, namespace: str, context: Any, *, keep: str) -> None:
         """Delete this task's pods of other attempts: whatever left them, two must not work on one shard."""
         selector = self._build_find_pod_label_selector(context)
         for pod in self.client.list_namespaced_pod(namespace, label_selector=selector).items:
-            if pod.metadata.name != keep and not is_lost(
-                pod.metadata.deletion_timestamp, pod.metadata.deletion_grace_period_seconds
-            ):
+            if pod.metadata.name != keep:
                 self.log.warning("Deleting pod %s, a leftover of this task.", pod.metadata.name)
                 self.patch_already_checked(pod, reraise=False)
                 self.pod_manager.delete_pod(pod)

@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from extractor.outcome import Summary
+from featurise.airflow.lines import last_progress, readable
 from featurise.failures import Condition, Event, Evidence
 
+TAIL_LINES = 20
 CONTAINER = "base"
 """The extractor's container in the pod template."""
 
@@ -22,21 +24,24 @@ def gather(
     events: Sequence[Json] = (),
     *,
     name: str | None = None,
-    log_tail: Sequence[str] = (),
+    log: Sequence[str] = (),
     deadline: str = "",
+    gone: bool = False,
 ) -> Evidence:
     """The facts about one failed attempt.
 
     Args:
-        pod: the pod as last seen; None when the API no longer knows it.
+        pod: the pod as last seen; None when nobody saw it.
         events: the cluster's events about the pod, oldest first.
         name: the pod's name, for the case that it is gone.
-        log_tail: the last lines of the container's log.
+        log: the last lines of the container's log.
         deadline: the platform's time limit that was passed, in words; empty when none was.
+        gone: whether the API no longer knows the pod.
     """
     seen = tuple(Event(event.get("reason") or "", event.get("message") or "") for event in events)
+    tail = tuple(readable(line) for line in log[-TAIL_LINES:])
     if pod is None:
-        return Evidence(pod=name, gone=True, events=seen, log_tail=tuple(log_tail), deadline=deadline)
+        return Evidence(pod=name, gone=True, events=seen, log_tail=tail, deadline=deadline)
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
     container = _container(status)
     state = container.get("state") or {}
@@ -62,8 +67,10 @@ def gather(
         unscheduled=_unscheduled(status),
         events=seen,
         deleted=pod["metadata"].get("deletionTimestamp") is not None,
+        gone=gone,
         deadline=deadline,
-        log_tail=tuple(log_tail),
+        log_tail=tail,
+        progress=last_progress(log),
     )
 
 

@@ -13,6 +13,7 @@ from airflow.providers.cncf.kubernetes.triggers.pod import ContainerState, Kuber
 from airflow.providers.cncf.kubernetes.utils.pod_manager import AsyncPodManager
 from airflow.sdk.timezone import parse as parse_time
 from airflow.triggers.base import TriggerEvent
+from kubernetes_asyncio.client.api_client import ApiClient
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from featurise.airflow.lines import readable
@@ -35,7 +36,9 @@ def _passes(error: BaseException) -> bool:
 
 
 class _PatientHook(AsyncKubernetesHook):
-    """Waits an outage of the API out."""
+    """Waits an outage of the API out; remembers a pod that is asked to leave, which is gone before anybody reads why."""
+
+    leaving: dict[str, Any] | None = None
 
     @tenacity.retry(
         retry=tenacity.retry_if_exception(_passes),
@@ -44,7 +47,15 @@ class _PatientHook(AsyncKubernetesHook):
         reraise=True,
     )
     async def get_pod(self, name: str, namespace: str) -> Any:
-        return await super().get_pod(name, namespace)
+        pod = await super().get_pod(name, namespace)
+        if pod.metadata.deletion_timestamp is not None:
+            async with ApiClient() as api:
+                self.leaving = {
+                    "metadata": {"name": name, "deletionTimestamp": str(pod.metadata.deletion_timestamp)},
+                    "spec": {"nodeName": pod.spec.node_name},
+                    "status": api.sanitize_for_serialization(pod.status),
+                }
+        return pod
 
 
 class _ReadableLogs(AsyncPodManager):
@@ -91,7 +102,7 @@ class PodTrigger(KubernetesPodTrigger):
         }
 
     @cached_property
-    def hook(self) -> AsyncKubernetesHook:
+    def hook(self) -> "_PatientHook":
         """The connection, patient."""
         return _PatientHook(
             conn_id=self.kubernetes_conn_id,
@@ -111,6 +122,7 @@ class PodTrigger(KubernetesPodTrigger):
         renewing = asyncio.create_task(self._renew())
         try:
             async for event in super().run():
+                event.payload["last_seen"] = self.hook.leaving
                 yield event
         finally:
             renewing.cancel()

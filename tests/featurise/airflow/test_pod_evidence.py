@@ -325,6 +325,21 @@ def test_a_pod_that_is_gone_leaves_its_events() -> None:
     assert gather(None, name=NAME).pod == NAME
 
 
+def test_a_pod_that_is_gone_is_judged_by_how_it_was_last_seen() -> None:
+    leaving = pod("Running", RUNNING, conditions=[disruption("EvictionByEvictionAPI", "evicting")], deleted=True)
+
+    assert decide(gather(leaving, gone=True)).reason is Reason.EVICTED
+    assert decide(gather(pod("Running", RUNNING, deleted=True), gone=True)).reason is Reason.NODE_LOST
+
+
+def test_without_a_summary_the_log_says_how_far_it_came() -> None:
+    log = ['{"event": "progress", "done": 12, "of": 40, "rejected": 1, "images_per_second": 3.5}', "Segmentation fault"]
+    evidence = gather(pod("Failed", ended(139)), log=log)
+
+    assert evidence.progress == "12 of 40 images, 3.5 images/s, 1 rejected"
+    assert evidence.log_tail == (evidence.progress, "Segmentation fault")
+
+
 def test_an_init_container_that_cannot_start_is_seen() -> None:
     payload = pod("Pending", waits("PodInitializing", ""))
     payload["status"]["initContainerStatuses"] = [{"name": "weights", "state": waits("ImagePullBackOff", "Back-off w")}]

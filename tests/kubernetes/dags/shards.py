@@ -1,0 +1,48 @@
+"""Only what this is about: shards as they come from `plan`, each in a pod, then the step that follows."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, task, task_group
+
+from featurise.airflow.pod import PodOperator
+from featurise.pair import Pair
+
+FOLDER = Path(os.environ["STUB_FOLDER"])
+
+
+def build(name: str, pair: Pair) -> DAG:
+    """A DAG over the shards that `<name>.shards` lists."""
+    with DAG(dag_id=name, start_date=datetime(2026, 1, 1), schedule=None, max_active_tasks=500) as dag:
+
+        @task
+        def plan() -> list[dict[str, Any]]:
+            shards = (FOLDER / f"{name}.shards").read_text().split()
+            return [
+                {"name": shard, "manifest_uri": f"s3://x/{shard}", "work_uri": f"s3://x/w/{shard}", "images": 1}
+                for shard in shards
+            ]
+
+        @task_group(group_id="shard")
+        def group(shard: dict[str, Any]) -> None:
+            extract = PodOperator(
+                task_id="extract",
+                pair=pair,
+                shard=shard,
+                pool=pair.limits.pool,
+                map_index_template="{{ task.shard['name'] }}",
+            )
+            extract >> validate(shard)
+
+        @task
+        def validate(shard: dict[str, Any]) -> str:
+            return str(shard["name"])
+
+        group.expand(shard=plan())
+    return dag
+
+
+for file in FOLDER.glob("*.shards"):
+    build(file.stem, Pair.model_validate_json((FOLDER / "pair.json").read_text()))

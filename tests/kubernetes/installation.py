@@ -1,0 +1,171 @@
+"""One installation for these tests: Airflow's four processes, a registry, and the stand-in of the cluster."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from featurise import embedded
+from featurise.demo import airflow, processes
+from featurise.pair import Pair
+from featurise.registry import schema, session
+from stand_in import NAMESPACE, StandIn
+from stand_in import run as stand_in_cluster
+
+HERE = Path(__file__).parent
+SECRET = "do-not-show-3f9c"
+IMAGE = "registry.example/featurise/resnet101@sha256:" + "0" * 64
+
+TEMPLATE = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"namespace": "featurise", "labels": {"kueue.x-k8s.io/queue-name": "gpus"}},
+    "spec": {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 5,
+        "containers": [
+            {
+                "name": "base",
+                "image": IMAGE,
+                "envFrom": [{"secretRef": {"name": "featurise-s3"}}],
+                "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "16Gi"}, "requests": {"memory": "16Gi"}},
+            }
+        ],
+    },
+}
+
+
+@dataclass
+class Installation:
+    """What the tests talk to."""
+
+    folder: Path
+    stub: Path
+    cluster: StandIn
+    airflow: airflow.Airflow
+    settings: airflow.Settings
+    pair: Pair
+    registry: str
+    variables: dict[str, str]
+
+    def wait(self, holds: Callable[[], bool], seconds: float, what: str) -> None:
+        """Wait for something to hold, while Airflow's processes run."""
+
+        def running_and_holds() -> bool:
+            self.airflow.must_run()
+            return holds()
+
+        processes.wait_until(running_and_holds, seconds, what, every=1.0)
+
+    def script(self, dag: str, shards: dict[str, dict[str, Any]]) -> None:
+        """Write what each shard does, and the list that makes a DAG of them."""
+        for name, script in shards.items():
+            (self.stub / f"{name}.json").write_text(json.dumps({"images": 10, "seconds": 0.05, **script}))
+        (self.stub / f"{dag}.shards").write_text("\n".join(shards))
+
+    def start(self, dag: str) -> str:
+        """Wait for a DAG, and start a run of it."""
+        api = self.airflow.api
+        self.wait(lambda: dag in api.dag_ids(), 180, f"DAG {dag} to appear")
+        api.pause(dag, paused=False)
+        return str(api.call("POST", f"/dags/{dag}/dagRuns", {"logical_date": None})["dag_run_id"])
+
+    def tasks(self, dag: str, run: str, task: str = "shard.extract") -> dict[str, dict[str, Any]]:
+        """A run's task instances of one task, by shard."""
+        path = f"/dags/{dag}/dagRuns/{run}/taskInstances"
+        shards = (self.stub / f"{dag}.shards").read_text().split()
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.airflow.api.call("GET", path, limit=100, offset=len(found), task_id=task)["task_instances"]
+            found += page
+            if len(page) < 100:
+                return {shards[each["map_index"]]: each for each in found if each["map_index"] >= 0}
+
+    def attempts(self, run: str, shard: str) -> list[dict[str, Any]]:
+        """The registry's rows of a shard, oldest first."""
+        from sqlalchemy import select
+
+        from featurise.registry.models import GpuAttempt
+
+        with session.engine(self.registry).connect() as connection:
+            rows = connection.execute(
+                select(GpuAttempt.__table__)
+                .where(GpuAttempt.run_id == run, GpuAttempt.shard == shard)
+                .order_by(GpuAttempt.number)
+            )
+            return [dict(row) for row in rows.mappings()]
+
+    def done(self, shard: str) -> list[int]:
+        """The images that were featurised, in order; one that was done twice is there twice."""
+        file = self.stub / f"{shard}.done"
+        return [int(line.split()[0]) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def calls(self, shard: str) -> list[list[str]]:
+        """The arguments of each start of the extractor."""
+        return [json.loads(line) for line in (self.stub / f"{shard}.attempts").read_text().splitlines()]
+
+
+@contextmanager
+def install(folder: Path) -> Iterator[Installation]:
+    """Everything at work, with its files in `folder`."""
+    stub, templates = folder / "stub", folder / "pods"
+    for made in (stub, templates, folder / "pod-logs", folder / "airflow" / "config"):
+        made.mkdir(parents=True)
+    # Task processes are forks of the scheduler; without this each would spend seconds on the same imports.
+    (folder / "airflow" / "config" / "airflow_local_settings.py").write_text("import featurise.airflow.pod\n")
+    pair = Pair.model_validate(
+        {
+            "dataset": "pictures",
+            "backbone": "resnet101",
+            "bucket": "pictures",
+            "start_date": "2026-01-01",
+            "weights": {"uri": "s3://weights/resnet101.pkl", "sha256": "ab" * 32},
+            "launcher": "kubernetes",
+            "limits": {"retries": 2, "pool": "gpu"},
+        }
+    )
+    (stub / "pair.json").write_text(pair.model_dump_json())
+    template = json.loads(json.dumps(TEMPLATE))
+    template["spec"]["containers"][0]["env"] = [{"name": "STUB_FOLDER", "value": str(stub)}]
+    (templates / "resnet101.yaml").write_text(yaml.safe_dump(template))
+    registry = f"sqlite:///{folder / 'registry.db'}"
+    schema.migrate(session.engine(registry))
+    with ExitStack() as stack:
+        cluster = stack.enter_context(
+            stand_in_cluster(
+                folder / "pod-logs",
+                {IMAGE: [sys.executable, str(HERE / "stub_extractor.py")]},
+                {"featurise-s3": f"AWS_SECRET_ACCESS_KEY={SECRET}"},
+            )
+        )
+        database = stack.enter_context(embedded.postgres(folder / "postgres"))
+        variables = {
+            "KUBECONFIG": str(cluster.kubeconfig),
+            "FEATURISE_REGISTRY": registry,
+            "FEATURISE_POD_TEMPLATES": str(templates),
+            "FEATURISE_POD_SCHEDULE_SECONDS": "6",
+            "FEATURISE_POD_START_SECONDS": "6",
+            "STUB_FOLDER": str(stub),
+            "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(
+                {"conn_type": "kubernetes", "extra": {"namespace": NAMESPACE}}
+            ),
+            "AIRFLOW__WORKERS__API_RETRIES": "3",
+            "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120",
+        }
+        settings = airflow.Settings(
+            home=folder / "airflow",
+            dags=HERE / "dags",
+            database=database,
+            database_async=database,
+            port=embedded.free_ports(1)[0],
+            slots=1000,
+            refresh_seconds=3,
+        )
+        running = stack.enter_context(airflow.run(settings, variables))
+        yield Installation(folder, stub, cluster, running, settings, pair, registry, {**os.environ, **variables})

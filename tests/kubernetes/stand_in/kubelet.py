@@ -1,0 +1,297 @@
+"""Scheduler and kubelet in one: each pod's base container becomes a process, and its end becomes the pod's status."""
+
+import asyncio
+import os
+import signal
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stand_in.faults import Fault, Faults
+from stand_in.store import Json, Store, now
+
+MESSAGE_BYTES = 4096
+TAIL_BYTES = 2048
+NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+
+
+class Kubelet:
+    """Runs the pods of a store. Images are names of local commands."""
+
+    def __init__(
+        self,
+        store: Store,
+        faults: Faults,
+        images: Mapping[str, Sequence[str]],
+        secrets: Mapping[str, str],
+        folder: Path,
+    ) -> None:
+        self.store = store
+        self.faults = faults
+        self.images = images
+        self.secrets = secrets
+        self.folder = folder
+        self.started = 0
+        """Containers started so far."""
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._nodes = 0
+
+    def admit(self, pod: Json) -> None:
+        """Take over a pod that was just created."""
+        self._spawn(self._live(pod))
+
+    def delete(self, pod: Json, grace: float | None) -> None:
+        """Delete a pod as the API does: politely at first, for good when its container has ended."""
+        if pod["metadata"].get("deletionTimestamp") is None:
+            self._spawn(self._delete(pod, grace))
+
+    def log_file(self, pod: Json) -> Path:
+        """Where a pod's output goes, each line after its time."""
+        return self.folder / pod["metadata"]["uid"] / "log"
+
+    def running(self, pod: Json) -> bool:
+        """Whether the pod's process is alive."""
+        process = self._processes.get(pod["metadata"]["uid"])
+        return process is not None and process.returncode is None
+
+    async def close(self) -> None:
+        """End every process."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for process in self._processes.values():
+            _signal(process, signal.SIGKILL)
+            await process.wait()
+
+    def event(self, pod: Json, reason: str, message: str, kind: str = "Warning") -> None:
+        """Record an event about a pod."""
+        meta = pod["metadata"]
+        about = {"kind": "Pod", "name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]}
+        self.store.put(
+            "events",
+            {
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": {"name": f"{meta['name']}.{uuid.uuid4().hex[:12]}", "namespace": meta["namespace"]}
+                | {"uid": str(uuid.uuid4()), "creationTimestamp": now()},
+                "involvedObject": about,
+                "reason": reason,
+                "message": message,
+                "type": kind,
+                "count": 1,
+                "firstTimestamp": now(),
+                "lastTimestamp": now(),
+                "source": {"component": "stand-in"},
+            },
+        )
+
+    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _live(self, pod: Json) -> None:
+        fault, after = self.faults.take(pod["metadata"].get("labels") or {}) or (None, 0.0)
+        if fault is Fault.UNSCHEDULABLE:
+            self._condition(pod, "PodScheduled", "False", "Unschedulable", NO_GPU)
+            self.event(pod, "FailedScheduling", NO_GPU)
+            return
+        if fault is Fault.SLOW_START:
+            self._condition(pod, "PodScheduled", "False", "Unschedulable", NO_GPU)
+            self.event(pod, "FailedScheduling", NO_GPU)
+            await asyncio.sleep(after)
+        self._nodes += 1
+        pod["spec"]["nodeName"] = f"gpu-node-{self._nodes}"
+        self._condition(pod, "PodScheduled", "True")
+        base = pod["spec"]["containers"][0]
+        if fault is Fault.DEVICE_LOST:
+            why = "Allocate failed due to requested number of devices unavailable for nvidia.com/gpu. Requested: 1"
+            self._status(pod, phase="Failed", reason="UnexpectedAdmissionError", message=why)
+            return
+        if fault is Fault.IMAGE_PULL or base["image"] not in self.images:
+            await self._no_image(pod, base["image"])
+            return
+        missing = [name for name in _secret_names(base) if name not in self.secrets]
+        if fault is Fault.CONFIG_ERROR or missing:
+            self._waits(pod, "CreateContainerConfigError", f'secret "{", ".join(missing) or "featurise"}" not found')
+            return
+        if pod["metadata"].get("deletionTimestamp") is None:
+            await self._run(pod, base, fault, after)
+
+    async def _no_image(self, pod: Json, image: str) -> None:
+        why = f'failed to pull and unpack image "{image}": failed to resolve reference "{image}": {image}: not found'
+        self._waits(pod, "ErrImagePull", why)
+        self.event(pod, "Failed", f'Failed to pull image "{image}": {why}')
+        await asyncio.sleep(1)
+        self._waits(pod, "ImagePullBackOff", f'Back-off pulling image "{image}"')
+
+    async def _run(self, pod: Json, base: Json, fault: Fault | None, after: float) -> None:
+        uid = pod["metadata"]["uid"]
+        folder = self.folder / uid
+        folder.mkdir(parents=True)
+        last_word = folder / "termination-log"
+        last_word.touch()
+        inside = base.get("terminationMessagePath") or "/dev/termination-log"
+        argv = [*(base.get("command") or self.images[base["image"]]), *(base.get("args") or [])]
+        process = await asyncio.create_subprocess_exec(
+            *(part.replace(inside, str(last_word)) for part in argv),
+            env=self._environment(base) | {"TERMINATION_LOG": str(last_word), "HOSTNAME": pod["metadata"]["name"]},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._processes[uid] = process
+        self.started += 1
+        started = now()
+        self._status(pod, phase="Running", startTime=started)
+        self._container(pod, {"running": {"startedAt": started}})
+        copier = asyncio.get_running_loop().create_task(self._copy_log(process, self.log_file(pod)))
+        if deadline := pod["spec"].get("activeDeadlineSeconds"):
+            self._spawn(self._enforce(pod, process, deadline))
+        if fault is not None:
+            self._spawn(self._strike(pod, process, fault, after))
+        code = await process.wait()
+        await copier
+        if fault is Fault.COLLECTED:
+            self.store.remove("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+        elif not (fault is Fault.NODE_LOST and pod["metadata"].get("deletionTimestamp")):
+            self._ended(pod, base, code, started, last_word, oom=pod["metadata"].pop("_oom", False))
+
+    def _ended(self, pod: Json, base: Json, code: int, started: str, last_word: Path, *, oom: bool) -> None:
+        exit_code = code if code >= 0 else 128 - code
+        message = last_word.read_bytes()[:MESSAGE_BYTES].decode(errors="replace")
+        if not message and exit_code and base.get("terminationMessagePolicy") == "FallbackToLogsOnError":
+            lines = [line.partition(b" ")[2] for line in self.log_file(pod).read_bytes().splitlines()]
+            message = b"\n".join(lines)[-TAIL_BYTES:].decode(errors="replace")
+        ended = {
+            "exitCode": exit_code,
+            "reason": "OOMKilled" if oom else "Completed" if exit_code == 0 else "Error",
+            "message": message or None,
+            "startedAt": started,
+            "finishedAt": now(),
+            "containerID": f"containerd://{pod['metadata']['uid']}",
+        }
+        self._container(pod, {"terminated": ended})
+        self._status(pod, phase="Succeeded" if exit_code == 0 else "Failed")
+
+    async def _strike(self, pod: Json, process: asyncio.subprocess.Process, fault: Fault, after: float) -> None:
+        await asyncio.sleep(after)
+        if process.returncode is not None:
+            return
+        meta = pod["metadata"]
+        match fault:
+            case Fault.OOM_KILLED:
+                meta["_oom"] = True
+                _signal(process, signal.SIGKILL)
+            case Fault.KILLED:
+                _signal(process, signal.SIGKILL)
+            case Fault.PREEMPTED:
+                self._disrupt(pod, "PreemptionByScheduler", "preempting to accommodate a higher priority pod")
+                self.event(pod, "Preempted", "Preempted by pod 77 on node gpu-node-1", "Normal")
+                await self._delete(pod, None)
+            case Fault.DRAINED:
+                self._disrupt(pod, "EvictionByEvictionAPI", "Eviction API: evicting")
+                await self._delete(pod, None)
+            case Fault.EVICTED:
+                why = "The node was low on resource: ephemeral-storage."
+                self._disrupt(pod, "TerminationByKubelet", why)
+                self._status(pod, reason="Evicted", message=why)
+                self.event(pod, "Evicted", why)
+                _signal(process, signal.SIGKILL)
+            case Fault.NODE_LOST:
+                self._disrupt(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
+                meta |= {"deletionTimestamp": now(), "deletionGracePeriodSeconds": 1}
+                self.store.put("pods", pod)
+                _signal(process, signal.SIGKILL)
+            case Fault.DEADLINE:
+                await self._overdue(pod, process)
+            case Fault.VANISHED:
+                self.store.remove("pods", meta["namespace"], meta["name"])
+                _signal(process, signal.SIGKILL)
+
+    async def _enforce(self, pod: Json, process: asyncio.subprocess.Process, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if process.returncode is None:
+            await self._overdue(pod, process)
+
+    async def _overdue(self, pod: Json, process: asyncio.subprocess.Process) -> None:
+        why = "Pod was active on the node longer than the specified deadline"
+        self._status(pod, reason="DeadlineExceeded", message=why)
+        await self._terminate(pod, process, None)
+
+    async def _delete(self, pod: Json, grace: float | None) -> None:
+        meta = pod["metadata"]
+        process = self._processes.get(meta["uid"])
+        if process is not None and process.returncode is None:
+            meta |= {"deletionTimestamp": now(), "deletionGracePeriodSeconds": int(grace if grace is not None else 30)}
+            self.store.put("pods", pod)
+            await self._terminate(pod, process, grace)
+            await asyncio.sleep(0.2)
+        self.store.remove("pods", meta["namespace"], meta["name"])
+
+    async def _terminate(self, pod: Json, process: asyncio.subprocess.Process, grace: float | None) -> None:
+        polite = grace if grace is not None else pod["spec"].get("terminationGracePeriodSeconds") or 30
+        _signal(process, signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), polite)
+        except TimeoutError:
+            _signal(process, signal.SIGKILL)
+            await process.wait()
+
+    async def _copy_log(self, process: asyncio.subprocess.Process, file: Path) -> None:
+        assert process.stdout is not None
+        with file.open("ab", buffering=0) as log:
+            async for line in process.stdout:
+                log.write(
+                    f"{datetime.now(UTC).isoformat().replace('+00:00', 'Z')} ".encode() + line.rstrip(b"\n") + b"\n"
+                )
+
+    def _environment(self, base: Json) -> dict[str, str]:
+        found = {"PATH": os.environ["PATH"]}
+        for each in base.get("env") or ():
+            reference = (each.get("valueFrom") or {}).get("secretKeyRef")
+            found[each["name"]] = self.secrets[reference["name"]] if reference else each.get("value") or ""
+        for each in base.get("envFrom") or ():
+            reference = each.get("secretRef")
+            if reference:
+                found |= dict(pair.split("=", 1) for pair in self.secrets[reference["name"]].splitlines())
+        return found
+
+    def _disrupt(self, pod: Json, reason: str, message: str) -> None:
+        self._condition(pod, "DisruptionTarget", "True", reason, message)
+
+    def _condition(self, pod: Json, kind: str, status: str, reason: str = "", message: str = "") -> None:
+        others = [each for each in pod["status"].get("conditions", []) if each["type"] != kind]
+        made = {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now()}
+        self._status(pod, conditions=[*others, made])
+
+    def _waits(self, pod: Json, reason: str, message: str) -> None:
+        self._container(pod, {"waiting": {"reason": reason, "message": message}})
+
+    def _container(self, pod: Json, state: Json) -> None:
+        base = pod["spec"]["containers"][0]
+        running = "running" in state
+        made = {"name": base["name"], "image": base["image"], "imageID": base["image"], "restartCount": 0}
+        self._status(pod, containerStatuses=[made | {"ready": running, "started": running, "state": state}])
+
+    def _status(self, pod: Json, **changes: object) -> None:
+        pod["status"] |= changes
+        meta = pod["metadata"]
+        if self.store.get("pods", meta["namespace"], meta["name"]) is pod:
+            self.store.put("pods", pod)
+
+
+def _signal(process: asyncio.subprocess.Process, number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _secret_names(base: Json) -> list[str]:
+    named = [(each.get("valueFrom") or {}).get("secretKeyRef") for each in base.get("env") or ()]
+    sources = [each.get("secretRef") for each in base.get("envFrom") or ()]
+    return [each["name"] for each in (*named, *sources) if each]
