@@ -1,0 +1,176 @@
+"""One installation for all end-to-end tests: Airflow's four processes, SeaweedFS, the registry, the real extractor."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import sqlalchemy
+from botocore.config import Config
+
+from featurise import embedded
+from featurise.demo import platform, processes, weights
+from featurise.demo.airflow import Airflow
+from featurise.registry import session
+from featurise.registry.models import GpuAttempt, Image, Reject
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests/golden/images"
+FIRST, SECOND = "2026-11-02", "2026-11-03"
+SECONDS = 900.0
+"""For anything that is waited for; only a failure takes so long."""
+
+DECLARATION = """
+defaults:
+  bucket: featurise
+  start_date: 2026-11-02
+  weights: {uri: "${RESNET101_WEIGHTS}", sha256: "${RESNET101_SHA256}"}
+  backbones: [resnet101]
+  ready: {settle_seconds: 0}
+  look_back_days: 0
+  max_active_runs: 2
+  limits: {retries: 1}
+datasets:
+  nights: {}
+  outage: {}
+  nowhere: {bucket: no-such-bucket, limits: {retries: 0}}
+  mistaken: {images_per_shard: many}
+"""
+
+
+@dataclass
+class Installation:
+    """What the tests talk to. `store` is another after an outage."""
+
+    folder: Path
+    airflow: Airflow
+    store: embedded.ObjectStore
+    environment: dict[str, str]
+    stack: ExitStack
+
+    def restart_store(self) -> None:
+        """Bring a store back that has ended, with its data, its keys and its address."""
+        port = int(self.store.endpoint.rpartition(":")[2])
+        again = embedded.object_store(self.folder / "store", credentials=self.store.credentials, port=port)
+        self.store = self.stack.enter_context(again)
+
+    @property
+    def api(self) -> Any:
+        return self.airflow.api
+
+    @property
+    def s3(self) -> Any:
+        return boto3.client(
+            "s3",
+            endpoint_url=self.store.endpoint,
+            aws_access_key_id=self.store.credentials.access_key,
+            aws_secret_access_key=self.store.credentials.secret_key,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
+    def put(self, dataset: str, day: str, **pictures: bytes) -> None:
+        """Upload pictures (name with `_` for the dot) as a day's batch."""
+        for name, data in pictures.items():
+            key = f"images/{dataset}/{day}/{'.'.join(name.rsplit('_', 1))}"
+            self.s3.put_object(Bucket="featurise", Key=key, Body=data)
+
+    def objects(self, prefix: str) -> dict[str, str]:
+        """Keys and etags below a prefix."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket="featurise", Prefix=prefix)
+        return {item["Key"]: item["ETag"] for page in pages for item in page.get("Contents", ())}
+
+    def read(self, uri: str) -> bytes:
+        """The object at an s3:// address."""
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        data: bytes = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return data
+
+    def rows(self, table: Any) -> list[Any]:
+        """A table of the registry, whole."""
+        with session.engine(self.environment["FEATURISE_REGISTRY"]).connect() as connection:
+            return list(connection.execute(sqlalchemy.select(table.__table__)).mappings())
+
+    def images(self, dataset: str) -> list[Any]:
+        """The registry's featurised images of a dataset."""
+        return [row for row in self.rows(Image) if row["key"].startswith(f"images/{dataset}/")]
+
+    def rejects(self, dataset: str) -> list[Any]:
+        """The registry's rejects of a dataset."""
+        return [row for row in self.rows(Reject) if row["key"].startswith(f"images/{dataset}/")]
+
+    def attempts(self, run_id: str) -> list[Any]:
+        """The extractions of a run."""
+        return [row for row in self.rows(GpuAttempt) if row["run_id"] == run_id]
+
+    def switch_on(self, dag_id: str) -> None:
+        """Unpause a DAG once Airflow knows it."""
+        processes.wait_until(lambda: dag_id in self.api.dag_ids(), SECONDS, f"DAG {dag_id}", every=1)
+        self.api.pause(dag_id, paused=False)
+
+    def ended(self, dag_id: str, run_id: str) -> str:
+        """Wait for a run's end; its state."""
+
+        def over() -> bool:
+            self.airflow.must_run()
+            return self.api.run(dag_id, run_id)["state"] in ("success", "failed")
+
+        processes.wait_until(over, SECONDS, f"the end of {dag_id}, {run_id}", every=1)
+        return str(self.api.run(dag_id, run_id)["state"])
+
+    def night(self, dag_id: str, batch: str, **conf: Any) -> str:
+        """Run a batch to its end; the run's id."""
+        self.switch_on(dag_id)
+        run_id = str(self.api.trigger(dag_id, batch, conf))
+        self.ended(dag_id, run_id)
+        return run_id
+
+    def states(self, dag_id: str, run_id: str) -> dict[str, str]:
+        """The states of a run's tasks; a mapped task's is that of its last shard."""
+        return {task["task_id"]: task["state"] for task in self.api.tasks(dag_id, run_id)}
+
+    def explain(self, dag_id: str, run_id: str) -> str:
+        """What went wrong in a run, for an assertion's message."""
+        failed = [task for task in self.api.tasks(dag_id, run_id) if task["state"] in ("failed", "up_for_retry")]
+        return "\n".join(
+            self.api.log(dag_id, run_id, task["task_id"], task["try_number"], task["map_index"])[-6000:]
+            for task in failed
+        )
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    folder = tmp_path_factory.mktemp("e2e")
+    checkpoint = next(
+        found for found in weights.provide(ROOT / ".cache/weights", print) if found.backbone == "resnet101"
+    )
+    (folder / "featurise.yaml").write_text(DECLARATION)
+    variables = {
+        "FEATURISE_DECLARATION": str(folder / "featurise.yaml"),
+        "FEATURISE_EXTRACTOR": str(ROOT / "images/extractor/.venv/bin/extractor"),
+        "RESNET101_WEIGHTS": str(checkpoint.path),
+        "RESNET101_SHA256": checkpoint.sha256,
+    }
+    clean = pytest.MonkeyPatch()
+    for name in [name for name in os.environ if name.startswith(("AIRFLOW", "FEATURISE", "AWS_"))]:
+        clean.delenv(name)
+    running = platform.running(folder, ROOT / "dags", variables, refresh_seconds=10)
+    with running as up, ExitStack() as stack:
+        yield Installation(folder, up.airflow, up.store, up.environment, stack)
+    clean.undo()
+
+
+@pytest.fixture(scope="session")
+def picture() -> bytes:
+    """A small real picture."""
+    return (GOLDEN / "tiny_40x30.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def photo() -> bytes:
+    """A photograph."""
+    return (GOLDEN / "flower.jpg").read_bytes()
