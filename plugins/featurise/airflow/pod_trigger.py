@@ -36,7 +36,7 @@ def _passes(error: BaseException) -> bool:
 
 
 class _PatientHook(AsyncKubernetesHook):
-    """Waits an outage of the API out; remembers a pod that is asked to leave, which is gone before anybody reads why."""
+    """Waits an outage of the API out; remembers a pod that is asked to leave, which is gone before anyone reads why."""
 
     leaving: dict[str, Any] | None = None
 
