@@ -35,6 +35,10 @@ class Settings(BaseSettings):
         default=None,
         description="folder for one shard's file at a time under validation; by default the system's temporary one",
     )
+    training: Path | None = Field(
+        default=None,
+        description="folder that the example DAGs of export_for_training write to; without it there are none",
+    )
     pod_templates: Path = Field(
         default=Path("/opt/featurise/pods"),
         description="folder of the pod templates that the chart writes, <backbone>.yaml each; kubernetes launcher only",

@@ -1,0 +1,46 @@
+"""An example of what can follow a feature set: when a day has brought something, the training data grow with it.
+
+One DAG per feature set, scheduled on its asset. The asset's event says what was added and carries the day on, so that a
+run here stands for the same day as the run that it follows. Off unless FEATURISE_TRAINING names a folder to write to.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, PartitionedAssetTimetable, task
+
+from featurise import declaration
+from featurise.airflow import assets
+from featurise.pair import Pair
+from featurise.settings import settings
+
+
+def build(pair: Pair, folder: Path) -> None:
+    """The DAG that keeps one feature set's training data up to date."""
+    with DAG(
+        dag_id=f"export__{pair.dag_id}",
+        description=f"Features of {pair.dataset} by {pair.backbone} for training",
+        schedule=PartitionedAssetTimetable(assets=assets.feature_set(pair)),
+        catchup=False,
+        max_active_runs=1,
+        tags=[pair.dataset, pair.backbone, "example"],
+    ):
+
+        @task
+        def export(*, triggering_asset_events: Any = None) -> dict[str, Any]:
+            from featurise.export.run import run
+
+            for events in triggering_asset_events.values():
+                for event in events:
+                    print(f"{event.extra['images']} images in {len(event.extra['files'])} new files")
+            out = folder / pair.feature_set
+            done = run(pair.dataset, pair.backbone, pair.revision, "h5", out, lambda *_: None)
+            return {"folder": str(out), "images": done.images}
+
+        export()
+
+
+if (folder := settings().training) is not None:
+    for found in declaration.load(settings().declaration):
+        if isinstance(found, Pair):
+            build(found, folder)
