@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extractor.backbone import Checkpoint, Options, Prepared
-from extractor.backbones import BoxRule, ClsProb, Precision
+from extractor.backbones import BoxRule, ClsProb
 from extractor.contract import Regions
 from extractor.stages import stage
 from resnext101_mmf import checkpoint as checkpoints
 from resnext101_mmf import config, resize
+from resnext101_mmf.arithmetic import DTYPES, arrange, memory_format
 from resnext101_mmf.proposals import Proposals, Proposer, pyramid_levels
 from resnext101_mmf.selection import select
 
@@ -21,7 +22,7 @@ from resnext101_mmf.selection import select
 def load(checkpoint: Checkpoint, options: Options) -> "Detector":
     """The detector of a published checkpoint, by its YAML configuration where there is one, on the options' device.
 
-    Sets for the whole process whether GPUs may round fp32 operands to TF32. Raises WeightsInvalid when the file is no checkpoint of
+    Raises WeightsInvalid when the file is no checkpoint of
     this detector or the configuration describes another.
     """
     return Detector(checkpoint, options)
@@ -34,7 +35,7 @@ class Detector:
         self.options = options
         self.config = config.read(checkpoint.config)
         network, anchors, self.synthetic = checkpoints.load(checkpoint.path, self.config)
-        self.network = network.to(options.device)
+        self.network = arrange(network, options.device, options.precision)
         self.proposer = Proposer(self.config.rpn, anchors, options.device)
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Prepared:
@@ -52,8 +53,11 @@ class Detector:
 
     @torch.inference_mode()
     def _detect(self, batch: Sequence[Prepared]) -> list[Regions]:
+        precision = self.options.precision
         with self._stage("backbone"):
-            pictures = torch.stack([picture.tensor for picture in batch]).to(self.options.device)
+            pictures = torch.stack([picture.tensor for picture in batch]).to(
+                self.options.device, DTYPES[precision], memory_format=memory_format(precision)
+            )
             maps = self.network.maps(pictures)
         with self._stage("proposals"):
             proposals = self.proposer(maps, *pictures.shape[-2:])

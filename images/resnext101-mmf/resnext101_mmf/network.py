@@ -93,6 +93,6 @@ def pool(head: BoxHead, pyramid: list[Tensor], levels: Tensor, rois: Tensor) -> 
     for level, scale in enumerate(head.pooler_scales):
         rows = torch.nonzero(levels == level).squeeze(1)
         pooled[rows] = roi_align(
-            pyramid[level], rois[rows].to(pooled.dtype), side, scale, head.pooler_sampling_ratio, aligned=False
-        )
+            pyramid[level].float(), rois[rows], side, scale, head.pooler_sampling_ratio, aligned=False
+        ).to(pooled.dtype)
     return pooled

@@ -17,7 +17,7 @@ def overlapping(boxes: Tensor, others: Tensor, threshold: float) -> Tensor:
         for near, far in ((0, 2), (1, 3))
     ]  # fmt: skip
     shared = inner[0].mul_(inner[1])
-    return shared / (area + other_area - shared) >= torch.tensor(threshold, dtype=boxes.dtype)
+    return shared / (area + other_area - shared) >= threshold
 
 
 def survivors(boxes: Tensor, threshold: float) -> Tensor:

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -35,23 +34,24 @@ class Selected(NamedTuple):
 
 def select(boxes: Tensor, scores: Tensor, limit: int) -> Selected:
     """The `limit` most confident of the boxes [N, 4] (float32, picture pixels) with class probabilities [N, C]."""
-    size, classes = scores.shape
-    near = boxes.cpu()
+    boxes, probabilities = boxes.cpu(), scores.cpu().numpy()
+    size, classes = probabilities.shape
     confidence = np.zeros(size, np.float32)
     suppressed = np.zeros((classes, size), np.bool_)
     overlaps: dict[int, NDArray[np.bool_]] = {}
     final, last = 0, 0.0
-    for rows, columns, values in _descending(scores, limit):
-        open_pairs = ~suppressed[columns, rows]
-        rows, columns, values = rows[open_pairs], columns[open_pairs], values[open_pairs]
-        new = np.setdiff1d(rows, list(overlaps))
-        overlaps.update(zip(new.tolist(), overlapping(near[new], near, IOU).numpy(), strict=True))
+    for rows, columns in _descending(probabilities, limit):
+        still_open = ~suppressed[columns, rows]
+        rows, columns = rows[still_open], columns[still_open]
+        values = probabilities[rows, columns]
         for row, column, value in zip(rows.tolist(), columns.tolist(), values.tolist(), strict=True):
             if final >= limit and value < last:
                 return _best(confidence, limit)
             others = suppressed[column]
             if others[row]:
                 continue
+            if row not in overlaps:
+                overlaps[row] = overlapping(boxes[row : row + 1], boxes, IOU)[0].numpy()
             others |= overlaps[row]
             if confidence[row] == 0:
                 confidence[row] = last = value
@@ -59,20 +59,18 @@ def select(boxes: Tensor, scores: Tensor, limit: int) -> Selected:
     return _best(confidence, limit)
 
 
-def _descending(
-    scores: Tensor, limit: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
-    """Rows, columns and values of the positive scores [N, C], descending, equal values by row; in chunks of rising size."""
-    maxima = scores.amax(dim=1).sort(descending=True).values.cpu()
-    ceiling, reach = torch.inf, FIRST_LOOK * limit
+def _descending(scores: NDArray[np.float32], limit: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Rows and columns of the positive scores [N, C], descending, equal ones by row; in chunks of rising size."""
+    maxima = np.sort(scores.max(axis=1))[::-1]
+    ceiling, reach = np.inf, FIRST_LOOK * limit
     while ceiling > 0:
         floor = max(float(maxima[reach]), 0.0) if reach < len(maxima) else 0.0
-        below, above = scores < ceiling, (scores >= floor) if floor > 0 else (scores > 0)
-        rows, columns = torch.nonzero(below & above, as_tuple=True)
-        values = scores[rows, columns]
-        # nonzero lists them by row.
-        values, order = values.sort(descending=True, stable=True)
-        yield rows[order].cpu().numpy(), columns[order].cpu().numpy(), values.cpu().numpy()
+        chosen = scores >= floor if floor > 0 else scores > 0
+        if ceiling < np.inf:
+            chosen &= scores < ceiling
+        rows, columns = np.divmod(np.flatnonzero(chosen), scores.shape[1])
+        order = np.argsort(-scores[rows, columns], kind="stable")
+        yield rows[order], columns[order]
         ceiling, reach = floor, 2 * reach
 
 

@@ -1,0 +1,115 @@
+"""How a network computes on its device: bit for bit as the reference does in fp32, faster but otherwise rounded in the rest."""
+
+import ctypes
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
+from torchvision.ops import FrozenBatchNorm2d
+
+from extractor.backbones import Precision
+from resnext101_mmf.network import Network
+from resnext101_mmf.winograd import Winograd
+
+DTYPES = {
+    Precision.FP32: torch.float32,
+    Precision.TF32: torch.float32,
+    Precision.BF16: torch.bfloat16,
+    Precision.FP16: torch.float16,
+}
+
+PIECE = 1 << 18
+"""Numbers (1 MiB) that a CPU core's cache holds between two operations on them."""
+
+
+def memory_format(precision: Precision) -> torch.memory_format:
+    """The layout in which activations are computed. fp32's is the reference's, since oneDNN sums in another order in the other."""
+    return torch.contiguous_format if precision is Precision.FP32 else torch.channels_last
+
+
+def arrange(network: Network, device: torch.device, precision: Precision) -> Network:
+    """Put the network on its device, in place.
+
+    fp32 keeps every rounding of the reference, which on a CPU makes results equal bit for bit: scores of two boxes that differ by less than
+    rounding would otherwise change places. Any other precision frees the order of sums too: norms are folded into convolutions, and a
+    CPU, which has no TF32, computes it as fp32 with Winograd's convolutions.
+
+    Sets for the whole process whether a GPU may round fp32 operands to TF32, and on a CPU that freed memory is kept.
+    """
+    if precision is Precision.FP32:
+        _replace_norms(network)
+    else:
+        _fold_norms(network)
+    network.to(device, DTYPES[precision], memory_format=memory_format(precision))
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision is Precision.TF32
+    if device.type == "cpu":
+        _keep_freed_memory()
+        if precision is Precision.TF32:
+            _use_winograd(network)
+    return network
+
+
+class InPlaceNorm(nn.Module):
+    """A frozen batch norm that overwrites its input: the same two roundings as torchvision's, half its passes over memory."""
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, norm: FrozenBatchNorm2d) -> None:
+        super().__init__()
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        self.register_buffer("scale", scale[:, None, None])
+        self.register_buffer("bias", (norm.bias - norm.running_mean * scale)[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same tensor."""
+        channels = x.shape[1] if x.is_cuda else max(1, PIECE // (x.shape[2] * x.shape[3]))
+        pieces = zip(x.split(channels, 1), self.scale.split(channels), self.bias.split(channels), strict=True)
+        for piece, scale, bias in pieces:
+            piece.mul_(scale).add_(bias)
+        return x
+
+
+def _replace_norms(network: Network) -> None:
+    for owner in list(network.modules()):
+        for name, child in owner.named_children():
+            if isinstance(child, FrozenBatchNorm2d):
+                owner.register_module(name, InPlaceNorm(child))
+
+
+def _fold_norms(network: Network) -> None:
+    _fold(network.body, "conv1", "bn1")
+    for block in network.body.modules():
+        if isinstance(block, Bottleneck):
+            for i in (1, 2, 3):
+                _fold(block, f"conv{i}", f"bn{i}")
+            if block.downsample is not None:
+                _fold(block.downsample, "0", "1")
+
+
+def _fold(owner: nn.Module, conv_name: str, norm_name: str) -> None:
+    """Fold a norm into the convolution before it; computed in double, so that each weight is rounded once."""
+    conv, norm = owner.get_submodule(conv_name), owner.get_submodule(norm_name)
+    if not isinstance(conv, nn.Conv2d) or not isinstance(norm, FrozenBatchNorm2d):
+        raise TypeError(f"{conv_name} is {type(conv).__name__}, {norm_name} is {type(norm).__name__}")
+    scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+    weight = conv.weight.double() * scale[:, None, None, None]
+    bias = norm.bias.double() - norm.running_mean.double() * scale
+    conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
+    owner.register_module(norm_name, nn.Identity())
+
+
+def _use_winograd(network: Network) -> None:
+    """For the wide dense convolutions of pyramid and RPN, half of the detector's multiplications."""
+    for owner in [*network.fpn.layer_blocks, network.rpn.conv[0]]:
+        owner.register_module("0", Winograd(owner.get_submodule("0")))
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse the pages of freed activations, which it otherwise returns and faults in anew at every layer."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        trim_threshold, mmap_max = -1, -4
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_max, 0)

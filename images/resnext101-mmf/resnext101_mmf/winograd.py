@@ -1,0 +1,77 @@
+"""Dense 3x3 convolutions on CPUs by Winograd's minimal filtering F(4x4, 3x3): a quarter of the multiplications.
+
+Method: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016). Interpolation points 0, +-3/4, +-3/2 and infinity
+instead of theirs keep the rounding error at that of a direct fp32 convolution. Activations are channels-last, so that every step is a
+matrix product over contiguous channels.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+OUT, TILE = 4, 6
+"""Side of a tile's output, and of the input it needs."""
+
+TILES_AT_ONCE = 512
+"""Tiles transformed together: enough to read the 36 filter matrices seldom, few enough for the working set to stay near the cores."""
+
+_POINTS = torch.tensor([0.0, 0.75, -0.75, 1.5, -1.5], dtype=torch.float64)
+
+
+def _transforms() -> tuple[Tensor, Tensor, Tensor]:
+    """Cook-Toom matrices for input, filter and output: [36, 36], [36, 9] and [16, 36], each for both axes at once."""
+    powers = torch.arange(OUT, dtype=torch.float64)
+    output = torch.cat([_POINTS[:, None] ** powers, (powers == OUT - 1)[None].double()]).T
+    filters, inputs = [], []
+    for i, point in enumerate(_POINTS):
+        others = torch.cat([_POINTS[:i], _POINTS[i + 1 :]])
+        filters.append(point ** powers[:3] / (point - others).prod())
+        inputs.append(functional.pad(_polynomial(others), (0, 1)))
+    filters.append(torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
+    inputs.append(_polynomial(_POINTS))
+    one, two = torch.stack(inputs), torch.stack(filters)
+    return torch.kron(one, one), torch.kron(two, two), torch.kron(output, output)
+
+
+def _polynomial(roots: Tensor) -> Tensor:
+    """Coefficients of the monic polynomial with these roots, constant first."""
+    coefficients = torch.ones(1, dtype=torch.float64)
+    for root in roots:
+        coefficients = functional.pad(coefficients, (1, 0)) - root * functional.pad(coefficients, (0, 1))
+    return coefficients
+
+
+class Winograd(nn.Module):
+    """A 3x3 convolution of stride 1 and padding 1, made from a dense one; fp32, one picture at a time."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        inputs, filters, outputs = _transforms()
+        weight = conv.weight.double().flatten(2).permute(2, 1, 0)
+        self.channels, self.filters = weight.shape[1:]
+        self.weight = torch.einsum("pk,kio->pio", filters, weight).float().contiguous()
+        self.bias = conv.bias
+        self.inputs, self.outputs = inputs.float(), outputs.float()
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """[1, C, H, W] to [1, K, H, W], channels-last."""
+        height, width = picture.shape[2:]
+        down, across = -(-height // OUT), -(-width // OUT)
+        padded = functional.pad(
+            picture[0].permute(1, 2, 0), (0, 0, 1, across * OUT - width + 1, 1, down * OUT - height + 1)
+        )
+        tiles = padded.unfold(0, TILE, OUT).unfold(1, TILE, OUT).permute(3, 4, 0, 1, 2)
+        result = picture.new_empty(down, OUT, across, OUT, self.filters)
+        rows = max(1, TILES_AT_ONCE // across)
+        for start in range(0, down, rows):
+            block = tiles[:, :, start : start + rows]
+            made = self._block(block.reshape(TILE * TILE, -1)).view(OUT, OUT, -1, across, self.filters)
+            result[start : start + rows] = made.permute(2, 0, 3, 1, 4)
+        whole = result.view(down * OUT, across * OUT, self.filters)[:height, :width]
+        return whole.permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
+
+    def _block(self, tiles: Tensor) -> Tensor:
+        """[36, tiles * C] to [16, tiles * K]."""
+        transformed = (self.inputs @ tiles).view(TILE * TILE, -1, self.channels)
+        made = self.outputs @ torch.bmm(transformed, self.weight).flatten(1)
+        return made.view(OUT * OUT, -1, self.filters).add_(self.bias)
