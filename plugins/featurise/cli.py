@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -143,14 +144,8 @@ def export_features(
     """
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
         bar = progress.add_task(f"{dataset} as {form}", total=None)
-        done = export.run(
-            dataset,
-            backbone,
-            revision,
-            form,
-            out,
-            lambda count, total: progress.update(bar, completed=count, total=total),
-        )
+        tell = partial(progress.update, bar)
+        done = export.run(dataset, backbone, revision, form, out, lambda n, of: tell(completed=n, total=of))
     before = f", {done.before:,} of them there before" if done.before else ""
     _say(f"{done.images:,} images of {done.feature_set} in {out}{before}")
     if done.synthetic:

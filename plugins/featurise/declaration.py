@@ -139,6 +139,8 @@ def _expected(message: str, found: Any, kind: str) -> str:
 
 def _located(path: Path, document: Document, places: tuple[yamlfile.Path, ...], field: yamlfile.Path, what: str) -> str:
     """A message with file, line and field: the place that declares most of the field's path, else the dataset's."""
+    if field == ("backbone",):
+        places, field = (places[0][:-1], places[0][:-1]), places[0][-1:]
     line, depth, place = 0, -1, places[1]
     for candidate in places:
         at, steps = document.line((*candidate, *field))

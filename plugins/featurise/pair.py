@@ -4,7 +4,7 @@ import datetime
 import zoneinfo
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from extractor import backbones
 from extractor.backbones import BoxRule, ClsProb, Precision
@@ -200,10 +200,12 @@ class Pair(Section):
             raise ValueError(f"{value!r} is no prefix: expected one that ends, and does not start, with a slash")
         return value
 
-    @model_validator(mode="after")
-    def _rule_holds(self) -> Self:
-        self.rule  # noqa: B018 — raises when the box options contradict each other
-        return self
+    @field_validator("boxes")
+    @classmethod
+    def _make_a_rule(cls, value: Boxes, info: ValidationInfo) -> Boxes:
+        if "backbone" in info.data:
+            backbones.box_rule(info.data["backbone"], **value.model_dump())
+        return value
 
     @property
     def rule(self) -> BoxRule:

@@ -1,0 +1,227 @@
+"""Exports as their readers see them, resumed and refused."""
+
+import base64
+import json
+import pickle
+import subprocess
+from pathlib import Path
+
+import h5py
+import lmdb
+import numpy as np
+import pytest
+
+from extractor import storage
+from extractor.contract import Regions
+from featurise.export import mmf_names, pickles, run
+from featurise.export.source import ExportFailed, Source
+from featurise.pair import Pair, Weights
+from featurise.registry.session import reading
+
+DAY, NEXT = "2026-11-22", "2026-11-23"
+EXTRACTOR = Path("images/extractor/.venv/bin/python")
+pytestmark = pytest.mark.usefixtures("registry")
+
+
+@pytest.fixture
+def pictures(upload, night) -> dict[str, bytes]:
+    """Two nights' pictures by id, featurised."""
+    first = {f"bird_{n}": f"picture {n}".encode() for n in range(6)}
+    second = {"late": b"another"}
+    upload({f"{DAY}/{name}.jpg": data for name, data in first.items()})
+    night(DAY)
+    upload({f"{NEXT}/{name}.jpg": data for name, data in second.items()})
+    night(NEXT)
+    return first | second
+
+
+def export(pair: Pair, form: str, out: Path) -> run.Exported:
+    return run.run(pair.dataset, pair.backbone, None, form, out, lambda done, of: None)
+
+
+def entries(path: Path) -> tuple[list[bytes], dict[bytes, dict]]:
+    with (
+        lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False) as environment,
+        environment.begin() as look,
+    ):
+        keys = pickle.loads(look.get(b"keys"))
+        return keys, {key: pickle.loads(look.get(key)) for key in keys}
+
+
+def test_h5_shows_every_image_as_a_group_of_one_file(pair, pictures, extract, tmp_path):
+    done = export(pair, "h5", tmp_path / "out")
+    assert (done.images, done.before, done.synthetic) == (7, 0, True)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    with h5py.File(tmp_path / "moved" / "birds.h5") as file:
+        assert set(file) == set(pictures)
+        for name, data in pictures.items():
+            np.testing.assert_array_equal(file[name]["features"][()], extract.find(data).features)
+            assert file[name]["img_w"][()] == 640
+
+
+def test_volta_reads_base64_without_a_fallback(pair, pictures, extract, tmp_path):
+    export(pair, "lmdb-volta", tmp_path)
+    keys, items = entries(tmp_path / "birds_feat.lmdb")
+    assert sorted(keys) == sorted(name.encode() for name in pictures)
+    for name, data in pictures.items():
+        item, expected = items[name.encode()], extract.find(data)
+        assert item["img_id"] == name
+        assert (item["img_h"], item["img_w"]) == (480, 640)
+        for field, width in (("features", 2048), ("boxes", 4)):
+            found = np.frombuffer(base64.b64decode(item[field], validate=True), np.float32).reshape(-1, width)
+            np.testing.assert_array_equal(found, getattr(expected, field))
+        np.testing.assert_array_equal(item["obj_id"], expected.obj_id)
+
+
+def test_an_lmdb_takes_the_disk_that_its_images_need(pair, pictures, tmp_path):
+    export(pair, "lmdb-mmf", tmp_path)
+    file = tmp_path / "birds.lmdb" / "data.mdb"
+    assert file.stat().st_size < 64 * 1024 * 1024 + 10 * len(pictures) * 400_000
+
+
+def test_an_lmdb_whose_map_is_too_small_grows(pair, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("featurise.export.lightning.MIB", 1024)
+    export(pair, "lmdb-volta", tmp_path)
+    assert len(entries(tmp_path / "birds_feat.lmdb")[0]) == len(pictures)
+
+
+READ_WITH_MMF = """
+import importlib.util, json, sys, types
+from pathlib import Path
+root = Path(importlib.util.find_spec("mmf").origin).parent
+for name in ("mmf", "mmf.datasets", "mmf.datasets.databases"):
+    module = types.ModuleType(name)
+    module.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
+    sys.modules[name] = module
+from mmf.datasets.databases.readers.feature_readers import FeatureReader
+base, names = sys.argv[1], sys.argv[2:]
+reader = FeatureReader(base, depth_first=False, max_features=100)
+for name in names:
+    features, info = reader.read(f"{name}.npy")
+    counts = {"rows": int(info["max_features"]), "boxes": int(info["num_boxes"]), "width": int(info["image_width"])}
+    print(json.dumps({"sum": float(features.double().sum()), "bbox": info["bbox"].tolist(), **counts}))
+"""
+
+
+@pytest.mark.parametrize(("form", "place"), [("lmdb-mmf", "birds.lmdb"), ("npy-mmf", "birds")])
+def test_mmf_itself_reads_what_was_written(pair, pictures, extract, tmp_path, form, place):
+    export(pair, form, tmp_path)
+    argv = [EXTRACTOR, "-c", READ_WITH_MMF, tmp_path / place, *pictures]
+    found = subprocess.run(argv, capture_output=True, text=True, check=True)
+    for line, data in zip(found.stdout.splitlines(), pictures.values(), strict=True):
+        item, expected = json.loads(line), extract.find(data)
+        assert item["sum"] == pytest.approx(expected.features.astype(np.float64).sum(), rel=1e-9)
+        assert (item["rows"], item["boxes"], item["width"]) == (36, 36, 640)
+        np.testing.assert_array_equal(np.array(item["bbox"], np.float32), expected.boxes)
+
+
+def test_lxmert_finds_ten_columns_and_boxes_inside_the_image(pair, upload, night, extract, tmp_path):
+    def beyond(data: bytes) -> Regions:
+        found = find(data)
+        found.boxes[0] = (0, 0, 640, 480)
+        return found
+
+    find, extract.find = extract.find, beyond
+    upload({f"{DAY}/a.jpg": b"a", f"{DAY}/b.jpg": b"b"})
+    night(DAY)
+    export(pair, "tsv-lxmert", tmp_path)
+    lines = (tmp_path / "birds_obj.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["a", "b"]
+    for line, data in zip(lines, (b"a", b"b"), strict=True):
+        _name, height, width, obj_id, obj_conf, attr_id, attr_conf, number, boxes, features = line.split("\t")
+        expected = extract.find(data)
+        assert (int(height), int(width), int(number)) == (480, 640, 36)
+        for text, dtype, array in (
+            (obj_id, np.int64, expected.obj_id),
+            (obj_conf, np.float32, expected.obj_conf),
+            (attr_id, np.int64, expected.attr_id),
+            (attr_conf, np.float32, expected.attr_conf),
+            (features, np.float32, expected.features),
+        ):
+            np.testing.assert_array_equal(np.frombuffer(base64.b64decode(text), dtype).reshape(array.shape), array)
+        share = np.frombuffer(base64.b64decode(boxes), np.float32).reshape(-1, 4) / [640, 480, 640, 480]
+        assert (share >= 0).all()
+        assert (share <= 1 + 1e-5).all()
+
+
+@pytest.mark.parametrize("form", list(run.FORMATS))
+def test_an_export_that_was_cut_off_goes_on_and_ends_equal(pair, pictures, tmp_path, form, monkeypatch):
+    export(pair, form, tmp_path / "whole")
+    writer = run.FORMATS[form]
+    add, added = writer.add, []
+
+    def cut(self, source, image_id, group):
+        if len(added) == 5:
+            raise KeyboardInterrupt
+        added.append(image_id)
+        add(self, source, image_id, group)
+
+    monkeypatch.setattr(writer, "add", cut)
+    with pytest.raises(KeyboardInterrupt):
+        export(pair, form, tmp_path / "cut")
+    monkeypatch.setattr(writer, "add", add)
+    resumed = export(pair, form, tmp_path / "cut")
+    assert 0 < resumed.before < resumed.images == len(pictures)
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+    assert export(pair, form, tmp_path / "cut").before == len(pictures)
+
+
+def content(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.name == "data.mdb":
+            found[name] = {key: repr(item) for key, item in entries(path.parent)[1].items()}
+        elif path.suffix == ".h5":
+            with h5py.File(path) as file:
+                found[name] = {image: group["features"][()].tobytes() for image, group in file.items()}
+        elif path.is_file() and path.name != "lock.mdb":
+            found[name] = path.read_bytes()
+    return found
+
+
+def test_replaced_pictures_and_other_exports_are_not_mixed_in(pair, pictures, upload, night, tmp_path):
+    export(pair, "h5", tmp_path)
+    with pytest.raises(ExportFailed, match=r"as h5, asked is .* as npy-mmf; choose another folder"):
+        export(pair, "npy-mmf", tmp_path)
+    upload({f"{DAY}/bird_0.jpg": b"replaced"})
+    night(DAY, run_id="again")
+    with pytest.raises(ExportFailed, match="replaced or removed since"):
+        export(pair, "h5", tmp_path)
+
+
+def test_what_is_not_there_or_not_meant_is_said(pair, pictures, night, tmp_path):
+    with pytest.raises(ExportFailed, match="no features of dataset 'cats'"):
+        run.run("cats", "resnet101", None, "h5", tmp_path, lambda done, of: None)
+    other = pair.model_copy(update={"weights": Weights(uri="s3://models/new/", sha256="b" * 64)})
+    night(DAY, of=other)
+    with pytest.raises(ExportFailed, match=f"2 revisions.*{pair.revision}, {other.revision}"):
+        export(pair, "h5", tmp_path)
+
+
+def test_an_altered_object_is_not_exported(pair, pictures, tmp_path):
+    with reading() as connection:
+        first = run.sources(connection, 1)[0]
+    data = bytearray(storage.read_bytes(first.uri))
+    data[-1] ^= 1
+    storage.write_bytes(first.uri, bytes(data))
+    with pytest.raises(ExportFailed, match="the object was altered"):
+        export(pair, "h5", tmp_path)
+
+
+def test_ids_that_mmf_confuses_are_refused():
+    def source(*ids: str) -> list[Source]:
+        return [Source("s3://b/f/d/x.h5", "0", 1, ids)]
+
+    mmf_names.check_lmdb(source("COCO_7", "8"))
+    with pytest.raises(ExportFailed, match="'COCO_0007' for '7'"):
+        mmf_names.check_lmdb(source("COCO_0007", "7"))
+    mmf_names.check_files(source("a", "b_info"))
+    with pytest.raises(ExportFailed, match="'a_info' for 'a'"):
+        mmf_names.check_files(source("a", "a_info"))
+
+
+def test_pickles_name_the_module_that_every_numpy_has():
+    data = pickles.dumps({"array": np.arange(3)})
+    assert b"numpy._core" not in data
+    np.testing.assert_array_equal(pickle.loads(data)["array"], np.arange(3))
