@@ -82,6 +82,9 @@ bench: setup ## measure both detectors, the registry, discovery and HDF5; prints
 lock: $(UV) ## resolve both environments anew
 	cd images/extractor && ../../$(UV) lock --quiet --upgrade && ../../$(UV) export --quiet --format requirements.txt --no-header --no-emit-local --all-extras -o requirements.lock
 	$(UV) lock --quiet --upgrade && $(UV) export --quiet --format requirements.txt --no-header --no-emit-local -o requirements.lock
+	cd images/extractor && ../../$(UV) export --quiet --frozen --format requirements.txt --no-header --no-emit-local --no-default-groups --all-extras -o requirements.images.lock
+	cd images/extractor && ../../$(UV) export --quiet --frozen --format requirements.txt --no-header --no-emit-local --only-group build -o requirements.build.lock
+	$(UV) export --quiet --frozen --format requirements.txt --no-header --no-emit-local --no-default-groups -o images/airflow/requirements.lock
 
 .PHONY: clean
 clean: ## remove environments, caches and the demo's state

@@ -54,6 +54,13 @@ class Installation:
     registry: str
     variables: dict[str, str]
 
+    def restart(self, dead: processes.Child) -> None:
+        """Start one of Airflow's processes anew."""
+        env = {**self.variables, **airflow.environment(self.settings)}
+        fresh = processes.start(dead.name, dead.process.args, env, self.settings.home / "processes")
+        # The same Child objects end with the installation.
+        object.__setattr__(dead, "process", fresh.process)
+
     def wait(self, holds: Callable[[], bool], seconds: float, what: str) -> None:
         """Wait for something to hold, while Airflow's processes run."""
 
