@@ -17,6 +17,7 @@ from pendulum import timezone
 
 from featurise.airflow import assets, current, form
 from featurise.airflow.arrival import DiscoverOperator
+from featurise.airflow.closing import ReportOperator
 from featurise.airflow.nights import Nights
 from featurise.airflow.retries import Taxonomy
 from featurise.pair import Pair
@@ -56,10 +57,18 @@ def build(pair: Pair) -> DAG:
             task_id="discover",
             pair=pair,
             doc_md="Waits until the batch is complete, lists it and compares it with the registry.",
+            execution_timeout=_step_timeout(pair),
         )
         shards = _shard(pair).expand(shard=_plan(pair)(found.output))
         # Teardowns: they run whatever happened, also when a person ends the run, and leave a failed run failed.
-        shards >> _announce(pair)().as_teardown() >> _report(pair)().as_teardown()
+        announced = _announce(pair)().as_teardown()
+        report = ReportOperator(
+            task_id="report",
+            pair=pair,
+            doc_md="The run's page, whatever happened before it.",
+            execution_timeout=_step_timeout(pair),
+        )
+        shards >> announced >> report.as_teardown()
     return dag
 
 
@@ -75,7 +84,11 @@ def _about(pair: Pair) -> str:
 
 def _step(pair: Pair, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """The decorator of the tasks that run in Airflow's own worker."""
-    return task(execution_timeout=timedelta(minutes=pair.limits.step_timeout_minutes), **options)
+    return task(execution_timeout=_step_timeout(pair), **options)
+
+
+def _step_timeout(pair: Pair) -> timedelta:
+    return timedelta(minutes=pair.limits.step_timeout_minutes)
 
 
 def _plan(pair: Pair) -> Any:
@@ -180,16 +193,3 @@ def _announce(pair: Pair) -> Any:
         outlet_events[asset].extra = {"images": images, "files": [row["uri"] for row in added]}
 
     return announce
-
-
-def _report(pair: Pair) -> Any:
-    @_step(pair, doc_md="The run's page, whatever happened before it.")
-    def report() -> dict[str, Any]:
-        from featurise import report as step
-
-        run = current.run(pair)
-        done = step.run(run.pair, run.batch, run.run_id)
-        print(f"{done.text}\n{done.uri}")
-        return done.model_dump(mode="json")
-
-    return report

@@ -1,9 +1,19 @@
 """What the package adds to Airflow itself."""
 
+from typing import Any
+
 from airflow.plugins_manager import AirflowPlugin
 
+from featurise.airflow.closing import PAGE
 from featurise.airflow.nights import Nights
 from featurise.airflow.priority import NightFirst
+
+
+async def pages(scope: Any, receive: Any, send: Any) -> None:
+    """The package's web pages; imported with the first request, since every Airflow process loads the plugin."""
+    from featurise.airflow.web import app
+
+    await app(scope, receive, send)
 
 
 class FeaturisePlugin(AirflowPlugin):
@@ -12,3 +22,12 @@ class FeaturisePlugin(AirflowPlugin):
     name = "featurise"
     timetables = [Nights]
     priority_weight_strategies = [NightFirst]
+    fastapi_apps = [{"app": pages, "url_prefix": "/featurise", "name": "featurise"}]
+    external_views = [
+        {
+            "name": "Report",
+            "href": PAGE.format(dag_id="{DAG_ID}", run_id="{RUN_ID}"),
+            "destination": "dag_run",
+            "url_route": "report",
+        }
+    ]
