@@ -48,15 +48,17 @@ def _mean(
 def _classes(new: Statistics, history: Statistics) -> tuple[float, str]:
     """The total variation distance of two class histograms, less what two samples of one distribution would have.
 
-    Boxes of one image are not independent, so the sample is counted in images: cautious.
+    Boxes of one picture are not independent, so the noise is that of pictures: for each class the mean absolute
+    difference of two normal means, from the spread of its boxes per picture.
     """
+    both = Statistics.of([new, history])
     mine, theirs = sum(new.classes.values()) or 1, sum(history.classes.values()) or 1
+    boxes = (mine + theirs) / both.images
     sample = 1 / new.images + 1 / history.images
     distance = noise = 0.0
-    for name in new.classes.keys() | history.classes.keys():
-        now, before = new.classes.get(name, 0) / mine, history.classes.get(name, 0) / theirs
-        both = (new.classes.get(name, 0) + history.classes.get(name, 0)) / (mine + theirs)
-        distance += abs(now - before) / 2
-        noise += sqrt(2 * both * (1 - both) * sample / pi) / 2
+    for name, count in both.classes.items():
+        distance += abs(new.classes.get(name, 0) / mine - history.classes.get(name, 0) / theirs) / 2
+        spread = max(both.class_squares.get(name, 0) / both.images - (count / both.images) ** 2, 0.0)
+        noise += sqrt(2 * spread * sample / pi) / boxes / 2
     text = f"class histogram: {distance:.0%} of the boxes changed class against {history.images:,} earlier images"
     return distance - noise, text

@@ -34,6 +34,8 @@ class Statistics(BaseModel):
     """Of an image's share of zero feature values."""
     boxes: dict[int, int] = {}
     classes: dict[int, int] = {}
+    class_squares: dict[int, int] = {}
+    """By class, the sum over images of the squared number of boxes: how much single pictures weigh."""
 
     def add(self, regions: Regions, norms: NDArray[np.float32]) -> None:
         """Take one image into account; `norms` are those of its feature rows."""
@@ -41,13 +43,15 @@ class Statistics(BaseModel):
         self.norm.add(float(norms.mean()))
         self.zeros.add(1.0 - np.count_nonzero(regions.features) / regions.features.size)
         self.boxes[regions.num_boxes] = self.boxes.get(regions.num_boxes, 0) + 1
-        for name in regions.obj_id[: regions.num_boxes].tolist():
-            self.classes[name] = self.classes.get(name, 0) + 1
+        names, counts = np.unique(regions.obj_id[: regions.num_boxes], return_counts=True)
+        for name, count in zip(names.tolist(), counts.tolist(), strict=True):
+            self.classes[name] = self.classes.get(name, 0) + count
+            self.class_squares[name] = self.class_squares.get(name, 0) + count * count
 
     @classmethod
     def of(cls, parts: Iterable["Statistics"]) -> Self:
         """The statistics of several files together."""
-        whole, boxes, classes = cls(), Counter[int](), Counter[int]()
+        whole, boxes, classes, squares = cls(), Counter[int](), Counter[int](), Counter[int]()
         for part in parts:
             whole.images += part.images
             for mine, other in ((whole.norm, part.norm), (whole.zeros, part.zeros)):
@@ -55,7 +59,8 @@ class Statistics(BaseModel):
                 mine.squares += other.squares
             boxes.update(part.boxes)
             classes.update(part.classes)
-        whole.boxes, whole.classes = dict(sorted(boxes.items())), dict(sorted(classes.items()))
+            squares.update(part.class_squares)
+        whole.boxes, whole.classes, whole.class_squares = dict(boxes), dict(classes), dict(squares)
         return whole
 
     def mean(self, moments: Moments) -> float:

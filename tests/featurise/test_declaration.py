@@ -99,7 +99,7 @@ def test_a_mistake_breaks_its_dataset_and_leaves_the_others_alone(tmp_path):
         (
             "      sha256: ${TEST_SHA}\n  resnext",
             "  resnext",
-            7,
+            6,
             "weights.sha256: .*`extractor weights check` prints it",
         ),
         ("sha256: ${TEST_SHA}\n  res", "sha256: ${TEST_NONE}\n  res", 8, "TEST_NONE is not set; export TEST_NONE"),

@@ -1,0 +1,234 @@
+"""Every rule of a shard's file, broken once: the file lies in quarantine, and the first problems are told."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from extractor import storage
+from featurise import addresses, checks, discover, drift, job, plan, validate
+from featurise.examine import Report
+from featurise.options import Options
+from featurise.pair import Pair
+from featurise.plan import Shard
+from featurise.statistics import Statistics
+
+DAY, RUN = "2026-11-23", "run"
+
+
+@pytest.fixture
+def shard(registry, pair: Pair, upload, extract) -> Shard:
+    """A shard of three pictures and one that is none, extracted."""
+    upload({f"{DAY}/{name}.jpg": name.encode() for name in "abc"} | {f"{DAY}/x.jpg": b"bad"})
+    found = discover.run(pair, DAY, RUN, Options())
+    (shard,) = plan.run(pair, found, RUN, Options())
+    extract(pair, shard, DAY)
+    return shard
+
+
+def change(shard: Shard, folder: Path, how: Callable[[h5py.File], None]) -> None:
+    local = folder / "changed.h5"
+    storage.download(job.output(shard), local)
+    with h5py.File(local, "r+") as file:
+        how(file)
+    storage.upload(local, job.output(shard))
+
+
+def put(name: str, value: object, at: object = 0) -> Callable[[h5py.File], None]:
+    def how(file: h5py.File) -> None:
+        file["a"][name][at] = value
+
+    return how
+
+
+def replace(name: str, value: np.ndarray) -> Callable[[h5py.File], None]:
+    def how(file: h5py.File) -> None:
+        del file["a"][name]
+        file["a"][name] = value
+
+    return how
+
+
+def twins(file: h5py.File) -> None:
+    file["a"]["features"][...] = file["b"]["features"][()]
+
+
+def without(file: h5py.File) -> None:
+    del file["a"]
+
+
+def stranger(file: h5py.File) -> None:
+    file.copy("a", "z")
+
+
+def extra_field(file: h5py.File) -> None:
+    file["a"]["note"] = 1
+
+
+def other_revision(file: h5py.File) -> None:
+    file.attrs["revision"] = "000000000000"
+
+
+def no_provenance(file: h5py.File) -> None:
+    del file.attrs["weights_sha256"]
+
+
+def test_a_good_file_passes_with_its_numbers(pair, shard):
+    found = validate.run(pair, shard, DAY, RUN)
+    assert (found.images, found.rejects, found.warnings) == (3, 1, [])
+    report = Report.model_validate_json(storage.read_bytes(found.report_uri))
+    assert report.statistics.boxes == {36: 3}
+    assert report.statistics.mean(report.statistics.norm) > 0
+    assert report.samples[0].key.endswith("a.jpg")
+    assert validate.run(pair, shard, DAY, RUN) == found
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (put("features", np.nan), "a: features of row 0 are not finite"),
+        (put("features", 0), "a: features of row 0 are all zero"),
+        (put("boxes", (0, 0, 641, 10)), "a: box of row 0 is outside 640 x 480 pixels: 0, 0, 641, 10"),
+        (put("boxes", (5, 5, 5, 10)), "a: box of row 0 is without a positive area"),
+        (put("boxes", (np.nan, 0, 1, 1)), "a: box of row 0 is outside"),
+        (put("obj_conf", 1.5), "a: obj_conf reaches from"),
+        (put("attr_conf", -0.1), "a: attr_conf reaches from"),
+        (put("obj_id", 1600), "to 1600, expected 0 to 1599"),
+        (put("num_boxes", 37, ()), "a: num_boxes is 37 with 36 rows"),
+        (put("num_boxes", 35, ()), "a: num_boxes is 35, the index says 36"),
+        (put("img_w", 0, ()), "a: the image is 0 x 480 pixels"),
+        (replace("boxes", np.zeros((36, 4), np.float64)), "a: boxes is float64 [36, 4], expected float32 [36, 4]"),
+        (replace("obj_id", np.zeros(35, np.int64)), "a: obj_id is int64 [35], expected int64 [36]"),
+        (twins, "b has the features of a, another picture"),
+        (without, "a is in the index and not in the file"),
+        (stranger, "z is in the file and not in the index"),
+        (extra_field, "a: note is no field of this feature set"),
+        (other_revision, "attribute revision is '000000000000', expected"),
+        (no_provenance, "attribute weights_sha256: Field required"),
+    ],
+)
+def test_a_broken_rule_keeps_the_file_from_publication(pair, shard, tmp_path, how, says):
+    change(shard, tmp_path, how)
+    with pytest.raises(validate.ValidationFailed) as failure:
+        validate.run(pair, shard, DAY, RUN)
+    assert says in str(failure.value)
+    place = addresses.quarantine(pair, DAY, RUN, shard.name)
+    report = json.loads(storage.read_bytes(f"{place}/report.json"))
+    assert any(says in problem for problem in report["problems"])
+    assert {item.key.rsplit("/", 1)[1] for item in storage.listing(f"{place}/")} == {
+        "report.json",
+        f"{shard.name}.h5",
+        f"{shard.name}.index.jsonl",
+        f"{shard.name}.rejects.jsonl",
+    }
+    assert storage.head(job.output(shard)) is None
+
+
+@pytest.mark.parametrize(
+    ("list_of", "change_lines", "says"),
+    [
+        (addresses.index, lambda lines: lines[1:], "a.jpg is neither in the index nor among the rejects"),
+        (addresses.index, lambda lines: [*lines, lines[0]], "a.jpg is listed twice"),
+        (addresses.rejects, lambda lines: [], "x.jpg is neither in the index nor among the rejects"),
+        (
+            addresses.index,
+            lambda lines: [lines[0].replace(b'"etag":"', b'"etag":"0'), *lines[1:]],
+            "the manifest differs",
+        ),
+        (addresses.index, lambda lines: [lines[0].replace(b"a.jpg", b"q.jpg"), *lines[1:]], "q.jpg is no image of the"),
+    ],
+)
+def test_index_and_rejects_hold_every_image_of_the_manifest_once(pair, shard, list_of, change_lines, says):
+    uri = list_of(job.output(shard))
+    lines = change_lines(storage.read_bytes(uri).splitlines())
+    storage.write_bytes(uri, b"\n".join(lines))
+    with pytest.raises(validate.ValidationFailed, match=says):
+        validate.run(pair, shard, DAY, RUN)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_truncated_upload_is_caught(pair, shard, share):
+    data = storage.read_bytes(job.output(shard))
+    storage.write_bytes(job.output(shard), data[: int(len(data) * share)])
+    with pytest.raises(validate.ValidationFailed, match="cannot be opened as HDF5"):
+        validate.run(pair, shard, DAY, RUN)
+
+
+def test_a_few_twins_among_many_are_a_warning(pair, shard, tmp_path):
+    change(shard, tmp_path, twins)
+    lenient = pair.model_copy(update={"limits": pair.limits.model_copy(update={"max_twin_share": 0.5})})
+    assert validate.run(lenient, shard, DAY, RUN).warnings == ["b has the features of a, another picture"]
+
+
+def test_drift_warns_with_numbers_and_fails_beyond_the_limit(pair, upload, night, extract):
+    quiet = extract.find
+    upload({f"2026-11-20/{n}.jpg": f"old {n}".encode() for n in range(40)})
+    night("2026-11-20", of=pair.model_copy(update={"images_per_shard": 100}))
+
+    def louder(factor: float) -> Callable:
+        def find(data: bytes):
+            found = quiet(data)
+            found.features[...] *= factor
+            return found
+
+        return find
+
+    extract.find = louder(1.3)
+    upload({f"2026-11-21/new {n}.jpg": f"new {n}".encode() for n in range(5)})
+    found = discover.run(pair, "2026-11-21", RUN, Options(look_back_days=0))
+    shards = plan.run(pair, found, RUN, Options())
+    extract(pair, shards[0], "2026-11-21")
+    (warning,) = validate.run(pair, shards[0], "2026-11-21", RUN).warnings
+    assert warning.startswith("mean feature norm: ")
+    assert re.search(r"over 40 images \(change 3\d%\)", warning)
+    extract.find = louder(3)
+    extract(pair, shards[1], "2026-11-21")
+    with pytest.raises(validate.ValidationFailed, match=r"mean feature norm: .*change [12]\d\d%\); the limit is 50%"):
+        validate.run(pair, shards[1], "2026-11-21", RUN)
+
+
+def statistics(images: int, classes: dict[int, int], boxes: int = 36) -> Statistics:
+    found = Statistics(images=images, classes=classes, class_squares=classes, boxes={boxes: images})
+    found.norm.total, found.norm.squares = 10.0 * images, 101.0 * images
+    return found
+
+
+def test_drift_of_classes_counts_beyond_chance_only(pair):
+    history = statistics(1000, dict.fromkeys(range(100), 360))
+    small = statistics(3, dict.fromkeys(range(100), 1) | {0: 9})
+    assert drift.compare(small, history, pair.limits) == ([], [])
+    warnings, errors = drift.compare(statistics(1000, dict.fromkeys(range(25, 125), 360)), history, pair.limits)
+    assert [warning.split(" of the boxes")[0] for warning in warnings] == ["class histogram: 25%"]
+    assert errors == []
+    _, errors = drift.compare(statistics(1000, dict.fromkeys(range(200, 300), 360)), history, pair.limits)
+    assert "the limit is 50%" in errors[0]
+    assert drift.compare(statistics(1000, {7: 1}), statistics(10, {8: 1}), pair.limits) == ([], []), (
+        "too little history"
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "network"),
+    [((640, 427), (1216, 800)), ((300, 451), (800, 1216)), ((1600, 200), (1344, 192)), ((40, 30), (1088, 800))],
+)
+def test_the_padded_input_is_the_references(size, network):
+    short = min(size)
+    scale = 800 / short if round(800 / short * max(size)) <= 1333 else 1333 / max(size)
+    assert [side * scale for side in checks.padded(*size)] == pytest.approx(network)
+
+
+def test_boxes_of_resnext101_may_reach_into_the_padding_and_no_further(pair, extract):
+    other = pair.model_copy(update={"backbone": "resnext101"})
+    found = extract.find(b"picture")
+    width, height = checks.padded(640, 480)
+    assert width > 640
+    found.boxes[0] = (0, 0, np.float32(width) - 1, 400)
+    norms = np.linalg.norm(found.features, axis=1)
+    assert not list(checks.regions(other, found, norms))
+    assert [what[:23] for what in checks.regions(pair, found, norms)] == ["box of row 0 is outside"]
+    found.boxes[0] = (0, 0, width + 1, height)
+    assert [what[:23] for what in checks.regions(other, found, norms)] == ["box of row 0 is outside"]
