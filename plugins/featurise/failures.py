@@ -219,6 +219,12 @@ _POD_REASONS = {
     "NodeStatusUnknown": Reason.NODE_LOST,
     "NodeAffinity": Reason.NODE_LOST,
 }
+_EVENTS = {
+    "Preempted": Reason.PREEMPTED,
+    "Evicted": Reason.EVICTED,
+    "TaintManagerEviction": Reason.NODE_LOST,
+    "NodeNotReady": Reason.NODE_LOST,
+}
 _GPU_MEMORY = re.compile(
     r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
     r"|CUDA error: out of memory"
@@ -343,9 +349,10 @@ def _taken_away(evidence: Evidence) -> _Found:
     if evidence.pod_reason.startswith("OutOf"):
         return Reason.UNSCHEDULABLE, f"the node had no room after all: {evidence.pod_message or evidence.pod_reason}"
     for event in reversed(evidence.events):
-        if event.reason in {"Preempted", "TaintManagerEviction", "NodeNotReady", "Evicted"}:
-            reason = {"Preempted": Reason.PREEMPTED, "Evicted": Reason.EVICTED}.get(event.reason, Reason.NODE_LOST)
-            return reason, f"{event.reason}: {event.message}"
+        if event.reason in _EVENTS:
+            return _EVENTS[event.reason], f"{event.reason}: {event.message}"
+    if evidence.gone and (killing := next((each for each in evidence.events if each.reason == "Killing"), None)):
+        return Reason.EVICTED, f"the pod was deleted while it worked: {killing.message}"
     if evidence.gone:
         return Reason.NODE_LOST, "the pod is gone and left nothing to read"
     if evidence.terminated == "ContainerStatusUnknown":
@@ -356,7 +363,13 @@ def _taken_away(evidence: Evidence) -> _Found:
 
 
 def _device(evidence: Evidence) -> _Found:
-    said = [_said(evidence), evidence.pod_message, *(event.message for event in evidence.events), *evidence.log_tail]
+    said = [
+        _said(evidence),
+        *evidence.message.splitlines(),
+        evidence.pod_message,
+        *(event.message for event in evidence.events),
+        *evidence.log_tail,
+    ]
     for pattern, reason in ((_GPU_MEMORY, Reason.GPU_OUT_OF_MEMORY), (_GPU_FAULT, Reason.GPU_FAULT)):
         for line in said:
             if pattern.search(line):
@@ -391,6 +404,7 @@ def _ending(evidence: Evidence) -> _Found:
 
 
 def _said(evidence: Evidence) -> str:
+    """The extractor's own word; without one, the last line that Kubernetes kept of its log."""
     if evidence.summary is not None and evidence.summary.message:
         return evidence.summary.message
-    return evidence.message
+    return next((line for line in reversed(evidence.message.splitlines()) if line.strip()), "")

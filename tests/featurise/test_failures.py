@@ -72,6 +72,12 @@ XID_TEXT = "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus
             "Marking",
             id="pod gone by the taint manager",
         ),
+        pytest.param(
+            Evidence(gone=True, events=(Event("Pulled"), Event("Killing", "Stopping container base"))),
+            Reason.EVICTED,
+            "Stopping container",
+            id="pod gone, it was told to stop",
+        ),
         pytest.param(SIGTERM_AND_PREEMPTED, Reason.PREEMPTED, "preempting", id="SIGTERM is read after its cause"),
         pytest.param(
             Evidence(
@@ -92,6 +98,12 @@ XID_TEXT = "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus
             Reason.GPU_OUT_OF_MEMORY,
             "1.17 GiB",
             id="GPU memory, from the log only",
+        ),
+        pytest.param(
+            Evidence(exit_code=1, message="loading\nKeyError: 'fc7'\n"),
+            Reason.CRASH,
+            "KeyError",
+            id="the log's last line",
         ),
         pytest.param(Evidence(exit_code=1, message=XID_TEXT), Reason.GPU_FAULT, "Xid", id="Xid in the message"),
         pytest.param(

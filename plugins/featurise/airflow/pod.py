@@ -15,6 +15,7 @@ from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import Kubern
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
+from airflow.providers.cncf.kubernetes.utils.pod_manager import detect_pod_terminate_early_issues
 from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
 from kubernetes.utils.quantity import parse_quantity
@@ -27,7 +28,7 @@ from featurise.airflow.lines import readable
 from featurise.airflow.pod_evidence import CONTAINER, gather
 from featurise.airflow.pod_trigger import PodTrigger, is_lost
 from featurise.airflow.retries import AttemptFailed
-from featurise.airflow.tries import HEADROOM, OnlyCounted, OutOfSight, first_try
+from featurise.airflow.tries import BLIND_DELAY, HEADROOM, OnlyCounted, OutOfSight, first_try
 from featurise.failures import Evidence, Reason
 from featurise.job import following, specification
 from featurise.pair import Pair
@@ -78,6 +79,9 @@ class PodOperator(KubernetesPodOperator):
                 "execution_timeout": waiting + running + SLACK,
                 "retries": pair.limits.retries + HEADROOM,
                 "retry_policy": OnlyCounted(),
+                # Without a verdict, the pod is to be found again soon, however many tries there were.
+                "retry_delay": BLIND_DELAY,
+                "retry_exponential_backoff": 0,
             },
         )
         self.pair = pair
@@ -268,8 +272,11 @@ def _in_sight() -> Iterator[None]:
 
 
 def _ended(pod: k8s.V1Pod) -> bool:
-    return pod.status.phase in {"Succeeded", "Failed"} or is_lost(
-        pod.metadata.deletion_timestamp, pod.metadata.deletion_grace_period_seconds
+    """Whether a pod has come to its end, or to a start that it will not get beyond."""
+    return (
+        pod.status.phase in {"Succeeded", "Failed"}
+        or is_lost(pod.metadata.deletion_timestamp, pod.metadata.deletion_grace_period_seconds)
+        or detect_pod_terminate_early_issues(pod) is not None
     )
 
 

@@ -106,4 +106,4 @@ def _termination_message(message: str | None) -> tuple[Summary | None, str]:
         return Summary.model_validate_json(message), ""
     except ValidationError:
         # Not the extractor's: the container runtime's words, or the log's tail that Kubernetes falls back to.
-        return None, message
+        return None, "\n".join(readable(line) for line in message.splitlines())

@@ -228,8 +228,9 @@ class Kubelet:
         if process is not None and process.returncode is None:
             meta |= {"deletionTimestamp": now(), "deletionGracePeriodSeconds": int(grace if grace is not None else 30)}
             self.store.put("pods", pod)
+            self.event(pod, "Killing", "Stopping container base", "Normal")
             await self._terminate(pod, process, grace)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(1.0)
         self.store.remove("pods", meta["namespace"], meta["name"])
 
     async def _terminate(self, pod: Json, process: asyncio.subprocess.Process, grace: float | None) -> None:
