@@ -109,9 +109,9 @@ def _shard(pair: Pair) -> Any:
 
     @task_group(group_id="shard")
     def group(shard: Any) -> None:
-        validated = _validate(pair)(shard)
+        validated = _validate(pair)(shard=shard)
         _extract(pair, shard) >> validated
-        _register(pair)(shard, _publish(pair)(shard, validated))
+        _register(pair)(shard=shard, published=_publish(pair)(shard=shard, validated=validated))
 
     return group
 
