@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extractor.backbone import Checkpoint, Options, Prepared
-from extractor.backbones import BoxRule, ClsProb
+from extractor.backbones import ClsProb
 from extractor.contract import Regions
 from extractor.stages import stage
 from resnext101_mmf import checkpoint as checkpoints
 from resnext101_mmf import config, resize
 from resnext101_mmf.arithmetic import DTYPES, arrange, memory_format
 from resnext101_mmf.proposals import Proposals, Proposer, pyramid_levels
-from resnext101_mmf.selection import select
+from resnext101_mmf.config import BoxHead
+from resnext101_mmf.selection import Selected, select
 
 
 def load(checkpoint: Checkpoint, options: Options) -> "Detector":
@@ -62,15 +63,18 @@ class Detector:
         with self._stage("proposals"):
             proposals = self.proposer(maps, *pictures.shape[-2:])
         with self._stage("roi_head"):
-            boxes = torch.cat([found.boxes for found in proposals])
-            place = torch.cat([torch.full_like(found.boxes[:, :1], i) for i, found in enumerate(proposals)])
-            levels = pyramid_levels(boxes, self.config.roi_box_head.pooler_scales)
-            features, logits = self.network.regions(maps.pyramid, levels, torch.cat([place, boxes], dim=1))
+            features, logits = self.network.regions(maps.pyramid, *rois(proposals, self.config.roi_box_head))
             scores = logits.float().softmax(dim=1)
         with self._stage("selection"):
             counts = [len(found.boxes) for found in proposals]
             parts = zip(batch, proposals, features.split(counts), scores.split(counts), strict=True)
-            return [_regions(*part, self.options) for part in parts]
+            return [self._select(*part) for part in parts]
+
+    def _select(self, picture: Prepared, proposals: Proposals, features: Tensor, scores: Tensor) -> Regions:
+        rule = self.options.rule
+        boxes = in_pixels(proposals.boxes, picture)
+        selected = select(boxes, scores if rule.background else scores[:, 1:], rule.max_boxes)
+        return chosen_regions(picture, boxes, features, scores, selected, self.options)
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -80,31 +84,38 @@ class Detector:
                 torch.cuda.synchronize(self.options.device)
 
 
-def _regions(picture: Prepared, proposals: Proposals, features: Tensor, scores: Tensor, options: Options) -> Regions:
-    """The kept rows of one picture.
+def rois(proposals: Sequence[Proposals], head: BoxHead) -> tuple[Tensor, Tensor]:
+    """The pyramid level [R] and (picture, x1, y1, x2, y2) [R, 5] of all proposals of a batch."""
+    boxes = torch.cat([found.boxes for found in proposals])
+    places = torch.cat([torch.full_like(found.boxes[:, :1], place) for place, found in enumerate(proposals)])
+    return pyramid_levels(boxes, head.pooler_scales), torch.cat([places, boxes], dim=1)
 
-    With `background`, class 0 is the background and the others are numbered from 1, as mmf's script numbers them then.
+
+def in_pixels(boxes: Tensor, picture: Prepared) -> Tensor:
+    """Boxes in pixels of the picture, on the CPU: a GPU divides by a number by multiplying with its inverse."""
+    return boxes.cpu() / picture.scale
+
+
+def chosen_regions(
+    picture: Prepared, boxes: Tensor, features: Tensor, scores: Tensor, selected: Selected, options: Options
+) -> Regions:
+    """The selected rows of one picture, cut to the box rule.
+
+    `obj_id` and `obj_conf` are the best class of a row and its probability; the class need not be the one that gave the row its
+    confidence. With `background`, class 0 is the background and the others count from 1, as mmf's script numbers them then.
     """
     rule = options.rule
-    # On the CPU whatever the device: a GPU divides by a number as it multiplies by its inverse.
-    boxes = proposals.boxes.cpu() / picture.scale
-    considered = scores if rule.background else scores[:, 1:]
-    selected = select(boxes, considered, rule.max_boxes)
     above = int(np.count_nonzero(selected.confidence > np.float32(rule.confidence_threshold)))
-    rows = torch.from_numpy(selected.rows[: rows_kept(rule, above)]).to(scores.device)
-    confidence, objects = considered[rows].max(dim=1)
+    rows = torch.from_numpy(selected.rows[: max(rule.min_boxes, above)])
+    scores = scores[rows.to(scores.device)].cpu()
+    confidence, objects = (scores if rule.background else scores[:, 1:]).max(dim=1)
     return Regions(
-        features=features[rows].float().cpu().numpy(),
-        boxes=boxes[rows.cpu()].numpy(),
-        obj_id=objects.cpu().numpy(),
-        obj_conf=confidence.cpu().numpy(),
+        features=features[rows.to(features.device)].float().cpu().numpy(),
+        boxes=boxes[rows].numpy(),
+        obj_id=objects.numpy(),
+        obj_conf=confidence.numpy(),
         num_boxes=above,
         img_w=picture.width,
         img_h=picture.height,
-        cls_prob=scores[rows, 1:].cpu().numpy() if options.cls_prob is ClsProb.FULL else None,
+        cls_prob=scores[:, 1:].contiguous().numpy() if options.cls_prob is ClsProb.FULL else None,
     )
-
-
-def rows_kept(rule: BoxRule, above: int) -> int:
-    """Rows to keep when so many boxes are above the threshold."""
-    return max(rule.min_boxes, min(above, rule.max_boxes))

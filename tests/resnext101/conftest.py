@@ -1,0 +1,62 @@
+"""Fixtures of the ResNeXt-101's tests. All weights are synthetic."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from resnext101_mmf import load
+from resnext101_mmf.detector import Detector
+
+from extractor import synthetic
+from extractor.backbone import Checkpoint, Options
+from extractor.backbones import SPECS, box_rule
+from extractor.contract import Regions
+from extractor.decode import decode
+
+REPOSITORY = Path(__file__).parents[2]
+GOLDEN = REPOSITORY / "tests" / "golden"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads():
+    """The number that the golden outputs were made with: how oneDNN splits a sum depends on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def resnext101_checkpoint() -> Path:
+    """The synthetic checkpoint that the golden outputs were made with; made once, kept in the repository's cache."""
+    path = REPOSITORY / ".cache" / "weights" / SPECS["resnext101"].checkpoint
+    if not path.exists():
+        synthetic.make("resnext101", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def options() -> Options:
+    """100 boxes, fp32, CPU."""
+    return Options(box_rule("resnext101"), torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def detector(resnext101_checkpoint: Path, options: Options) -> Detector:
+    """The detector as the extractor runs it."""
+    return load(Checkpoint(resnext101_checkpoint), options)
+
+
+@pytest.fixture(scope="session")
+def found(detector: Detector) -> Callable[[str], Regions]:
+    """The regions of a golden picture by its name; each picture is run once in a session."""
+
+    @cache
+    def regions(name: str) -> Regions:
+        (picture,) = (GOLDEN / "images").glob(f"{name}.*")
+        (result,) = detector.detect([detector.prepare(decode(picture.read_bytes()))])
+        return result
+
+    return regions
