@@ -1,0 +1,63 @@
+"""An object store with pictures and a synthetic checkpoint, and images built from this checkout."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from containers import PICTURES, REPOSITORY, Podman
+from extractor import storage, synthetic
+from featurise.embedded import ObjectStore, object_store
+
+MISSING = "podman and runc are not here (apt-get install podman runc debootstrap), so the images are not tested"
+SUFFIXES = {"resnet101": ".pkl", "resnext101": ".pth"}
+
+
+@pytest.fixture(scope="session")
+def podman() -> Podman:
+    if not (shutil.which("podman") and shutil.which("runc")):
+        if os.environ.get("CI"):
+            pytest.fail(MISSING)
+        pytest.skip(MISSING)
+    return Podman(Path(os.environ.get("STORAGE", REPOSITORY / ".cache" / "containers")))
+
+
+@pytest.fixture(scope="session")
+def image(podman: Podman) -> Callable[[str], str]:
+    """The name of an image, built from the checkout as it is."""
+
+    def build(name: str) -> str:
+        subprocess.run([str(REPOSITORY / "images" / "build"), name], check=True)
+        return f"localhost/featurise/{name}:dev"
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with object_store(tmp_path_factory.mktemp("seaweedfs")) as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        storage.client.cache_clear()
+        storage.client().create_bucket(Bucket="pictures")
+        for file in PICTURES:
+            storage.write_bytes(f"s3://pictures/images/{file.name}", file.read_bytes())
+        yield running
+        storage.client.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def weights(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The address of a backbone's synthetic checkpoint."""
+
+    def make(backbone: str) -> str:
+        file = tmp_path_factory.mktemp("weights") / f"synthetic-{backbone}{SUFFIXES[backbone]}"
+        synthetic.make(backbone, file)
+        with file.open("rb") as content:
+            storage.client().upload_fileobj(content, "pictures", f"weights/{file.name}")
+        return f"s3://pictures/weights/{file.name}"
+
+    return make
