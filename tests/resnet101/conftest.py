@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from resnet101_detectron2 import load
-from resnet101_detectron2.detector import Detector
 
 from extractor import synthetic
 from extractor.backbone import Checkpoint, Options
 from extractor.backbones import SPECS, box_rule
+from resnet101_detectron2 import load
+from resnet101_detectron2.detector import Detector
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden"

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from resnet101_detectron2.detector import Detector
 
 from extractor.decode import decode
+from resnet101_detectron2.detector import Detector
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = sorted(path.stem for path in (GOLDEN / "images").iterdir())
@@ -44,7 +44,12 @@ def test_the_maps_on_the_way_are_the_reference_s(detector: Detector):
     with torch.inference_mode():
         features = detector.network.backbone(prepared.tensor[None])["res4"]
         (logits,), (deltas,) = detector.network.proposal_generator.rpn_head([features])
-    for name, tensor in {"input": prepared.tensor, "res4": features, "rpn_logits": logits, "rpn_deltas": deltas}.items():
+    for name, tensor in {
+        "input": prepared.tensor,
+        "res4": features,
+        "rpn_logits": logits,
+        "rpn_deltas": deltas,
+    }.items():
         assert tensor.numel() == np.prod(expected[f"{name}_shape"]), name
         sample = tensor.reshape(-1).numpy()[expected[f"{name}_sample_idx"]]
         np.testing.assert_allclose(sample, expected[f"{name}_sample"], rtol=1e-4, atol=1e-4, err_msg=name)

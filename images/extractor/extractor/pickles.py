@@ -131,6 +131,11 @@ def _encode(text: object, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """How protocol 2 writes no bytes at all."""
+    return b""
+
+
 def _not_called(*_: object) -> NoReturn:
     raise Refused("it makes an array without bytes; refused")
 
@@ -140,6 +145,7 @@ _ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _Named(_Dtype),
     ("_codecs", "encode"): _Named(_encode),
+    ("__builtin__", "bytes"): _Named(_no_bytes),
     ("collections", "OrderedDict"): _Named(dict),
 }
 for _core in ("numpy.core", "numpy._core"):  # the name before numpy 2, and since

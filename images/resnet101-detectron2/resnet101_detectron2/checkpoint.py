@@ -1,5 +1,6 @@
 """Reads `faster_rcnn_from_caffe_attr.pkl` as published into the network."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,7 @@ def apply(file: File, network: GeneralizedRCNN, where: Path) -> None:
     missing = [name for name in targets if name not in sources and name not in optional]
     unused = set(tensors) - set(sources.values())
     unexpected = [key for key in tensors if key in unused and not key.endswith(_LEFT_OVER)]
+    ambiguous = [key for key, count in Counter(sources.values()).items() if count > 1]
     misshapen = [
         f"{key} {list(tensors[key].shape)} instead of {list(targets[name].shape)}"
         for name, key in sources.items()
@@ -86,7 +88,12 @@ def apply(file: File, network: GeneralizedRCNN, where: Path) -> None:
     ]
     problems = [
         f"{len(found)} {what}: {_few(found)}"
-        for what, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        for what, found in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("meant for several parameters", ambiguous),
+            ("of another shape", misshapen),
+        )
         if found
     ]
     if problems:

@@ -1,0 +1,173 @@
+"""What the restricted unpickler reads, and what it refuses before anything runs."""
+
+import builtins
+import collections
+import io
+import os
+import pickle
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from extractor import pickles
+
+MARKER = "ran"
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch):
+    """Write bytes as a file and read it, in a folder where code that runs would leave a mark."""
+    monkeypatch.chdir(tmp_path)
+
+    def load(data: bytes) -> Any:
+        path = tmp_path / "file.pkl"
+        path.write_bytes(data)
+        return pickles.load(path)
+
+    return load
+
+
+ARRAYS = [
+    np.arange(12, dtype=np.float32).reshape(3, 4),
+    np.asfortranarray(np.arange(12, dtype=np.float64).reshape(3, 4)),
+    np.arange(4, dtype=">i2"),
+    np.zeros((0, 5), np.float16),
+    np.array(7, dtype=np.int64),
+    np.array([True, False]),
+    np.arange(24).reshape(2, 3, 4)[:, ::2],
+    np.array([1 + 2j], np.complex64),
+]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype}-{array.shape}")
+def test_arrays_of_numbers_come_out_as_they_went_in(load, array: np.ndarray, protocol: int):
+    data = pickle.dumps({"model": [array]}, protocol=protocol)
+    found = load(data)["model"][0]
+    np.testing.assert_array_equal(found, array)
+    assert found.dtype == pickle.loads(data)["model"][0].dtype
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_the_module_names_of_before_numpy_2(load, protocol: int):
+    data = pickle.dumps(ARRAYS[0], protocol=protocol)
+    old = data.replace(b"cnumpy._core.", b"cnumpy.core.")
+    assert old != data
+    np.testing.assert_array_equal(load(old), ARRAYS[0])
+
+
+def test_arrays_that_python_2_wrote(load):
+    written = (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"\x89U\x08\x00\x00\x80?\x00\x00\x00\xc0tb."
+    )
+    np.testing.assert_array_equal(load(written), np.array([1, -2], np.float32))
+
+
+def test_plain_containers_and_scalars(load):
+    content = {"a": [1, 2.5, "x", b"y", None, True], "b": (np.float32(1.5), {"c": np.int64(-3)}), "c": {1, 2}}
+    assert load(pickle.dumps(content)) == content
+    assert load(pickle.dumps(collections.OrderedDict(a=1))) == {"a": 1}
+
+
+class Calls:
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.how = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.how
+
+
+class Sets:
+    """Makes an object and then sets its state."""
+
+    def __init__(self, function: Any, arguments: tuple[Any, ...], state: Any) -> None:
+        self.how = function, arguments, state
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.how
+
+
+class Odd(np.ndarray):
+    pass
+
+
+HOSTILE = {
+    "os.system": Calls(os.system, f"touch {MARKER}"),
+    "subprocess": Calls(subprocess.Popen, ["touch", MARKER]),
+    "eval": Calls(builtins.eval, f"open({MARKER!r}, 'w')"),
+    "exec": Calls(builtins.exec, f"open({MARKER!r}, 'w')"),
+    "open": Calls(io.open, MARKER, "w"),
+    "getattr": Calls(getattr, "", "join"),
+    "a torch tensor": torch.ones(2),
+    "a numpy file": Calls(np.load, MARKER),
+    "an array of objects": np.array([{}, []], dtype=object),
+    "an array of objects inside a structure": np.zeros(2, [("a", "f4"), ("b", "O")]),
+    "an array of text": np.array(["a"]),
+    "an array of dates": np.array(["2020-01-01"], "datetime64[D]"),
+    "a subclass of an array": np.ones(2).view(Odd),
+    "an array without bytes": Calls(np.ndarray, (2,), np.dtype("f4")),
+    "a function's code": Calls(collections.OrderedDict.fromkeys, "ab"),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_anything_else_is_refused_and_does_not_run(load, tmp_path: Path, name: str, protocol: int):
+    with pytest.raises(pickles.Refused):
+        load(pickle.dumps({"model": HOSTILE[name]}, protocol=protocol))
+    assert not (tmp_path / MARKER).exists()
+
+
+NDARRAY, DTYPE, RECONSTRUCT = b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"cnumpy._core.multiarray\n_reconstruct\n"
+BYTES_DTYPE = DTYPE + b"X\x02\x00\x00\x00u1\x85R"
+EMPTY_ARRAY = RECONSTRUCT + NDARRAY + b"K\x00\x85C\x01b\x87R"
+
+CRAFTED = {
+    "state set on numpy.ndarray": NDARRAY + b"}X\x01\x00\x00\x00aK\x01sb.",
+    "attributes set on a function": RECONSTRUCT + b"N}X\x05\x00\x00\x00_makeK\x01s\x86b.",
+    "attributes set on numpy.dtype": DTYPE + b"N}X\x06\x00\x00\x00_dtypeK\x01s\x86b.",
+    "numpy.ndarray by NEWOBJ": NDARRAY + b"K\x08\x85\x81.",
+    "numpy.ndarray by INST": b"(K\x08inumpy\nndarray\n.",
+    "a shape larger than its bytes": EMPTY_ARRAY + b"(K\x01J\xff\xff\xff\x7f\x85" + BYTES_DTYPE + b"\x89C\x01atb.",
+    "a negative shape": EMPTY_ARRAY + b"(K\x01J\xff\xff\xff\xff\x85" + BYTES_DTYPE + b"\x89C\x00tb.",
+    "a shape that is no tuple": EMPTY_ARRAY + b"(K\x01K\x01" + BYTES_DTYPE + b"\x89C\x01atb.",
+    "objects as an array's bytes": EMPTY_ARRAY + b"(K\x01K\x01\x85" + DTYPE + b"X\x01\x00\x00\x00O\x85R\x89]K\x01atb.",
+    "a list as an array's bytes": EMPTY_ARRAY + b"(K\x01K\x01\x85" + BYTES_DTYPE + b"\x89]K\x01atb.",
+    "text as an array's type": EMPTY_ARRAY + b"(K\x01K\x01\x85X\x01\x00\x00\x00O\x89C\x01atb.",
+    "a type from a structure": DTYPE + b"]\x85R.",
+    "an order that is none": BYTES_DTYPE + b"(K\x03X\x01\x00\x00\x00xNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb.",
+    "fields added to a type": BYTES_DTYPE + b"(K\x03X\x01\x00\x00\x00<N)}J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb.",
+    "an object kept elsewhere": b"K\x01Q.",
+    "an extension's number": b"\x82\x01.",
+    "text in another encoding": b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.",
+    "a dotted name": b"\x8c\x05numpy\x8c\x0fndarray.tofile\x93.",
+    "a name of a module inside a module": b"cnumpy\nos.system\n.",
+    "more bytes than the file has": b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
+    "an unfinished file": pickle.dumps(ARRAYS[0])[:-20],
+    "no pickle": b"\x00\x01\x02",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_crafted_files_are_refused(load, name: str):
+    with pytest.raises(pickles.Refused):
+        load(b"\x80\x04" + CRAFTED[name] if CRAFTED[name][:1] not in (b"\x80", b"\x00", b"") else CRAFTED[name])
+
+
+def test_one_file_changes_nothing_for_the_next(load):
+    for crafted in CRAFTED.values():
+        with pytest.raises(pickles.Refused):
+            load(b"\x80\x04" + crafted)
+    np.testing.assert_array_equal(load(pickle.dumps(ARRAYS[0])), ARRAYS[0])
+
+
+def test_the_refusal_names_what_the_file_asked_for(load):
+    with pytest.raises(pickles.Refused, match=r"it names posix\.system, for which a file of arrays has no use"):
+        load(pickle.dumps(HOSTILE["os.system"]))
