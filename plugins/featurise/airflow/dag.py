@@ -185,7 +185,8 @@ def _announce(pair: Pair) -> Any:
 
     @_step(pair, outlets=[asset], doc_md="Tells DAGs that are scheduled on the feature set what was added.")
     def announce(*, ti: Any = None, outlet_events: Any = None) -> None:
-        registered = [row for row in ti.xcom_pull(task_ids="shard.register") or () if row is not None]
+        # A list of task ids, since for one id Airflow unwraps the result of a single shard.
+        registered = [row for row in ti.xcom_pull(task_ids=["shard.register"]) if row is not None]
         added = [row for row in registered if row["feature_set"] == pair.feature_set and row["images"]]
         if not added:
             raise AirflowSkipException("nothing was added to the feature set")
