@@ -1,0 +1,298 @@
+"""Publication under kills, repeats and concurrency: every image once, the same files, no orphan."""
+
+import json
+import os
+import random
+import signal
+import traceback
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy
+from sqlalchemy import event, func, select
+
+from extractor import storage
+from featurise import addresses, claims, discover, embedded, job, plan, publish, register, report, validate, verify
+from featurise.options import Options
+from featurise.pair import Pair
+from featurise.plan import Shard
+from featurise.registry import models, session
+from featurise.registry.session import reading
+from featurise.settings import settings
+
+RUN = "scheduled"
+DAYS = [f"2026-11-{day:02d}" for day in range(1, 31)]
+
+
+def prepare(pair: Pair, upload, extract, batch: str, run_id: str = RUN, pictures: int = 3) -> Shard:
+    """A shard of this batch, extracted."""
+    names = {f"{batch}/{batch}-{n}.jpg": f"{batch} {n}".encode() for n in range(pictures)}
+    upload(names | {f"{batch}/{batch}-x.jpg": f"bad {batch}".encode()})
+    found = discover.run(pair, batch, run_id, Options(look_back_days=0))
+    (shard,) = plan.run(pair, found, run_id, Options())
+    extract(pair, shard, batch)
+    return shard
+
+
+def finish(pair: Pair, shard: Shard, batch: str, run_id: str = RUN) -> publish.Published:
+    published = publish.run(pair, shard, validate.run(pair, shard, batch, run_id), batch, run_id)
+    register.run(pair, shard, published, batch, run_id)
+    return published
+
+
+def keys(pair: Pair, prefix: str) -> list[str]:
+    return [item.key for item in storage.listing(f"s3://{pair.bucket}/{prefix}")]
+
+
+def assert_whole(pair: Pair, batches: list[str], pictures: int = 3) -> None:
+    """Every image of these batches is published and registered once; nothing else is visible or left over."""
+    with reading() as connection:
+        count = select(models.Image.key, func.count()).group_by(models.Image.key)
+        images = dict(connection.execute(count).all())
+        assert len(images) == len(batches) * pictures
+        assert set(images.values()) == {1}
+        assert connection.scalar(select(func.count()).select_from(models.Reject)) == len(batches)
+        files = verify.shards(connection)
+        days = connection.execute(select(models.Batch.done, models.Batch.rejected)).all()
+    assert set(days) == {(pictures, 1)}
+    assert list(verify.run(files, read=True, tell=lambda uri: None)) == []
+    view = json.loads(storage.read_bytes(addresses.latest(pair)))
+    assert view["images"] == len(batches) * pictures
+    assert sorted(file["uri"] for file in view["files"]) == sorted(row.uri for row in files)
+    assert [key for key in keys(pair, "work/") if "/shard-" in key] == []
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Start something in a forked process with connections of its own; returns its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        forget_connections()
+        work()
+        code = 0
+    except Exception:  # noqa: BLE001 — told by the exit status
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def status(pid: int) -> int:
+    """How a child ended, as `wait` says it."""
+    return os.waitpid(pid, 0)[1]
+
+
+def forget_connections() -> None:
+    session.engine(settings().registry).dispose(close=False)
+    storage.client.cache_clear()
+
+
+def on_each_call(tell: Callable[[], None]) -> None:
+    """Call `tell` before every request to the store and every statement to the registry of this process."""
+    storage.client().meta.events.register("before-call.s3", lambda **_: tell())
+    event.listen(session.engine(settings().registry), "before_cursor_execute", lambda *_: tell())
+
+
+def test_killed_at_any_call_and_run_again_the_end_is_the_same(registry, pair, upload, extract):
+    def killed_at(call: int, shard: Shard, batch: str) -> int:
+        def work() -> None:
+            calls = Counter()
+
+            def tell() -> None:
+                calls["n"] += 1
+                if calls["n"] == call:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            on_each_call(tell)
+            finish(pair, shard, batch)
+
+        return status(in_child(work))
+
+    chosen = random.Random(20261124)
+    points = [1, *sorted(chosen.sample(range(2, 75), 10)), 10_000]
+    outcomes = []
+    for batch, point in zip(DAYS, points, strict=False):
+        shard = prepare(pair, upload, extract, batch)
+        outcomes.append(os.WIFSIGNALED(killed_at(point, shard, batch)))
+        finish(pair, shard, batch)
+    assert outcomes[0]
+    assert not outcomes[-1], "the last one ran to its end undisturbed"
+    assert sum(outcomes) >= 8
+    assert_whole(pair, DAYS[: len(points)])
+    assert extract.made == sorted(extract.made), "nothing was extracted twice"
+
+
+def test_a_shard_extracted_anew_after_a_crash_leaves_no_orphan(registry, pair, upload, extract):
+    batch = DAYS[0]
+    shard = prepare(pair, upload, extract, batch)
+    validated = validate.run(pair, shard, batch, RUN)
+    first = publish.run(pair, shard, validated, batch, RUN)
+    extract.synthetic = False  # another attribute, so another file
+    extract(pair, shard, batch)
+    second = finish(pair, shard, batch)
+    assert first.uri != second.uri
+    assert storage.head(first.uri) is None
+    assert_whole(pair, [batch])
+
+
+def test_the_same_shard_published_twice_is_there_once(registry, pair, upload, extract):
+    batch = DAYS[0]
+    shard = prepare(pair, upload, extract, batch)
+    validated = validate.run(pair, shard, batch, RUN)
+    twice = [publish.run(pair, shard, validated, batch, RUN) for _ in range(2)]
+    assert twice[0] == twice[1]
+    for _ in range(2):
+        assert register.run(pair, shard, twice[0], batch, RUN).images == 3
+    assert_whole(pair, [batch])
+
+
+def test_steps_of_a_registered_shard_may_be_cleared_and_do_nothing(registry, pair, upload, extract):
+    batch = DAYS[0]
+    shard = prepare(pair, upload, extract, batch)
+    first = finish(pair, shard, batch)
+    assert finish(pair, shard, batch) == first
+    assert_whole(pair, [batch])
+
+
+def test_a_final_address_that_holds_something_else_is_not_overwritten(registry, pair, upload, extract):
+    batch = DAYS[0]
+    shard = prepare(pair, upload, extract, batch)
+    validated = validate.run(pair, shard, batch, RUN)
+    uri = addresses.published(pair, batch, shard.name, validated.sha256)
+    storage.write_bytes(uri, b"something else")
+    with pytest.raises(publish.PublicationFailed, match="holds 14: something else wrote there"):
+        publish.run(pair, shard, validated, batch, RUN)
+    assert storage.read_bytes(uri) == b"something else"
+
+
+def test_a_file_that_changed_after_validation_is_not_published(registry, pair, upload, extract):
+    batch = DAYS[0]
+    shard = prepare(pair, upload, extract, batch)
+    validated = validate.run(pair, shard, batch, RUN)
+    storage.write_bytes(job.output(shard), b"changed")
+    with pytest.raises(publish.PublicationFailed, match="it changed in between"):
+        publish.run(pair, shard, validated, batch, RUN)
+    assert keys(pair, "features/") == []
+
+
+def test_a_run_that_lost_its_claim_takes_its_file_back(registry, pair, upload, extract):
+    batch = DAYS[0]
+    shard = prepare(pair, upload, extract, batch)
+    published = publish.run(pair, shard, validate.run(pair, shard, batch, RUN), batch, RUN)
+    expire(batch)
+    found = discover.run(pair, batch, "other", Options(look_back_days=0))
+    assert found.fresh == 4
+    with pytest.raises(claims.ClaimLost):
+        register.run(pair, shard, published, batch, RUN)
+    assert keys(pair, "features/") == []
+    (again,) = plan.run(pair, found, "other", Options())
+    extract(pair, again, batch)
+    finish(pair, again, batch, "other")
+    storage.delete([f"s3://{pair.bucket}/{key}" for key in keys(pair, f"work/{pair.feature_set}/{batch}/{RUN}/")])
+    assert_whole(pair, [batch])
+
+
+def expire(batch: str) -> None:
+    past = sqlalchemy.update(models.Claim).where(models.Claim.batch == batch)
+    with session.writing() as connection:
+        connection.execute(past.values(expires_at=models.Claim.acquired_at))
+
+
+def test_two_runs_of_one_night_at_once_extract_every_image_once(registry, pair, upload, extract, night, tmp_path):
+    batch = DAYS[0]
+    upload({f"{batch}/{batch}-{n}.jpg": f"{n}".encode() for n in range(3)} | {f"{batch}/{batch}-x.jpg": b"bad"})
+    log = tmp_path / "made"
+
+    def run(run_id: str) -> Callable[[], None]:
+        def work() -> None:
+            night(batch, run_id)
+            with log.open("a") as file:
+                file.writelines(f"{key}\n" for key in extract.made)
+
+        return work
+
+    children = [in_child(run(name)) for name in ("one", "two")]
+    assert [status(pid) for pid in children] == [0, 0]
+    assert Counter(log.read_text().split()) == Counter(f"{pair.prefix}{batch}/{batch}-{n}.jpg" for n in range(3))
+    assert_whole(pair, [batch])
+
+
+@pytest.mark.parametrize("empty_registry", ["postgresql"], indirect=True)
+def test_a_connection_cut_in_a_transaction_leaves_nothing_half_done(registry, server, pair, upload, extract):
+    batch = DAYS[0]
+    shard = prepare(pair, upload, extract, batch)
+    published = publish.run(pair, shard, validate.run(pair, shard, batch, RUN), batch, RUN)
+    admin = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
+    engine = session.engine(settings().registry)
+    name = engine.url.database
+
+    def cut(connection, cursor, statement, *_) -> None:
+        if statement.startswith("INSERT INTO images"):
+            with admin.connect() as other:
+                query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+                other.execute(sqlalchemy.text(query), {"name": name})
+
+    event.listen(engine, "before_cursor_execute", cut)
+    with pytest.raises(sqlalchemy.exc.OperationalError):
+        register.run(pair, shard, published, batch, RUN)
+    event.remove(engine, "before_cursor_execute", cut)
+    with reading() as connection:
+        assert connection.scalar(select(func.count()).select_from(models.Shard)) == 0
+    register.run(pair, shard, published, batch, RUN)
+    assert_whole(pair, [batch])
+    admin.dispose()
+
+
+@pytest.fixture
+def own_store(pair, tmp_path, monkeypatch):
+    """A store that a test may kill: its address, and functions that kill and start it."""
+    credentials = embedded.Credentials.random()
+    (port,) = embedded.free_ports(1)
+    running = []
+
+    def start() -> embedded.ObjectStore:
+        context = embedded.object_store(tmp_path / "own", credentials=credentials, port=port)
+        running.append((context, context.__enter__()))
+        return running[-1][1]
+
+    for name, value in start().environment.items():
+        monkeypatch.setenv(name, value)
+    storage.client.cache_clear()
+    storage.client().create_bucket(Bucket=pair.bucket)
+    yield running, start
+    for context, _ in running:
+        context.__exit__(None, None, None)
+    storage.client.cache_clear()
+
+
+@pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True)
+def test_a_store_killed_during_the_upload_and_started_again(own_store, registry, pair, upload, extract):
+    running, start = own_store
+    batch = DAYS[0]
+    shard = prepare(pair, upload, extract, batch)
+    validated = validate.run(pair, shard, batch, RUN)
+    uploads = Counter()
+
+    def kill(**_: object) -> None:
+        uploads["n"] += 1
+        if uploads["n"] == 3:  # index and rejects are up, the file is on its way
+            os.killpg(running[-1][1].process.pid, signal.SIGKILL)
+            running[-1][1].process.wait()
+
+    storage.client().meta.events.register("before-send.s3.PutObject", kill)
+    with pytest.raises(storage.StorageError, match=r"no answer from http://127.0.0.1"):
+        publish.run(pair, shard, validated, batch, RUN)
+    assert uploads["n"] >= 3
+    start()
+    finish(pair, shard, batch)
+    assert_whole(pair, [batch])
+
+
+def test_whatever_happened_the_report_is_written_and_the_claim_given_back(registry, pair, upload, extract):
+    batch = DAYS[0]
+    prepare(pair, upload, extract, batch)
+    told = report.run(pair, batch, RUN)
+    assert told.text == "0 of 4 new images featurised, 0 rejected, 4 still to do; 0 files"
+    assert discover.run(pair, batch, "next", Options(look_back_days=0)).fresh == 4
