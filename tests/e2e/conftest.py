@@ -38,6 +38,8 @@ datasets:
   nights: {}
   outage: {}
   nowhere: {bucket: no-such-bucket, limits: {retries: 0}}
+  tonight: {}
+  clearing: {images_per_shard: 1, limits: {retries: 0}}
   mistaken: {images_per_shard: many}
 """
 
@@ -154,6 +156,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         "FEATURISE_EXTRACTOR": str(ROOT / "images/extractor/.venv/bin/extractor"),
         "RESNET101_WEIGHTS": str(checkpoint.path),
         "RESNET101_SHA256": checkpoint.sha256,
+        "FEATURISE_TRAINING": str(folder / "training"),
     }
     clean = pytest.MonkeyPatch()
     for name in [name for name in os.environ if name.startswith(("AIRFLOW", "FEATURISE", "AWS_"))]:

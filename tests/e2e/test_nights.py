@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -27,6 +28,7 @@ def test_a_mistake_is_an_import_error_and_the_other_dags_are_there(installation:
 def test_two_nights_become_features(installation: Any, picture: bytes, photo: bytes) -> None:
     installation.put("nights", FIRST, tiny_png=picture, torn_jpg=photo[: len(photo) // 3])
     installation.put("nights", SECOND, flower_jpg=photo, note_jpg=b"no picture")
+    installation.switch_on(f"export__{DAG}")
     installation.switch_on(DAG)
     installation.api.backfill(DAG, FIRST, SECOND, "none", max_active_runs=2)
     runs = {run["partition_key"]: run["dag_run_id"] for run in installation.api.runs(DAG)}
@@ -54,6 +56,22 @@ def test_two_nights_become_features(installation: Any, picture: bytes, photo: by
         assert "1 of 2 new images featurised, 1 rejected" in report["text"]
         assert name in installation.read(report["uri"]).decode() or "torn" in installation.read(report["uri"]).decode()
     assert installation.objects("work/") == {}
+
+
+def test_what_follows_the_feature_set_runs_for_the_same_days(installation: Any) -> None:
+    dag = f"export__{DAG}"
+
+    def days() -> set[str]:
+        return {run["partition_key"] for run in installation.api.runs(dag)}
+
+    processes.wait_until(lambda: days() == {FIRST, SECOND}, 300, "the exports", every=1)
+    for run in installation.api.runs(dag):
+        assert installation.ended(dag, run["dag_run_id"]) == "success", installation.explain(dag, run["dag_run_id"])
+    assert "1 images in 1 new files" in installation.api.log(dag, run["dag_run_id"], "export")
+    exported = [file for file in (installation.folder / "training").rglob("*.h5")]
+    assert exported
+    names = {name for file in exported for name in _groups(file)}
+    assert {"tiny", "flower"} <= names
 
 
 def test_tasks_are_named_by_shard_and_tell_their_progress(installation: Any) -> None:
@@ -113,3 +131,8 @@ def test_a_store_that_is_down_is_named_and_the_retry_completes_once_it_is_back(
     assert len(installation.attempts(run)) == 1
     (latest,) = (key for key in installation.objects("features/outage/") if key.endswith("latest.json"))
     assert len(json.loads(installation.read(f"s3://featurise/{latest}"))["files"]) == 1
+
+
+def _groups(file: Path) -> list[str]:
+    with h5py.File(file) as opened:
+        return list(opened)

@@ -1,0 +1,193 @@
+"""What a person does at Airflow's UI, in a real browser; the pictures that it takes illustrate the README."""
+
+import datetime
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from featurise.demo import processes
+
+sys.path.insert(0, str(Path(__file__).parent))
+from browser import dialog, logged_in, pick
+from browser import picture as keep
+
+NIGHTS = "nights__resnet101"
+
+
+@pytest.fixture(scope="module")
+def page(installation: Any) -> Iterator[Page]:
+    airflow = installation.airflow
+    with logged_in(airflow.url, airflow.user, airflow.password) as found:
+        yield found
+
+
+def run_page(installation: Any, dag_id: str, run_id: str) -> str:
+    return f"{installation.airflow.url}/dags/{dag_id}/runs/{quote(run_id, safe='')}"
+
+
+def test_unpause_and_see_the_night_s_run(installation: Any, page: Page, picture: bytes) -> None:
+    dag = "tonight__resnet101"
+    now = datetime.datetime.now(datetime.UTC)
+    night = str((now - datetime.timedelta(hours=2)).date() - datetime.timedelta(days=1))
+    installation.put("tonight", night, tiny_png=picture)
+    processes.wait_until(lambda: dag in installation.api.dag_ids(), 300, dag, every=1)
+
+    page.goto(f"{installation.airflow.url}/dags/{dag}")
+    page.get_by_role("checkbox").first.set_checked(True, force=True)
+    processes.wait_until(lambda: bool(installation.api.runs(dag)), 120, "the night's run", every=1)
+    (run,) = installation.api.runs(dag)
+    assert (run["run_type"], run["partition_key"]) == ("scheduled", night)
+    assert installation.ended(dag, run["dag_run_id"]) == "success", installation.explain(dag, run["dag_run_id"])
+
+    page.goto(run_page(installation, dag, run["dag_run_id"]))
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible()
+    expect(page.get_by_text(night, exact=True).first).to_be_visible()
+    page.get_by_role("button", name="Show Graph").click()
+    page.get_by_role("button", name="Expand all task groups").click()
+    expect(page.get_by_text("register [1]")).to_be_visible()
+    page.wait_for_timeout(2000)  # for the graph to settle before its picture is taken
+    keep(page, "airflow-graph")
+    assert [row["image_id"] for row in installation.images("tonight")] == ["tiny"]
+
+
+def test_the_run_s_report_is_a_tab_of_the_run(installation: Any, page: Page) -> None:
+    dag = "tonight__resnet101"
+    (run,) = installation.api.runs(dag)
+    page.goto(f"{run_page(installation, dag, run['dag_run_id'])}/plugin/report")
+    report = page.frame_locator("iframe")
+    expect(report.get_by_text("1 of 1 new images featurised")).to_be_visible()
+    expect(report.get_by_text("synthetic weights").first).to_be_visible()
+    keep(page, "airflow-report")
+
+    page.goto(f"{run_page(installation, dag, run['dag_run_id'])}/tasks/report")
+    link = page.get_by_role("link", name="Report", exact=True)
+    expect(link).to_be_visible()
+    page.goto(link.get_attribute("href"))
+    expect(page.get_by_text("1 of 1 new images featurised")).to_be_visible()
+
+
+def test_a_report_is_for_those_who_are_logged_in(installation: Any, page: Page) -> None:
+    dag = "tonight__resnet101"
+    (run,) = installation.api.runs(dag)
+    stranger = page.context.browser.new_context()
+    answer = stranger.request.get(
+        f"{installation.airflow.url}/featurise/report/{dag}/{quote(run['dag_run_id'], safe='')}"
+    )
+    assert answer.status == 401
+    stranger.close()
+
+
+def test_a_week_is_backfilled_by_the_dialog(installation: Any, page: Page, photo: bytes) -> None:
+    week = [f"2026-11-{day:02d}" for day in range(8, 15)]
+    installation.put("nights", week[2], **{"photo_jpg": photo})
+    installation.switch_on(NIGHTS)
+    form = dialog(page, installation.airflow.url, NIGHTS)
+    form.get_by_text("Backfill", exact=True).click()
+    pick(page, form, "From", week[0])
+    pick(page, form, "To", week[-1])
+    expect(form.get_by_text("7 runs will be triggered.")).to_be_visible()
+    form.locator('input[name="max_active_runs"]').fill("7")
+    keep(page, "airflow-backfill")
+    form.get_by_role("button", name="Run Backfill").click()
+
+    def runs() -> dict[str, str]:
+        found = installation.api.runs(NIGHTS)
+        return {run["partition_key"]: run["dag_run_id"] for run in found if run["run_type"] == "backfill"}
+
+    processes.wait_until(lambda: set(week) <= set(runs()), 120, "the backfill's runs", every=1)
+    for day in week:
+        assert installation.ended(NIGHTS, runs()[day]) == "success", installation.explain(NIGHTS, runs()[day])
+    page.goto(f"{installation.airflow.url}/dags/{NIGHTS}/backfills")
+    expect(page.get_by_text("2026-11-14").first).to_be_visible()
+    assert [row["batch"] for row in installation.images("nights") if row["image_id"] == "photo"] == [week[2]]
+    assert installation.api.xcom(NIGHTS, runs()[week[0]], "report")["text"] == "no new images"
+
+
+def test_the_form_refuses_wrong_values(installation: Any, page: Page) -> None:
+    before = len(installation.api.runs(NIGHTS))
+    form = dialog(page, installation.airflow.url, NIGHTS)
+    limit = form.get_by_role("spinbutton", name="Limit")
+    limit.fill("0")
+    form.get_by_role("spinbutton", name="Min boxes").click()
+    expect(limit).to_have_value("1")  # the least that the form takes
+
+    form.get_by_role("button", name="Advanced Options").click()
+    form.get_by_label("Partition Key").fill("yesterday")
+    form.get_by_role("button", name="Trigger").click()
+    expect(page.get_by_text("does not match the timetable's key_format").first).to_be_visible()
+    keep(page, "airflow-form")
+    assert len(installation.api.runs(NIGHTS)) == before
+
+    form.get_by_label("Partition Key").fill("2026-11-02")
+    form.get_by_role("button", name="Run Parameters").click()
+    form.get_by_role("checkbox", name="Dry run").set_checked(True, force=True)
+    form.get_by_role("checkbox", name="Force").set_checked(True, force=True)
+    form.get_by_role("button", name="Trigger").click()
+    processes.wait_until(lambda: len(installation.api.runs(NIGHTS)) > before, 120, "the manual run", every=1)
+    run = installation.api.runs(NIGHTS)[0]["dag_run_id"]
+    assert installation.ended(NIGHTS, run) == "success", installation.explain(NIGHTS, run)
+    assert installation.api.xcom(NIGHTS, run, "report")["text"].startswith("dry run: 1 new images in 1 shards")
+    assert installation.attempts(run) == []
+
+
+def test_a_failed_shard_that_is_cleared_is_the_only_one_that_is_redone(
+    installation: Any, page: Page, picture: bytes, photo: bytes
+) -> None:
+    dag = "clearing__resnet101"
+    installation.put("clearing", "2026-11-02", tiny_png=picture, photo_jpg=photo)
+    installation.switch_on(dag)
+    run = installation.api.trigger(dag, "2026-11-02")
+    processes.wait_until(lambda: bool(_extractor(run)), 600, "an extractor at work", every=0.2)
+    pid, shard = _extractor(run)[0]
+    os.kill(pid, signal.SIGKILL)
+    assert installation.ended(dag, run) == "failed"
+    tasks = {task["rendered_map_index"]: task for task in _extracts(installation, dag, run)}
+    assert tasks[shard]["state"] == "failed"
+    (other,) = set(tasks) - {shard}
+    assert tasks[other]["state"] == "success"
+    log = installation.api.log(dag, run, "shard.extract", 1, tasks[shard]["map_index"])
+    assert "crash:" in log
+    assert "exit code 137" in log
+
+    page.goto(f"{run_page(installation, dag, run)}/tasks/shard.extract/mapped/{tasks[shard]['map_index']}")
+    keep(page, "airflow-failed-shard")
+    page.get_by_role("button", name="Press shift+c to clear").click()
+    page.get_by_role("dialog").get_by_text(re.compile("Affected Tasks: 6")).wait_for()
+    page.get_by_role("dialog").get_by_role("button", name="Confirm").click()
+
+    def redone() -> bool:
+        return {task["try_number"] for task in _extracts(installation, dag, run)} == {1, 2}
+
+    processes.wait_until(redone, 300, "the shard's second try", every=1)
+    assert installation.ended(dag, run) == "success", installation.explain(dag, run)
+    tasks = {task["rendered_map_index"]: task for task in _extracts(installation, dag, run)}
+    assert (tasks[shard]["try_number"], tasks[other]["try_number"]) == (2, 1)
+    assert {row["image_id"] for row in installation.images("clearing")} == {"tiny", "photo"}
+    assert [row["shard"] for row in installation.attempts(run)].count(other) == 1
+
+
+def _extracts(installation: Any, dag: str, run: str) -> list[Any]:
+    return [task for task in installation.api.tasks(dag, run) if task["task_id"] == "shard.extract"]
+
+
+def _extractor(run: str) -> list[tuple[int, str]]:
+    """The extractors that work for a run: process and shard."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", run)
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if slug in command and (shard := re.search(r"/(shard-\d+)/manifest", command)):
+                found.append((int(entry.name), shard[1]))
+    return found
