@@ -34,7 +34,7 @@ def up(*, images: Path | None = None, keep: Annotated[bool, Parameter(negative="
         Leave everything running, to look around; `down` ends it.
     """
     started = time.monotonic()
-    checkpoints = weights.provide(state.CACHE / "weights", say)
+    checkpoints = weights.provide(state.CACHE / "weights", state.EXTRACTOR, say)
     batches = pictures.batches(images, state.EXTRACTOR.with_name("python"))
     nights = state.nights(state.FOLDER, datetime.datetime.now(datetime.UTC))
     nights.save(state.FOLDER)

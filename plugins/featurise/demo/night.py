@@ -97,9 +97,11 @@ def _status(airflow: Airflow, night: str, dag_id: str, run: Any) -> Status:
         return Status(night, dag_id, "waiting")
     if run["state"] in FINISHED:
         return Status(night, dag_id, run["state"])
-    active = [task for task in airflow.api.tasks(dag_id, run["dag_run_id"]) if task["state"] == "running"]
+    tasks = airflow.api.tasks(dag_id, run["dag_run_id"])
+    active = [task for task in tasks if task["state"] == "running"]
     if not active:
-        return Status(night, dag_id, run["state"])
+        failed = [task for task in tasks if task["state"] == "up_for_retry"]
+        return Status(night, dag_id, run["state"], f"{_step(failed[0])} failed, will be retried" if failed else "")
     task = max(active, key=lambda task: STEPS.index(_step(task)))
     step = " ".join(filter(None, (_step(task), task["rendered_map_index"])))
     if _step(task) != "extract":
