@@ -52,6 +52,10 @@ test: setup system lint ## lint, then every test (some real servers, processes a
 	$(EXTRACTOR)/bin/pytest -c images/extractor/pyproject.toml
 	$(CONTROL)/bin/pytest
 
+.PHONY: test-cluster
+test-cluster: setup ## a night on a real cluster (KUBECONFIG=… IMAGE=… S3_ENDPOINT=…; says what is missing)
+	KUBECONFIG="$(KUBECONFIG)" IMAGE="$(IMAGE)" S3_ENDPOINT="$(S3_ENDPOINT)" $(CONTROL)/bin/python tests/cluster
+
 # What the tests need beside Python: a browser for the Airflow UI.
 .PHONY: system
 system:

@@ -1,0 +1,162 @@
+"""A night on a real cluster: `make test-cluster KUBECONFIG=… IMAGE=… S3_ENDPOINT=…`.
+
+Airflow's processes run here and may do on the cluster what the chart's role grants; the pods run there. One pod is
+broken on the way. Everything that was made, on the cluster and in object storage, is removed at the end.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+import needs
+import yaml
+from namespace import Namespace, made
+from sqlalchemy import create_engine, text
+
+from extractor import storage
+from featurise import embedded
+from featurise.demo import airflow, pictures, processes, weights
+from featurise.registry import schema, session
+
+REPOSITORY = Path(__file__).parents[2]
+EXTRACTOR_PYTHON = REPOSITORY / "images" / "extractor" / ".venv" / "bin" / "python"
+DAG, DAY = "photos__resnet101", "2026-01-15"
+COPIES = 4
+"""Of each picture, so that a shard takes long enough to be broken in the midst of it."""
+
+
+def main() -> int:
+    if lacking := needs.missing(os.environ):
+        print("This needs a cluster, and cannot run yet:", *(f"  - {each}" for each in lacking), sep="\n")
+        return 2
+    given = needs.read(os.environ)
+    os.environ["AWS_ENDPOINT_URL"] = given.here
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+    with tempfile.TemporaryDirectory(prefix="featurise-") as name:
+        folder = Path(name)
+        with made(given, folder) as namespace:
+            say(f"namespace {namespace.name}")
+            bucket = namespace.name
+            try:
+                variables = prepare(folder, bucket, namespace)
+                problems = night(folder, namespace, variables, given.timeout_minutes * 60)
+            finally:
+                empty(bucket)
+    for problem in problems:
+        print(f"FAILED: {problem}")
+    say("the cluster is as it was before")
+    return 1 if problems else 0
+
+
+def say(what: str) -> None:
+    print(f"test-cluster: {what}", flush=True)
+
+
+def prepare(folder: Path, bucket: str, namespace: Namespace) -> dict[str, str]:
+    """Pictures, a synthetic checkpoint and a declaration; the environment of Airflow's processes."""
+    storage.client().create_bucket(Bucket=bucket)
+    checkpoint = next(each for each in weights.provide(folder / "weights", say) if each.backbone == "resnet101")
+    with checkpoint.path.open("rb") as content:
+        storage.client().upload_fileobj(content, bucket, f"weights/{checkpoint.path.name}")
+    first, second = pictures.batches(None, EXTRACTOR_PYTHON)
+    for name, data in {**first, **second}.items():
+        for copy in range(COPIES):
+            storage.write_bytes(f"s3://{bucket}/images/photos/{DAY}/{copy}-{name}", data)
+    declaration = {
+        "defaults": {"bucket": bucket, "start_date": DAY, "launcher": "kubernetes", "ready": {"settle_seconds": 0}},
+        "backbones": {
+            "resnet101": {
+                "weights": {"uri": f"s3://{bucket}/weights/{checkpoint.path.name}", "sha256": checkpoint.sha256}
+            }
+        },
+        "datasets": {"photos": {"backbones": ["resnet101"], "images_per_shard": 12}},
+    }
+    (folder / "featurise.yaml").write_text(yaml.safe_dump(declaration))
+    registry = f"sqlite:///{folder / 'registry.db'}"
+    schema.migrate(session.engine(registry))
+    return {
+        "KUBECONFIG": str(namespace.kubeconfig),
+        "FEATURISE_REGISTRY": registry,
+        "FEATURISE_DECLARATION": str(folder / "featurise.yaml"),
+        "FEATURISE_POD_TEMPLATES": str(namespace.templates),
+        "AIRFLOW_CONN_KUBERNETES_DEFAULT": "kubernetes://",
+    }
+
+
+def night(folder: Path, namespace: Namespace, variables: dict[str, str], seconds: float) -> list[str]:
+    """Run the DAG, break a pod, and say what is not as it must be."""
+    with embedded.postgres(folder / "postgres") as database:
+        settings = airflow.Settings(
+            home=folder / "airflow",
+            dags=REPOSITORY / "dags",
+            database=database,
+            database_async=database,
+            port=processes.free_port(8080),
+            slots=4,
+        )
+        with airflow.run(settings, variables) as running:
+            wait(running, lambda: DAG in running.api.dag_ids(), 180, "the DAG")
+            running.api.pause(DAG, paused=False)
+            run = running.api.trigger(DAG, DAY)
+            wait(running, lambda: bool(at_work(namespace)), seconds, "a pod at work")
+            broken = at_work(namespace)[0]
+            say(f"deleting pod {broken} in the midst of its work")
+            namespace.core.delete_namespaced_pod(broken, namespace.name)
+            wait(running, lambda: running.api.run(DAG, run)["state"] in {"success", "failed"}, seconds, "the run's end")
+            state = str(running.api.run(DAG, run)["state"])
+    return judged(state, broken, namespace, variables["FEATURISE_REGISTRY"])
+
+
+def judged(state: str, broken: str, namespace: Namespace, registry: str) -> list[str]:
+    with create_engine(registry).connect() as rows:
+        images = rows.execute(text("SELECT count(*), count(DISTINCT key) FROM images")).one()
+        rejects = rows.execute(text("SELECT count(*) FROM rejects")).scalar_one()
+        attempts: list[Any] = list(rows.execute(text("SELECT place, reason, exit_code FROM gpu_attempts ORDER BY id")))
+    for place, reason, code in attempts:
+        say(f"attempt {place}: {reason or 'did all of its shard'} (exit code {code})")
+    expected = COPIES * 6
+    checks = {
+        f"the run ended as {state}": state == "success",
+        f"{images[0]} rows for {images[1]} images, {expected} expected": images[0] == images[1] == expected,
+        f"{rejects} rejects, {2 * COPIES} expected": rejects == 2 * COPIES,
+        f"the pod that was deleted is not known as evicted: {attempts}": ("evicted", broken)
+        in [(reason, place) for place, reason, _ in attempts],
+        f"pods are left: {[pod.metadata.name for pod in namespace.pods()]}": not namespace.pods(),
+    }
+    return [problem for problem, holds in checks.items() if not holds]
+
+
+def at_work(namespace: Namespace) -> list[str]:
+    """Names of pods whose log says that images are done."""
+    return [
+        pod.metadata.name
+        for pod in namespace.pods()
+        if pod.status.phase == "Running"
+        and '"progress"' in namespace.core.read_namespaced_pod_log(pod.metadata.name, namespace.name)
+    ]
+
+
+def wait(running: airflow.Airflow, holds: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait for something while Airflow's processes live."""
+
+    def alive_and_holds() -> bool:
+        running.must_run()
+        return holds()
+
+    processes.wait_until(alive_and_holds, seconds, what, every=2)
+
+
+def empty(bucket: str) -> None:
+    """Remove a bucket and all that is in it."""
+    store = boto3.resource("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    if store.Bucket(bucket) in list(store.buckets.all()):
+        store.Bucket(bucket).objects.all().delete()
+        store.Bucket(bucket).delete()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
