@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import needs
 import yaml
-from namespace import Namespace, made
 from sqlalchemy import create_engine, text
 
+import needs
 from extractor import storage
 from featurise import embedded
 from featurise.demo import airflow, pictures, processes, weights
 from featurise.registry import schema, session
+from namespace import Namespace, made
 
 REPOSITORY = Path(__file__).parents[2]
 EXTRACTOR_PYTHON = REPOSITORY / "images" / "extractor" / ".venv" / "bin" / "python"

@@ -13,6 +13,7 @@ import yaml
 from helm_python.chart import Chart
 from kubernetes import client, config, utils
 from kubernetes.client import ApiException
+
 from needs import Needs
 
 CHART = Path(__file__).parents[2] / "helm" / "featurise"
@@ -109,6 +110,8 @@ def _limited_kubeconfig(core: client.CoreV1Api, name: str, needs: Needs, folder:
     own = yaml.safe_load(needs.kubeconfig.read_text())
     context = next(each for each in own["contexts"] if each["name"] == own["current-context"])["context"]
     cluster = next(each for each in own["clusters"] if each["name"] == context["cluster"])
+    if authority := cluster["cluster"].get("certificate-authority"):  # relative to the file that names it
+        cluster["cluster"]["certificate-authority"] = str(needs.kubeconfig.parent / authority)
     content = {
         "apiVersion": "v1",
         "kind": "Config",
