@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from resnext101_mmf import load
-from resnext101_mmf.detector import Detector
 
 from extractor import synthetic
 from extractor.backbone import Checkpoint, Options
 from extractor.backbones import SPECS, box_rule
 from extractor.contract import Regions
 from extractor.decode import decode
+from resnext101_mmf import load
+from resnext101_mmf.detector import Detector
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden"

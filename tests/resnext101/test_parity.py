@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from resnext101_mmf.detector import Detector, rois
 
 from extractor.contract import Regions
 from extractor.decode import decode
+from resnext101_mmf.detector import Detector, rois
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = sorted(path.stem for path in (GOLDEN / "images").iterdir())

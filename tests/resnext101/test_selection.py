@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from resnext101_mmf import plain
 from resnext101_mmf.nms import survivors
 from resnext101_mmf.selection import select
@@ -115,7 +116,7 @@ def test_equal_scores_everywhere(count: int, classes: int):
 def test_identical_boxes_leave_one_survivor_a_class():
     boxes = np.tile(np.array([10, 10, 50, 50], np.float32), (300, 1))
     scores = softmax(np.random.default_rng(0).normal(0, 3, (300, 7)))
-    rows, confidence = select(torch.from_numpy(boxes), torch.from_numpy(scores), LIMIT)
+    _, confidence = select(torch.from_numpy(boxes), torch.from_numpy(scores), LIMIT)
     assert np.count_nonzero(confidence) == len(set(scores.argmax(axis=0)))
     assert_same(boxes, scores, LIMIT, against_oracle=False)
 

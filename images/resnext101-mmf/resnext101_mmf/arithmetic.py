@@ -1,4 +1,5 @@
-"""How a network computes on its device: bit for bit as the reference does in fp32, faster but otherwise rounded in the rest."""
+"""How a network computes on its device: bit for bit as the reference does in fp32, faster but otherwise rounded in the
+rest."""
 
 import ctypes
 
@@ -23,16 +24,17 @@ PIECE = 1 << 18
 
 
 def memory_format(precision: Precision) -> torch.memory_format:
-    """The layout in which activations are computed. fp32's is the reference's, since oneDNN sums in another order in the other."""
+    """The layout in which activations are computed. fp32's is the reference's, since oneDNN sums in another order in
+    the other."""
     return torch.contiguous_format if precision is Precision.FP32 else torch.channels_last
 
 
 def arrange(network: Network, device: torch.device, precision: Precision) -> Network:
     """Put the network on its device, in place.
 
-    fp32 keeps every rounding of the reference, which on a CPU makes results equal bit for bit: scores of two boxes that differ by less than
-    rounding would otherwise change places. Any other precision frees the order of sums too: norms are folded into convolutions, and a
-    CPU, which has no TF32, computes it as fp32 with Winograd's convolutions.
+    fp32 keeps every rounding of the reference, which on a CPU makes results equal bit for bit: scores of two boxes that
+    differ by less than rounding would otherwise change places. Any other precision frees the order of sums too: norms
+    are folded into convolutions, and a CPU, which has no TF32, computes it as fp32 with Winograd's convolutions.
 
     Sets for the whole process whether a GPU may round fp32 operands to TF32, and on a CPU that freed memory is kept.
     """
@@ -40,7 +42,7 @@ def arrange(network: Network, device: torch.device, precision: Precision) -> Net
         _replace_norms(network)
     else:
         _fold_norms(network)
-    network.to(device, DTYPES[precision], memory_format=memory_format(precision))
+    network.to(device, DTYPES[precision]).to(memory_format=memory_format(precision))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision is Precision.TF32
     if device.type == "cpu":
         _keep_freed_memory()
@@ -50,7 +52,8 @@ def arrange(network: Network, device: torch.device, precision: Precision) -> Net
 
 
 class InPlaceNorm(nn.Module):
-    """A frozen batch norm that overwrites its input: the same two roundings as torchvision's, half its passes over memory."""
+    """A frozen batch norm that overwrites its input: the same two roundings as torchvision's, half its passes over
+    memory."""
 
     scale: Tensor
     bias: Tensor
@@ -64,8 +67,8 @@ class InPlaceNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same tensor."""
         channels = x.shape[1] if x.is_cuda else max(1, PIECE // (x.shape[2] * x.shape[3]))
-        pieces = zip(x.split(channels, 1), self.scale.split(channels), self.bias.split(channels), strict=True)
-        for piece, scale, bias in pieces:
+        parts = (torch.split(part, channels, axis) for part, axis in ((x, 1), (self.scale, 0), (self.bias, 0)))
+        for piece, scale, bias in zip(*parts, strict=True):
             piece.mul_(scale).add_(bias)
         return x
 

@@ -33,13 +33,15 @@ UNUSED = (
     "predictor.attr_linear2.weight",
     "predictor.attr_linear2.bias",
 )
-"""Endings of keys that a checkpoint may have besides: training's counters, and the attribute head that only training uses."""
+"""Endings of keys that a checkpoint may have besides: training's counters, and the attribute head that only training
+uses."""
 
 Anchors = list[Tensor | None]
 
 
 def load(path: Path, config: Model) -> tuple[Network, Anchors, bool]:
-    """The network with the file's weights (fp32, CPU, as stored), the file's own cell anchors per level, and whether it is synthetic.
+    """The network with the file's weights (fp32, CPU, as stored), the file's own cell anchors per level, and whether it
+    is synthetic.
 
     Raises WeightsInvalid when the file is no checkpoint, or not one of the configured network.
     """
@@ -47,7 +49,8 @@ def load(path: Path, config: Model) -> tuple[Network, Anchors, bool]:
     model = content.get("model")
     if not isinstance(model, Mapping) or not all(isinstance(value, Tensor) for value in model.values()):
         raise WeightsInvalid(
-            f'{path}: expected {{"model": state dict}} as maskrcnn-benchmark saves it, found the keys {_few(map(str, content))}'
+            f'{path}: expected {{"model": state dict}} as maskrcnn-benchmark saves it, '
+            f"found the keys {_few(map(str, content))}"
         )
     with torch.device("meta"):
         network = Network(config)
@@ -94,7 +97,8 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _match(
     path: Path, model: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], *, optional: set[str]
 ) -> dict[str, Tensor]:
-    """The file's tensor for each published name: the longest key that the name ends with, as maskrcnn-benchmark matches them."""
+    """The file's tensor for each published name: the longest key that the name ends with, as maskrcnn-benchmark matches
+    them."""
     if all(key.startswith("module.") for key in model):
         model = {key.removeprefix("module."): value for key, value in model.items()}
     owners = {name: max((key for key in _endings(name) if key in model), key=len, default=None) for name in shapes}

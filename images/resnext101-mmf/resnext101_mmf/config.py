@@ -1,7 +1,7 @@
 """The published configuration (a maskrcnn-benchmark YAML): which network the checkpoint belongs to.
 
-Only what changes the extraction's numbers is read. Resizing and the pixel mean are mmf's script's own constants, which no YAML
-changes there either.
+Only what changes the extraction's numbers is read. Resizing and the pixel mean are mmf's script's own constants, which
+no YAML changes there either.
 """
 
 import ast

@@ -15,8 +15,8 @@ from extractor.stages import stage
 from resnext101_mmf import checkpoint as checkpoints
 from resnext101_mmf import config, resize
 from resnext101_mmf.arithmetic import DTYPES, arrange, memory_format
-from resnext101_mmf.proposals import Proposals, Proposer, pyramid_levels
 from resnext101_mmf.config import BoxHead
+from resnext101_mmf.proposals import Proposals, Proposer, pyramid_levels
 from resnext101_mmf.selection import Selected, select
 
 
@@ -67,7 +67,7 @@ class Detector:
             scores = logits.float().softmax(dim=1)
         with self._stage("selection"):
             counts = [len(found.boxes) for found in proposals]
-            parts = zip(batch, proposals, features.split(counts), scores.split(counts), strict=True)
+            parts = zip(batch, proposals, torch.split(features, counts), torch.split(scores, counts), strict=True)
             return [self._select(*part) for part in parts]
 
     def _select(self, picture: Prepared, proposals: Proposals, features: Tensor, scores: Tensor) -> Regions:
@@ -101,8 +101,9 @@ def chosen_regions(
 ) -> Regions:
     """The selected rows of one picture, cut to the box rule.
 
-    `obj_id` and `obj_conf` are the best class of a row and its probability; the class need not be the one that gave the row its
-    confidence. With `background`, class 0 is the background and the others count from 1, as mmf's script numbers them then.
+    `obj_id` and `obj_conf` are the best class of a row and its probability; the class need not be the one that gave the
+    row its confidence. With `background`, class 0 is the background and the others count from 1, as mmf's script
+    numbers them then.
     """
     rule = options.rule
     above = int(np.count_nonzero(selected.confidence > np.float32(rule.confidence_threshold)))

@@ -60,8 +60,8 @@ class Network(nn.Module):
     def regions(self, pyramid: list[Tensor], levels: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
         """fc6 features [R, 2048] after ReLU and class logits [R, 1601] of regions.
 
-        `rois` [R, 5] are (picture's place in the batch, x1, y1, x2, y2) in network pixels, `levels` [R] the pyramid level of each
-        (0 is P2).
+        `rois` [R, 5] are (picture's place in the batch, x1, y1, x2, y2) in network pixels, `levels` [R] the pyramid
+        level of each (0 is P2).
         """
         pooled = pool(self.head, pyramid, levels, rois)
         features = functional.relu(self.fc6(pooled.flatten(1)))
@@ -87,7 +87,7 @@ def _body(blocks: Iterable[int], resnets: Resnets) -> ResNet:
 
 
 def pool(head: BoxHead, pyramid: list[Tensor], levels: Tensor, rois: Tensor) -> Tensor:
-    """RoIAlign with legacy alignment (no half-pixel shift), each region from its own level: [R, channels, side, side]."""
+    """RoIAlign with legacy alignment (no half-pixel shift), each from its own level: [R, channels, side, side]."""
     side = head.pooler_resolution
     pooled = pyramid[0].new_empty((len(rois), pyramid[0].shape[1], side, side))
     for level, scale in enumerate(head.pooler_scales):

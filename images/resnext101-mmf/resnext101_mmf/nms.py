@@ -1,7 +1,7 @@
 """Non-maximum suppression as vqa-maskrcnn-benchmark's CPU kernel does it.
 
-Sides and overlaps count pixels (x2 - x1 + 1), and an IoU of exactly the threshold suppresses. The reference's CUDA kernel lets exactly
-the threshold pass; here both devices follow the CPU's rule.
+Sides and overlaps count pixels (x2 - x1 + 1), and an IoU of exactly the threshold suppresses. The reference's CUDA
+kernel lets exactly the threshold pass; here both devices follow the CPU's rule.
 """
 
 import torch
@@ -23,8 +23,9 @@ def overlapping(boxes: Tensor, others: Tensor, threshold: float) -> Tensor:
 def survivors(boxes: Tensor, threshold: float) -> Tensor:
     """Which of the boxes [..., N, 4], best first, greedy suppression keeps: bool [..., N].
 
-    Greedy suppression is the only assignment in which a box is kept exactly if no better kept box overlaps it. The iteration starts
-    from all kept; each round settles at least the next undecided box of every list, in practice a chain of suppressions each.
+    Greedy suppression is the only assignment in which a box is kept exactly if no better kept box overlaps it. The
+    iteration starts from all kept; each round settles at least the next undecided box of every list, in practice a
+    chain of suppressions each.
     """
     size = boxes.shape[-2]
     suppresses = overlapping(boxes, boxes, threshold).triu_(diagonal=1)

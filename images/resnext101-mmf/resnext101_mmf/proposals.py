@@ -1,9 +1,9 @@
-"""Region proposals by the rules of maskrcnn-benchmark: anchors, decoding, suppression per level, the best over all levels."""
+"""Region proposals by the rules of maskrcnn-benchmark: anchors, decoding, suppression per level, the best over all
+levels."""
 
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +26,8 @@ class Proposals(NamedTuple):
 
 
 def cell_anchors(size: int, stride: int, ratios: tuple[float, ...]) -> Tensor:
-    """Anchors [ratios, 4] around the first cell of a level, after Detectron: rounded sides, and both corners belong to the box."""
+    """Anchors [ratios, 4] around the first cell of a level, after Detectron: rounded sides, and both corners belong to
+    the box."""
     centre = (stride - 1) / 2
     boxes = []
     for ratio in ratios:
@@ -85,7 +86,8 @@ class Proposer:
         y, x = (torch.arange(count, device=cells.device) * stride for count in (rows, columns))
         y, x = torch.meshgrid(y, x, indexing="ij")
         shifts = torch.stack([x, y, x, y], dim=-1).to(cells.dtype)
-        return (shifts[:, :, None] + cells).reshape(-1, 4)
+        anchors: Tensor = shifts[:, :, None] + cells
+        return anchors.reshape(-1, 4)
 
 
 def decode(anchors: Tensor, deltas: Tensor) -> Tensor:
@@ -101,5 +103,5 @@ def pyramid_levels(boxes: Tensor, scales: tuple[float, ...]) -> Tensor:
     """Which of the pooled levels, whose scales are given, each box [N, 4] is pooled from: int64 [N]."""
     area = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
     level = torch.floor(CANONICAL_LEVEL + torch.log2(area.sqrt() / CANONICAL_SIDE + 1e-6))
-    lowest, highest = (-np.log2(scale) for scale in (scales[0], scales[-1]))
+    lowest, highest = (-math.log2(scale) for scale in (scales[0], scales[-1]))
     return (level.clamp(lowest, highest) - lowest).long()

@@ -18,7 +18,8 @@ STRIDE = 32
 """Network sides are multiples of this, since the pyramid doubles its levels exactly."""
 
 _LESS_MEAN = (np.arange(256)[:, None] - MEAN).astype(np.float32).reshape(1, 256, 3)
-"""Each grey level less each channel's mean: subtracted in double, then rounded, as the reference's in-place subtraction does."""
+"""Each grey level less each channel's mean: subtracted in double, then rounded, as the reference's in-place subtraction
+does."""
 
 
 def resize_factor(width: int, height: int) -> float:
@@ -32,8 +33,8 @@ def resize_factor(width: int, height: int) -> float:
 def prepare(pixels: NDArray[np.uint8]) -> Prepared:
     """Resize, normalise and pad one picture, uint8 [H, W, 3] in BGR order.
 
-    The tensor is padded at its right and bottom to multiples of 32 with zeros, which is the mean colour; pictures of one padded shape
-    have the same result together as alone. Raises Unfit when a side would be resized to nothing.
+    The tensor is padded at its right and bottom to multiples of 32 with zeros, which is the mean colour; pictures of
+    one padded shape have the same result together as alone. Raises Unfit when a side would be resized to nothing.
     """
     height, width = pixels.shape[:2]
     factor = resize_factor(width, height)

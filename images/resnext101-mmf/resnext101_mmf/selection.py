@@ -1,12 +1,13 @@
 """Which boxes of an image are kept: the rule of mmf's `extract_features_vmb.py`, without its loop over classes.
 
-The rule: a box's confidence is its best probability among the classes in whose suppression it survives (IoU 0.5, each class by
-itself); the boxes of the highest confidence are kept.
+The rule: a box's confidence is its best probability among the classes in whose suppression it survives (IoU 0.5, each
+class by itself); the boxes of the highest confidence are kept.
 
-The shortcut: take all (box, class) pairs in descending probability. Within a class that is the order of greedy suppression, so a pair
-survives exactly if no earlier survivor of its class overlaps it. A box's first surviving pair is its best one, hence its confidence,
-and nothing later changes it. When as many boxes as wanted have theirs, and the pairs of that same probability are through, every other
-box's confidence is lower, and the rest of the pairs need not be looked at.
+The shortcut: take all (box, class) pairs in descending probability. Within a class that is the order of greedy
+suppression, so a pair survives exactly if no earlier survivor of its class overlaps it. A box's first surviving pair is
+its best one, hence its confidence, and nothing later changes it. When as many boxes as wanted have theirs, and the
+pairs of that same probability are through, every other box's confidence is lower, and the rest of the pairs need not be
+looked at.
 
 Ties: equal probabilities of one class are visited by row, equal confidences are ranked by row.
 """

@@ -1,8 +1,8 @@
 """Dense 3x3 convolutions on CPUs by Winograd's minimal filtering F(4x4, 3x3): a quarter of the multiplications.
 
-Method: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016). Interpolation points 0, +-3/4, +-3/2 and infinity
-instead of theirs keep the rounding error at that of a direct fp32 convolution. Activations are channels-last, so that every step is a
-matrix product over contiguous channels.
+Method: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016). Interpolation points 0, +-3/4, +-3/2
+and infinity instead of theirs keep the rounding error at that of a direct fp32 convolution. Activations are
+channels-last, so that every step is a matrix product over contiguous channels.
 """
 
 import torch
@@ -13,7 +13,8 @@ OUT, TILE = 4, 6
 """Side of a tile's output, and of the input it needs."""
 
 TILES_AT_ONCE = 512
-"""Tiles transformed together: enough to read the 36 filter matrices seldom, few enough for the working set to stay near the cores."""
+"""Tiles transformed together: enough to read the 36 filter matrices seldom, few enough for the working set to stay near
+the cores."""
 
 _POINTS = torch.tensor([0.0, 0.75, -0.75, 1.5, -1.5], dtype=torch.float64)
 
@@ -50,7 +51,7 @@ class Winograd(nn.Module):
         weight = conv.weight.double().flatten(2).permute(2, 1, 0)
         self.channels, self.filters = weight.shape[1:]
         self.weight = torch.einsum("pk,kio->pio", filters, weight).float().contiguous()
-        self.bias = conv.bias
+        self.bias = torch.zeros(self.filters) if conv.bias is None else conv.bias.detach()
         self.inputs, self.outputs = inputs.float(), outputs.float()
 
     def forward(self, picture: Tensor) -> Tensor:
