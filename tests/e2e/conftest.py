@@ -13,7 +13,7 @@ import sqlalchemy
 from botocore.config import Config
 
 from featurise import embedded
-from featurise.demo import platform, processes, weights
+from featurise.demo import platform, processes, state, weights
 from featurise.demo.airflow import Airflow
 from featurise.registry import session
 from featurise.registry.models import GpuAttempt, Image, Reject
@@ -148,12 +148,14 @@ class Installation:
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     folder = tmp_path_factory.mktemp("e2e")
     checkpoint = next(
-        found for found in weights.provide(ROOT / ".cache/weights", print) if found.backbone == "resnet101"
+        found
+        for found in weights.provide(ROOT / ".cache/weights", state.EXTRACTOR, print)
+        if found.backbone == "resnet101"
     )
     (folder / "featurise.yaml").write_text(DECLARATION)
     variables = {
         "FEATURISE_DECLARATION": str(folder / "featurise.yaml"),
-        "FEATURISE_EXTRACTOR": str(ROOT / "images/extractor/.venv/bin/extractor"),
+        "FEATURISE_EXTRACTOR": str(state.EXTRACTOR),
         "RESNET101_WEIGHTS": str(checkpoint.path),
         "RESNET101_SHA256": checkpoint.sha256,
         "FEATURISE_TRAINING": str(folder / "training"),

@@ -218,7 +218,7 @@ def make(backbone: str, path: Path, /, *, seed: int = 0, prefix: str = "") -> in
 
 
 @weights.command
-def check(uri: str, /, *, backbone: str | None = None, sha256: str | None = None) -> int:
+def check(uri: str, /, *, backbone: str | None = None, sha256: str | None = None, as_json: bool = False) -> int:
     """Load a checkpoint as a run would, and say what it is and its SHA-256.
 
     Parameters
@@ -229,10 +229,13 @@ def check(uri: str, /, *, backbone: str | None = None, sha256: str | None = None
         `resnet101` or `resnext101`; told from the file's ending unless given.
     sha256
         What the SHA-256 must be.
+    as_json
+        For programs.
     """
     if backbone is not None:
         _check_backbone(backbone)
-    print(inspection.checkpoint(uri, backbone=backbone, sha256=sha256))
+    found = inspection.checkpoint(uri, backbone=backbone, sha256=sha256)
+    print(found.model_dump_json() if as_json else found)
     return Exit.OK
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import h5py
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from extractor import contract, storage
 from extractor.backbones import SPECS, box_rule
@@ -57,7 +57,30 @@ def _images(file: h5py.File, first: int) -> Iterable[str]:
                 yield f"    {name:<10} {found.dtype} {json.dumps(found.shape)}"
 
 
-def checkpoint(uri: str, *, backbone: str | None = None, sha256: str | None = None) -> str:
+class Checked(BaseModel):
+    """What a checkpoint is."""
+
+    uri: str
+    backbone: str
+    synthetic: bool
+    sha256: str
+    bytes: int
+    config: str | None = None
+    config_sha256: str | None = None
+
+    def __str__(self) -> str:
+        kind = "synthetic weights: boxes and labels mean nothing" if self.synthetic else "trained weights"
+        lines = [
+            f"{self.uri}: a {self.backbone} checkpoint, {kind}",
+            f"  sha256         {self.sha256}",
+            f"  bytes          {self.bytes:,}",
+        ]
+        if self.config is not None:
+            lines += [f"  configuration  {self.config}", f"  config sha256  {self.config_sha256}"]
+        return "\n".join(lines)
+
+
+def checkpoint(uri: str, *, backbone: str | None = None, sha256: str | None = None) -> Checked:
     """What a checkpoint is, after loading it as a run would.
 
     Raises WeightsInvalid when it is not one.
@@ -70,15 +93,15 @@ def checkpoint(uri: str, *, backbone: str | None = None, sha256: str | None = No
     found = resolve(name, uri, sha256=sha256)
     options = Options(box_rule(name), torch.device("cpu"))
     loaded = loader(name)(Checkpoint(found.path, found.config), options)
-    kind = "synthetic weights: boxes and labels mean nothing" if loaded.synthetic else "trained weights"
-    lines = [
-        f"{uri}: a {name} checkpoint, {kind}",
-        f"  sha256         {found.sha256}",
-        f"  bytes          {found.path.stat().st_size:,}",
-    ]
-    if found.config is not None:
-        lines += [f"  configuration  {found.config.name}", f"  config sha256  {found.config_sha256}"]
-    return "\n".join(lines)
+    return Checked(
+        uri=uri,
+        backbone=name,
+        synthetic=loaded.synthetic,
+        sha256=found.sha256,
+        bytes=found.path.stat().st_size,
+        config=found.config.name if found.config is not None else None,
+        config_sha256=found.config_sha256,
+    )
 
 
 def _backbone_of(uri: str) -> str:
