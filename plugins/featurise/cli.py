@@ -3,6 +3,7 @@
 import json
 import sys
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -76,22 +77,25 @@ def show_status(*, dataset: str | None = None, backbone: str | None = None, as_j
         return
     if not days:
         _say("nothing has been looked at yet: no run has reached its registry")
-        return
-    console.print(_table(days))
+    for _, members in groupby(days, key=lambda day: day.feature_set):
+        console.print(_table(list(members)))
 
 
 def _table(days: list[Day]) -> Table:
-    table = Table("dataset", "backbone", "revision", "weights", "day", title="Coverage, in images")
-    for name in ("found", "done", "rejected", "pending", "deleted"):
+    """The days of one feature set and their sum."""
+    one = days[0]
+    table = Table(title=f"{one.dataset} · {one.backbone} · revision {one.revision}", title_justify="left")
+    if one.synthetic:
+        table.caption = "SYNTHETIC weights: these features mean nothing"
+        table.caption_style = "bold yellow"
+    table.add_column("day")
+    names = ("found", "done", "rejected", "pending", "deleted")
+    for name in names:
         table.add_column(name, justify="right")
-    last = None
     for day in days:
-        if last is not None and last != day.feature_set:
-            table.add_section()
-        last = day.feature_set
-        counts = (day.found, day.done, day.rejected, day.pending, day.deleted)
-        weights = "[bold yellow]synthetic[/]" if day.synthetic else ""
-        table.add_row(day.dataset, day.backbone, day.revision, weights, day.batch, *(f"{n:,}" for n in counts))
+        table.add_row(day.batch, *(f"{getattr(day, name):,}" for name in names))
+    table.add_section()
+    table.add_row("all", *(f"{sum(getattr(day, name) for day in days):,}" for name in names))
     return table
 
 
@@ -110,11 +114,9 @@ def show(image: str, /) -> int:
         _say(f"no image with the id or key {image!r} has an outcome; `featurise status` shows what is pending")
         return 1
     for place in places:
-        title = f"{place.feature_set}: {place.state}" + (" — SYNTHETIC weights" if place.synthetic else "")
-        table = Table(title=title, show_header=False, title_justify="left")
+        _say(f"{place.feature_set}: {place.state}" + (", SYNTHETIC weights" if place.synthetic else ""), style="bold")
         for name, value in place.model_dump(exclude={"feature_set", "state", "synthetic"}, exclude_none=True).items():
-            table.add_row(name, str(value))
-        console.print(table)
+            _say(f"  {name}: {value}")
     return 0
 
 

@@ -1,0 +1,81 @@
+"""The page of a run: self-contained, complete, escaped; and one line that says it all."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from extractor import storage
+from featurise import report
+from featurise.options import Options
+from featurise.pair import Pair
+from featurise.report import Reported
+
+DAY, BEFORE = "2026-11-23", "2026-11-22"
+PHOTO = next(Path("tests/golden/images").glob("china.jpg"))
+pytestmark = pytest.mark.usefixtures("registry")
+
+
+def told(pair: Pair, batch: str = DAY, run_id: str | None = None) -> tuple[Reported, str]:
+    done = report.run(pair, batch, run_id or f"scheduled__{batch}")
+    return done, storage.read_bytes(done.uri).decode()
+
+
+def test_a_page_shows_counts_rejects_charts_and_pictures_and_loads_nothing(pair, upload, night):
+    upload({f"{BEFORE}/{n}.jpg": str(n).encode() for n in range(3)})
+    night(BEFORE)
+    photo = PHOTO.read_bytes()
+    upload({f"{DAY}/photo.jpg": photo, f"{DAY}/other.jpg": b"other", f"{DAY}/broken.jpg": b"bad"})
+    night(DAY)
+    done, page = told(pair)
+    assert done.text == "2 of 3 new images featurised, 1 rejected; 1 files (synthetic weights)"
+    assert done.counts == {"found": 6, "new": 3, "late": 0, "done": 2, "rejected": 1, "pending": 0, "files": 1}
+    assert json.loads(storage.read_bytes(done.uri.replace(".html", ".json")))["synthetic"] is True
+    assert "synthetic weights" in page
+    assert f"images/birds/{DAY}/broken.jpg" in page
+    assert "starts with `bad`" in page
+    assert page.count('<svg class="bars"') == 2
+    assert "data:image/jpeg;base64," in page
+    assert page.count('<rect class="box"') == 8
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert "<script" not in page
+
+
+def test_an_empty_night_says_no_new_images(pair, night):
+    night()
+    done, page = told(pair)
+    assert done.text == "no new images"
+    assert "no new images" in page
+
+
+def test_another_runs_claim_a_dry_run_and_a_failed_discovery_are_said(pair, upload, night):
+    assert told(pair)[0].text == "discovery did not finish; see its task's log"
+    upload({f"{DAY}/a.jpg": b"a"})
+    night(run_id="dry", options=Options(dry_run=True))
+    assert told(pair, run_id="dry")[0].text == "dry run: 1 new images in 1 shards"
+
+
+def test_names_from_the_store_are_escaped(pair, upload, night):
+    upload({f"{DAY}/<img src=x onerror=alert(1)>.jpg": b"bad"})
+    night()
+    _, page = told(pair)
+    assert "<img src=x" not in page
+    assert "&lt;img src=x" in page
+
+
+def test_classes_have_names_when_the_weights_bring_them(pair, bucket, upload, night):
+    names = "\n".join(f"class {n},synonym" for n in range(1600))
+    storage.write_bytes(f"s3://{bucket}/weights/objects_vocab.txt", names.encode())
+    named = pair.model_copy(update={"weights": pair.weights.model_copy(update={"uri": f"s3://{bucket}/weights"})})
+    upload({f"{DAY}/a.jpg": PHOTO.read_bytes()})
+    night(of=named)
+    _, page = told(named)
+    assert re.search(r">class \d+ \d\.\d\d</text>", page)
+    assert "synonym" not in page
+
+
+def test_a_large_picture_is_left_out_of_the_page(pair, upload, night):
+    upload({f"{DAY}/a.jpg": PHOTO.read_bytes() + bytes(500_000)})
+    night()
+    assert "data:image" not in told(pair)[1]
