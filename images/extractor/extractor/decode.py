@@ -60,7 +60,7 @@ def _inspect(data: bytes, max_pixels: int) -> None:
             raise Undecodable(Reason.TRUNCATED, f"its header breaks off ({len(data)} bytes in all)") from error
         raise Undecodable(Reason.NOT_AN_IMAGE, f"no known picture format; it begins with {data[:16]!r}") from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise Undecodable(Reason.UNREADABLE, f"its header cannot be read: {error}") from error
+        raise _broken(error, "its header cannot be read") from error
     with picture:
         width, height = picture.size
         if width * height > max_pixels:
@@ -75,6 +75,9 @@ def _inspect(data: bytes, max_pixels: int) -> None:
             picture.draft(None, (1, 1))
             picture.load()
         except (OSError, ValueError, SyntaxError, EOFError) as error:
-            text = str(error)
-            reason = Reason.TRUNCATED if "truncated" in text or "decoder" in text else Reason.UNREADABLE
-            raise Undecodable(reason, f"Pillow: {text}") from error
+            raise _broken(error, "its pixels cannot be read") from error
+
+
+def _broken(error: Exception, what: str) -> Undecodable:
+    reason = Reason.TRUNCATED if "truncated" in str(error).lower() else Reason.UNREADABLE
+    return Undecodable(reason, f"{what}: {error}")
