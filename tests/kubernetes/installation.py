@@ -22,6 +22,9 @@ HERE = Path(__file__).parent
 SECRET = "do-not-show-3f9c"
 IMAGE = "registry.example/featurise/resnet101@sha256:" + "0" * 64
 
+SLOTS = 60
+"""GPUs of the cluster."""
+
 TEMPLATE = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -108,6 +111,13 @@ class Installation:
             )
             return [dict(row) for row in rows.mappings()]
 
+    def log(self, dag: str, shard: str) -> str:
+        """What the tries of a shard's extraction told, worker and triggerer, as the files that the UI shows."""
+        index = (self.stub / f"{dag}.shards").read_text().split().index(shard)
+        folder = self.settings.home / "logs" / f"dag_id={dag}"
+        files = sorted(folder.glob(f"*/task_id=shard.extract/map_index={index}/*.log*"))
+        return "\n".join(file.read_text(errors="replace") for file in files)
+
     def done(self, shard: str) -> list[int]:
         """The images that were featurised, in order; one that was done twice is there twice."""
         file = self.stub / f"{shard}.done"
@@ -171,7 +181,7 @@ def install(folder: Path) -> Iterator[Installation]:
             database=database,
             database_async=database,
             port=embedded.free_ports(1)[0],
-            slots=1000,
+            slots=SLOTS,
             refresh_seconds=3,
         )
         running = stack.enter_context(airflow.run(settings, variables))

@@ -34,7 +34,7 @@ class Lone:
         self.run = self.installation.start(self.dag)
 
     def state(self) -> str:
-        return str(self.installation.tasks(self.dag, self.run)[self.shard]["state"])
+        return str(self.installation.tasks(self.dag, self.run).get(self.shard, {}).get("state"))
 
     def attempts(self) -> list[dict[str, Any]]:
         return self.installation.attempts(self.run, self.shard)
@@ -46,8 +46,8 @@ class Lone:
         created = self.installation.cluster.api.created
         return len([pod for pod in created if self.mine(pod["metadata"]["labels"])])
 
-    def log(self, attempt: int = 1) -> str:
-        return self.installation.airflow.api.log(self.dag, self.run, "shard.extract", attempt, 0)
+    def log(self) -> str:
+        return self.installation.log(self.dag, self.shard)
 
     def wait_for_work(self) -> None:
         self.installation.wait(lambda: len(self.done()) > 2, 180, "the pod to work")

@@ -132,7 +132,8 @@ def run(settings: Settings, variables: Mapping[str, str]) -> Iterator[Airflow]:
         local_settings.write_text(LOCAL_SETTINGS)
     _command([command, "db", "migrate"], env, logs / "migrate.log")
     _command(
-        [command, "pools", "set", "gpu", str(settings.slots), "GPUs, or places for an extractor on a CPU"],
+        # A task that waits for its pod without a worker holds a GPU all the same.
+        [command, "pools", "set", "gpu", str(settings.slots), "GPUs, or CPU places", "--include-deferred"],
         env,
         logs / "pools.log",
     )
