@@ -1,0 +1,52 @@
+"""Attempts in the registry: begun before there is a pod, closed once, counted by round."""
+
+import pytest
+
+from extractor.outcome import Summary
+from featurise.failures import Evidence, Reason
+from featurise.pair import Pair
+from featurise.registry import attempts
+
+
+@pytest.fixture
+def whose(registry: object, pair: Pair) -> attempts.Of:
+    return attempts.Of(pair, "2026-11-23", "run-1", "shard-00001")
+
+
+def begin(whose: attempts.Of, number: int, tried: int = 1) -> int:
+    place = f"pod-{number}"
+    return attempts.begin(whose, number=number, try_number=tried, launcher="kubernetes", place=place, batch_size=4)
+
+
+def test_an_attempt_is_under_way_until_it_is_closed(whose: attempts.Of) -> None:
+    row = begin(whose, 1)
+    (open_one,) = attempts.of(whose)
+    attempts.succeeded(row, "node-1", Summary(exit_code=0, reason="ok", images=10, images_per_second=2.5))
+    (closed,) = attempts.of(whose)
+
+    assert (open_one.running, open_one.place, open_one.batch_size) == (True, "pod-1", 4)
+    assert (closed.running, closed.reason, closed.node) == (False, None, "node-1")
+
+
+def test_the_first_word_on_an_attempts_end_is_the_last(whose: attempts.Of) -> None:
+    row = begin(whose, 1)
+    attempts.failed(row, Evidence(node="node-1", exit_code=137), Reason.CRASH, "retry", "crash: …")
+    attempts.stopped(row)
+
+    assert [each.reason for each in attempts.of(whose)] == [Reason.CRASH]
+
+
+def test_only_the_rounds_own_failures_count(whose: attempts.Of) -> None:
+    for number, tried, reason in ((1, 1, Reason.CRASH), (2, 2, Reason.STORAGE), (3, 5, Reason.PREEMPTED)):
+        attempts.failed(begin(whose, number, tried), Evidence(), reason, "retry", "…")
+    past = attempts.of(whose)
+
+    assert attempts.failures(past, since_try=1) == [Reason.CRASH, Reason.STORAGE, Reason.PREEMPTED]
+    assert attempts.failures(past, since_try=3) == [Reason.PREEMPTED]
+
+
+def test_attempts_belong_to_one_run_and_shard(whose: attempts.Of) -> None:
+    begin(whose, 1)
+    other = attempts.Of(whose.pair, whose.batch, "run-2", whose.shard)
+
+    assert attempts.of(other) == []
