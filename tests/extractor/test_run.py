@@ -86,7 +86,10 @@ def test_same_bytes_under_one_id_count_as_done_and_other_bytes_are_rejected(make
     assert refused.reason is Reason.DUPLICATE_ID
     assert "a/one.png" in refused.detail
     assert "c/one.png" in refused.detail
-    assert list(contents(shard.output)) == ["one"]
+    with h5py.File(shard.output, "r") as file:
+        provenance = contract.read_provenance(file)
+        assert list(file) == ["one"]
+    assert (provenance.images, provenance.rejects) == (2, 1)
 
 
 def test_missing_and_changed_images_are_rejects(make_shard, extract):

@@ -99,7 +99,7 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
             precision=request.precision.value,
             box_rule=json.dumps(request.rule.model_dump(mode="json"), sort_keys=True),
             manifest_sha256=request.manifest.sha256,
-            images=len({outcome.done.image_id for outcome in outcomes if outcome.done is not None}),
+            images=progress.featurised,
             rejects=progress.rejected,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
