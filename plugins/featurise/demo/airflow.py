@@ -15,7 +15,7 @@ from featurise.demo.api import Api, Refused
 
 USER = "admin"
 PARTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 """For all four to report healthy; ten seconds on an idle machine with two cores."""
 
 
