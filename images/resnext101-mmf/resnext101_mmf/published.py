@@ -28,8 +28,9 @@ def fetch(
     """Bring a published network into a folder, as `weights` of a run name it; returns each file's SHA-256.
 
     `sha256` gives the expected one by file name; `source` is the folder's URL, for mirrors. A download that broke off
-    goes on where it stopped, and a file that is there is not fetched again. Raises WeightsInvalid when a file has another
-    SHA-256 than expected; StorageError when the server does not answer or breaks off.
+    goes on where it stopped, and a file that is there is not fetched again.
+    Raises WeightsInvalid when a file has another SHA-256 than expected; StorageError when the server does not answer or
+    breaks off.
     """
     expected = sha256 or {}
     unknown = sorted(set(expected) - set(FILES[network]))

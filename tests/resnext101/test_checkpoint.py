@@ -1,0 +1,216 @@
+"""Checkpoints: names, shapes, and files that are none. All of them are of zeros."""
+
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models.resnet import Bottleneck
+
+from extractor import synthetic
+from extractor.backbone import Checkpoint, Options
+from extractor.outcome import WeightsInvalid
+from resnext101_mmf import checkpoint, config, load
+
+X152 = """
+MODEL:
+  META_ARCHITECTURE: "GeneralizedRCNN"
+  BACKBONE:
+    CONV_BODY: "R-152-FPN"
+  RESNETS:
+    BACKBONE_OUT_CHANNELS: 256
+    STRIDE_IN_1X1: False
+    NUM_GROUPS: 32
+    WIDTH_PER_GROUP: 8
+  RPN:
+    USE_FPN: True
+    ANCHOR_STRIDE: (4, 8, 16, 32, 64)
+  ROI_BOX_HEAD:
+    POOLER_SCALES: (0.25, 0.125, 0.0625, 0.03125)
+    NUM_CLASSES: 1601
+    MLP_HEAD_DIM: 2048
+"""
+CELLS = "rpn.anchor_generator.cell_anchors"
+Shapes = dict[str, tuple[int, ...]]
+Named = tuple[str, tuple[int, ...]]
+PARTS = ("weight", "bias", "running_mean", "running_var")
+
+
+def shapes(blocks: tuple[int, ...] = (3, 4, 23, 3), groups: int = 64, channels: int = 512) -> Shapes:
+    """By published name, written down anew; the first bottlenecks of both published networks are 256 wide."""
+    return dict(_named(blocks, groups, channels))
+
+
+def _named(blocks: tuple[int, ...], groups: int, channels: int) -> Iterator[Named]:
+    def norm(prefix: str, width: int) -> Iterator[Named]:
+        yield from ((f"{prefix}.{part}", (width,)) for part in PARTS)
+
+    def layer(prefix: str, *weight: int) -> Iterator[Named]:
+        yield f"{prefix}.weight", weight
+        yield f"{prefix}.bias", weight[:1]
+
+    body = "backbone.body"
+    yield f"{body}.stem.conv1.weight", (64, 3, 7, 7)
+    yield from norm(f"{body}.stem.bn1", 64)
+    before = 64
+    for stage, count in enumerate(blocks):
+        width = 256 * 2**stage
+        for block in range(count):
+            prefix = f"{body}.layer{stage + 1}.{block}"
+            if block == 0:
+                yield f"{prefix}.downsample.0.weight", (width, before, 1, 1)
+                yield from norm(f"{prefix}.downsample.1", width)
+            yield f"{prefix}.conv1.weight", (width, before, 1, 1)
+            yield f"{prefix}.conv2.weight", (width, width // groups, 3, 3)
+            yield f"{prefix}.conv3.weight", (width, width, 1, 1)
+            for number in (1, 2, 3):
+                yield from norm(f"{prefix}.bn{number}", width)
+            before = width
+    for level in range(4):
+        yield from layer(f"backbone.fpn.fpn_inner{level + 1}", channels, 256 * 2**level, 1, 1)
+        yield from layer(f"backbone.fpn.fpn_layer{level + 1}", channels, channels, 3, 3)
+    yield from layer("rpn.head.conv", channels, channels, 3, 3)
+    yield from layer("rpn.head.cls_logits", 3, channels, 1, 1)
+    yield from layer("rpn.head.bbox_pred", 12, channels, 1, 1)
+    yield from layer("roi_heads.box.feature_extractor.fc6", 2048, channels * 49)
+    yield from layer("roi_heads.box.feature_extractor.fc7", 2048, 2048)
+    yield from layer("roi_heads.box.predictor.cls_score", 1601, 2048)
+    yield from layer("roi_heads.box.predictor.bbox_pred", 6404, 2048)
+
+
+def save(
+    path: Path, tensors: Mapping[str, tuple[int, ...] | torch.Tensor], author: str | None = synthetic.AUTHOR
+) -> Path:
+    """A checkpoint with a single stored zero behind each shape: a file of a few hundred kilobytes."""
+    model = {
+        name: value if isinstance(value, torch.Tensor) else torch.zeros(()).expand(value)
+        for name, value in tensors.items()
+    }
+    torch.save({"model": model} | ({} if author is None else {"__author__": author}), path)
+    return path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "detectron_model.pth"
+
+
+def test_the_synthetic_checkpoint_is_complete_and_says_what_it_is(resnext101_checkpoint: Path):
+    network, anchors, marked = checkpoint.load(resnext101_checkpoint, config.Model())
+    assert marked
+    assert anchors == [None] * 5
+    assert not any(tensor.is_meta for tensor in network.state_dict().values())
+
+
+def test_a_checkpoint_without_the_mark_is_not_synthetic(path: Path):
+    assert not checkpoint.load(save(path, shapes(), author=None), config.Model())[2]
+
+
+def test_the_x152_sibling_loads_by_its_own_configuration(path: Path, tmp_path: Path):
+    yaml = tmp_path / "detectron_model_x152.yaml"
+    yaml.write_text(X152)
+    save(path, shapes((3, 8, 36, 3), groups=32, channels=256))
+
+    network, _, _ = checkpoint.load(path, config.read(yaml))
+
+    blocks = [module for module in network.body.modules() if isinstance(module, Bottleneck)]
+    assert len(blocks) == 3 + 8 + 36 + 3
+    assert {block.conv2.groups for block in blocks} == {32}
+    with torch.inference_mode():
+        maps = network.maps(torch.zeros(1, 3, 64, 96))
+    assert [tuple(level.shape[1:]) for level in maps.pyramid[:2]] == [(256, 16, 24), (256, 8, 12)]
+    with pytest.raises(WeightsInvalid, match="of another shape"):
+        checkpoint.load(path, config.read(None))
+
+
+def test_the_stride_lies_where_the_configuration_says(path: Path):
+    save(path, shapes())
+    in_1x1 = config.Model(resnets=config.Resnets(stride_in_1x1=True))
+    strides = []
+    for model in (config.Model(), in_1x1):
+        first = checkpoint.load(path, model)[0].body.layer2[0]
+        strides.append((first.conv1.stride, first.conv2.stride))
+    assert strides == [((1, 1), (2, 2)), ((2, 2), (1, 1))]
+
+
+def test_names_may_carry_data_parallel_s_prefix(path: Path):
+    checkpoint.load(save(path, {f"module.{name}": shape for name, shape in shapes().items()}), config.Model())
+
+
+def test_names_match_by_their_ending(path: Path):
+    checkpoint.load(save(path, {name.split(".", 1)[1]: shape for name, shape in shapes().items()}), config.Model())
+
+
+def test_a_checkpoint_s_own_anchors_replace_the_computed_ones(path: Path, options: Options):
+    own = {f"{CELLS}.{level}": torch.full((3, 4), float(level)) for level in range(5)}
+    detector = load(Checkpoint(save(path, shapes() | own)), options)
+    assert [cells.unique().tolist() for cells in detector.proposer.cells] == [[0.0], [1.0], [2.0], [3.0], [4.0]]
+
+
+def test_what_only_training_uses_may_be_there(path: Path):
+    predictor = "roi_heads.box.predictor"
+    training = {
+        f"{predictor}.cls_embed.weight": (1601, 256),
+        f"{predictor}.attr_linear1.weight": (512, 2304),
+        f"{predictor}.attr_linear1.bias": (512,),
+        f"{predictor}.attr_linear2.weight": (400, 512),
+        f"{predictor}.attr_linear2.bias": (400,),
+        "backbone.body.stem.bn1.num_batches_tracked": (),
+    }
+    checkpoint.load(save(path, shapes() | training), config.Model())
+
+
+def without(name: str) -> Shapes:
+    return {key: shape for key, shape in shapes().items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "told"),
+    [
+        (without("rpn.head.conv.bias"), r"1 missing: rpn\.head\.conv\.bias"),
+        (without("roi_heads.box.predictor.bbox_pred.bias"), r"1 missing: roi_heads\.box\.predictor\.bbox_pred\.bias"),
+        (shapes() | {"mask.weight": (1,)}, r"1 unexpected: mask\.weight"),
+        (
+            shapes() | {"rpn.head.conv.bias": (256,)},
+            r"1 of another shape: rpn\.head\.conv\.bias is \[256\], expected \[512\]",
+        ),
+        (shapes() | {f"{CELLS}.0": (9, 4)}, r"cell_anchors\.0 is \[9, 4\], expected \[3, 4\]"),
+        (shapes((3, 4, 6, 3)), r"255 missing: backbone\.body\.layer3\.10\.bn1\.bias, .*, .* \.\.\."),
+        ({}, r"550 missing"),
+    ],
+)
+def test_another_network_s_tensors_are_named(path: Path, tensors: Shapes, told: str):
+    with pytest.raises(WeightsInvalid, match=told) as error:
+        checkpoint.load(save(path, tensors), config.Model())
+    assert str(path) in str(error.value)
+
+
+class Code:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("ran",)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "not a checkpoint"),
+        (b"<html>not found</html>", "not a checkpoint"),
+        (pickle.dumps({"model": {}}), "not a checkpoint"),
+        (None, "there is no such file"),
+        ([1, 2], "holds a list"),
+        ({"state": 1}, "found the keys state"),
+        ({"model": {"weight": 1.0}}, 'expected {"model": state dict}'),
+        ({"model": {}, "code": Code()}, "without running code from it"),
+    ],
+)
+def test_files_that_are_no_checkpoint_are_refused(path: Path, content: object, told: str, capfd):
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(WeightsInvalid, match=told):
+        checkpoint.load(path, config.Model())
+    assert "ran" not in capfd.readouterr().out

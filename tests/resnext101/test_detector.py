@@ -1,0 +1,156 @@
+"""What holds for any picture: independence of batch mates, the box rule, agreement of every way to compute.
+
+Small inputs keep these short; the network takes any multiple of 32.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from extractor.backbone import Checkpoint, Options, Prepared
+from extractor.backbones import ClsProb, Precision, box_rule
+from extractor.contract import Regions
+from extractor.outcome import UsageError
+from resnext101_mmf import load, plain
+from resnext101_mmf.detector import Detector, chosen_regions
+from resnext101_mmf.selection import Selected
+
+
+def picture(seed: int, height: int = 64, width: int = 96) -> Prepared:
+    """Blots of colour, prepared."""
+    blots = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(seed)) * 255 - 115
+    tensor = torch.nn.functional.interpolate(blots[None], (height, width), mode="bicubic")[0]
+    return Prepared(tensor, width * 2, height * 2, 0.5)
+
+
+def assert_equal(one: Regions, other: Regions) -> None:
+    assert one.num_boxes == other.num_boxes
+    for field in one.fields:
+        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name), err_msg=field.name)
+
+
+@pytest.fixture(scope="module")
+def alone(detector: Detector) -> list[Regions]:
+    """Three pictures, each in a batch of its own."""
+    return [detector.detect([picture(seed)])[0] for seed in range(3)]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0), (1, 1)])
+def test_batch_mates_and_order_change_no_bit(detector: Detector, alone: list[Regions], order: tuple[int, ...]):
+    for found, seed in zip(detector.detect([picture(seed) for seed in order]), order, strict=True):
+        assert_equal(found, alone[seed])
+
+
+def test_pictures_of_one_true_batch_are_told_apart(detector: Detector, alone: list[Regions]):
+    """On a GPU a batch runs as one; here the same code does, whose sums only round otherwise."""
+    for found, expected in zip(detector._detect([picture(seed) for seed in range(3)]), alone, strict=True):
+        assert_close(found, expected, tolerance=1e-4)
+
+
+def assert_close(one: Regions, other: Regions, *, tolerance: float) -> None:
+    """Rows by their boxes, since nearly equal scores may change places."""
+    place = [int(np.abs(other.boxes - box).max(axis=1).argmin()) for box in one.boxes]
+    assert len(set(place)) >= 0.95 * len(place)
+    np.testing.assert_allclose(one.boxes, other.boxes[place], rtol=0, atol=0.05)
+    largest = np.abs(one.features).max()
+    np.testing.assert_allclose(one.features, other.features[place], rtol=0, atol=tolerance * largest)
+    np.testing.assert_allclose(one.cls_prob, other.cls_prob[place], rtol=0, atol=10 * tolerance)
+
+
+def test_the_plain_run_gives_the_very_same(resnext101_checkpoint: Path, options: Options, alone: list[Regions]):
+    (found,) = plain.load(Checkpoint(resnext101_checkpoint), options).detect([picture(0)])
+    assert_equal(found, alone[0])
+
+
+def test_the_plain_run_is_in_fp32_only(resnext101_checkpoint: Path, options: Options):
+    with pytest.raises(UsageError, match="fp32 only, not bf16"):
+        plain.load(Checkpoint(resnext101_checkpoint), replace(options, precision=Precision.BF16))
+
+
+@pytest.fixture
+def tf32_flags() -> Iterator[None]:
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+@pytest.mark.usefixtures("tf32_flags")
+def test_freed_sums_change_numbers_by_rounding_only(
+    resnext101_checkpoint: Path, options: Options, alone: list[Regions]
+):
+    tf32 = load(Checkpoint(resnext101_checkpoint), replace(options, precision=Precision.TF32))
+    assert torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
+    assert_close(tf32.detect([picture(0)])[0], alone[0], tolerance=1e-4)
+
+
+def test_fp32_forbids_tf32(resnext101_checkpoint: Path, options: Options):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    load(Checkpoint(resnext101_checkpoint), options)
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_class_probabilities_are_optional(detector: Detector, alone: list[Regions], monkeypatch):
+    monkeypatch.setattr(detector, "options", replace(detector.options, cls_prob=ClsProb.NONE))
+    (found,) = detector.detect([picture(0)])
+    assert found.cls_prob is None
+    assert_equal(found, replace(alone[0], cls_prob=None))
+
+
+SCORES = torch.tensor([[0.1, 0.9, 0.0], [0.8, 0.15, 0.05], [0.4, 0.3, 0.3], [0.2, 0.2, 0.6]])
+"""Background, then two classes."""
+CONFIDENCE = np.array([0.9, 0.6, 0.3, 0.15], np.float32)
+ROWS = np.array([0, 3, 2, 1])
+
+
+def chosen(**rule: float) -> Regions:
+    options = Options(box_rule("resnext101", **rule), torch.device("cpu"))
+    limit = options.rule.max_boxes
+    scores = torch.cat([SCORES, torch.zeros(4, 1598)], dim=1)
+    boxes = torch.arange(16, dtype=torch.float32).reshape(4, 4)
+    selected = Selected(ROWS[:limit], CONFIDENCE[:limit])
+    return chosen_regions(picture(0), boxes, torch.zeros(4, 2048), scores, selected, options)
+
+
+@pytest.mark.parametrize(
+    ("rule", "rows", "count"),
+    [
+        ({}, 4, 4),
+        ({"confidence_threshold": 0.5}, 4, 2),
+        ({"confidence_threshold": 0.5, "min_boxes": 1}, 2, 2),
+        ({"confidence_threshold": 0.6, "min_boxes": 1}, 1, 1),
+        ({"confidence_threshold": 0.95, "min_boxes": 3}, 3, 0),
+        ({"confidence_threshold": 0.1, "min_boxes": 1, "max_boxes": 2}, 2, 2),
+        ({"max_boxes": 3}, 3, 3),
+    ],
+)
+def test_rows_lie_between_minimum_and_maximum_and_num_boxes_counts_those_above(
+    rule: dict[str, float], rows: int, count: int
+):
+    found = chosen(**rule)
+    assert (len(found.boxes), found.num_boxes) == (rows, count)
+    np.testing.assert_array_equal(found.boxes[:, 0], 4 * ROWS[:rows])
+
+
+def test_without_background_classes_count_from_the_first_foreground_class():
+    found = chosen()
+    np.testing.assert_array_equal(found.obj_id, [0, 1, 0, 0])
+    np.testing.assert_allclose(found.obj_conf, [0.9, 0.6, 0.3, 0.15])
+    np.testing.assert_array_equal(found.cls_prob[:, :2], SCORES[ROWS, 1:])
+
+
+def test_with_background_it_is_class_0_and_the_others_count_from_1():
+    found = chosen(background=True)
+    np.testing.assert_array_equal(found.obj_id, [1, 2, 0, 0])
+    np.testing.assert_allclose(found.obj_conf, [0.9, 0.6, 0.4, 0.8])
+    np.testing.assert_array_equal(found.cls_prob[:, :2], SCORES[ROWS, 1:])
+
+
+def test_background_takes_part_in_the_selection(detector: Detector, alone: list[Regions], monkeypatch):
+    monkeypatch.setattr(detector, "options", replace(detector.options, rule=box_rule("resnext101", background=True)))
+    (found,) = detector.detect([picture(0)])
+    assert not np.array_equal(found.boxes, alone[0].boxes)
