@@ -13,6 +13,8 @@ from featurise.pair import Pair
 from featurise.registry.session import reading
 
 DAY = "2026-11-23"
+# Processes take a second each; what they ask of the registry is tested on PostgreSQL beside the queries themselves.
+pytestmark = pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True)
 FEATURISE = Path(sys.executable).with_name("featurise")
 
 
@@ -83,7 +85,7 @@ def test_verify_finds_missing_altered_and_orphaned_objects(done):
     assert "altered" not in featurise("verify").stdout, "the size is the same: only reading tells"
 
 
-def test_check_prints_feature_sets_or_mistakes(tmp_path, monkeypatch):
+def test_check_prints_feature_sets_or_mistakes(empty_registry, tmp_path):
     path = tmp_path / "featurise.yaml"
     path.write_text("datasets:\n  birds:\n    backbones: [resnet101]\n")
     found = featurise("check", path)

@@ -7,7 +7,7 @@ superseded (the picture was replaced, or its outcome was) or its picture was del
 import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Dialect, ForeignKey, Index, Text, UniqueConstraint, false
+from sqlalchemy import JSON, BigInteger, Dialect, ForeignKey, ForeignKeyConstraint, Index, Text, UniqueConstraint, false
 from sqlalchemy import DateTime as SqlDateTime
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -102,7 +102,7 @@ class Shard(Base):
 class Outcome:
     """The columns that a featurised and a rejected image share."""
 
-    feature_set_id: Mapped[int] = mapped_column(ForeignKey("feature_sets.id"), primary_key=True, sort_order=-9)
+    feature_set_id: Mapped[int] = mapped_column(primary_key=True, sort_order=-9)
     key: Mapped[str] = mapped_column(Key, primary_key=True, sort_order=-8)
     etag: Mapped[str] = mapped_column(primary_key=True, sort_order=-7)
     image_id: Mapped[str] = mapped_column(sort_order=-6)
@@ -114,7 +114,7 @@ class Outcome:
 
 
 class Image(Outcome, Base):
-    """One featurised image, and the file that holds it. `sha256` is that of the picture's bytes."""
+    """One featurised image, and the file that holds it, which knows the feature set; `sha256` is that of its bytes."""
 
     __tablename__ = "images"
     __table_args__ = (
@@ -133,6 +133,7 @@ class Reject(Outcome, Base):
 
     __tablename__ = "rejects"
     __table_args__ = (
+        ForeignKeyConstraint(["feature_set_id"], ["feature_sets.id"]),
         Index("rejects_by_id", "feature_set_id", "image_id"),
         Index("rejects_by_batch", "feature_set_id", "batch"),
     )

@@ -2,9 +2,10 @@
 
 import datetime
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, exists, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, exists, func, select, update
 
 from featurise.registry.bulk import insert_into, staged
 from featurise.registry.models import Image, Reject
@@ -32,10 +33,19 @@ def rejects(connection: Connection, feature_set: int, rows: Iterable[Row]) -> se
 
 def _store(connection: Connection, feature_set: int, rows: Iterable[Row], mine: Model, other: Model) -> set[str]:
     with staged(connection, mine, _live(feature_set, rows)) as table:
-        touched = _supersede(connection, table, mine, same_etag=False)
-        touched |= _supersede(connection, table, other, same_etag=True)
+        first, last = connection.execute(select(func.min(table.c.key), func.max(table.c.key))).one()
+        if first is None:
+            return set()
+        # Without the range the database would read every row of the feature set for each shard.
+        near = partial(_near, feature_set, first, last)
+        touched = _supersede(connection, table, mine, near(mine), same_etag=False)
+        touched |= _supersede(connection, table, other, near(other), same_etag=True)
         _upsert(connection, table, mine)
         return touched | set(connection.scalars(select(table.c.batch).distinct()))
+
+
+def _near(feature_set: int, first: str, last: str, model: Model) -> ColumnElement[bool]:
+    return and_(model.feature_set_id == feature_set, model.key >= first, model.key <= last)
 
 
 def _live(feature_set: int, rows: Iterable[Row]) -> Iterator[Row]:
@@ -43,13 +53,14 @@ def _live(feature_set: int, rows: Iterable[Row]) -> Iterator[Row]:
     return ({"feature_set_id": feature_set, **facts, **row} for row in rows)
 
 
-def _supersede(connection: Connection, table: Table, model: Model, *, same_etag: bool) -> set[str]:
+def _supersede(
+    connection: Connection, table: Table, model: Model, near: ColumnElement[bool], *, same_etag: bool
+) -> set[str]:
     """Let the staged keys' earlier rows count no more; with `same_etag`, those of the same picture too."""
-    new = table.c
-    match = and_(new.feature_set_id == model.feature_set_id, new.key == model.key)
+    match = table.c.key == model.key
     if not same_etag:
-        match = and_(match, new.etag != model.etag)
-    statement = update(model).where(~model.superseded, exists().where(match)).values(superseded=True)
+        match = and_(match, table.c.etag != model.etag)
+    statement = update(model).where(near, ~model.superseded, exists().where(match)).values(superseded=True)
     return set(connection.scalars(statement.returning(model.batch)))
 
 

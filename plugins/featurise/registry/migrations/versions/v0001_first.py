@@ -134,7 +134,6 @@ def upgrade() -> None:
         sa.Column("shard_id", sa.Integer(), nullable=False),
         sa.Column("sha256", sa.Text(), nullable=False),
         sa.Column("boxes", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(["feature_set_id"], ["feature_sets.id"]),
         sa.ForeignKeyConstraint(["shard_id"], ["shards.id"]),
         sa.PrimaryKeyConstraint("feature_set_id", "key", "etag"),
     )

@@ -1,0 +1,215 @@
+"""How fast the control plane is on this machine, as rates and ratios: `python -m featurise.bench`.
+
+Discovery lists from a recorded listing, served over HTTP as a store would; the registry is a real PostgreSQL. Each part
+runs in a process of its own, so that its peak memory is its own.
+"""
+
+import datetime
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cyclopts import App
+from sqlalchemy import Connection, text
+
+from extractor import contract, manifest, storage
+from extractor.contract import Regions
+from extractor.manifest import Entry, IndexEntry, Manifest
+from featurise import discover, embedded, examine, recorded, status
+from featurise.options import Options
+from featurise.pair import Pair, Weights
+from featurise.registry import feature_sets, schema, session, shards, store
+from featurise.registry.session import reading, writing
+from featurise.settings import settings
+
+app = App(name="featurise.bench")
+DAY = "2026-11-23"
+MIB = 1024 * 1024
+
+
+def _pair(**changes: Any) -> Pair:
+    facts = {"dataset": "bench", "backbone": "resnet101", "bucket": "bench", "start_date": datetime.date(2026, 11, 1)}
+    weights = Weights(uri="weights", sha256="0" * 64)
+    return Pair.model_validate({**facts, "weights": weights, "ready": {"settle_seconds": 0}, **changes})
+
+
+def _tell(what: str, **numbers: float) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        json.dumps(
+            {"bench": what, **{name: round(value, 3) for name, value in numbers.items()}, "peak_mb": round(peak)}
+        )
+    )
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _postgres(folder: Path) -> Iterator[None]:
+    with embedded.postgres(folder / "registry") as url:
+        os.environ["FEATURISE_REGISTRY"] = url
+        settings.cache_clear()
+        schema.migrate(session.engine(url))
+        yield
+        session.engine(url).dispose()
+
+
+def _rows(shard: int, first: int, count: int) -> Iterator[dict[str, Any]]:
+    for number in range(first, first + count):
+        facts = {"key": recorded.key(number), "etag": recorded.etag(number), "size": recorded.SIZE, "batch": DAY}
+        yield facts | {"image_id": f"{number:09d}", "shard_id": shard, "sha256": f"{number:064x}", "boxes": 36}
+
+
+def _shard(connection: Connection, number: int, name: str) -> int:
+    facts: dict[str, Any] = dict.fromkeys(("index_uri", "rejects_uri", "sha256"), "")
+    facts |= {"feature_set_id": number, "batch": DAY, "run_id": "bench", "name": name, "uri": f"s3://bench/{name}.h5"}
+    facts |= {"bytes": 0, "images": 0, "rejects": 0, "statistics": {}, "samples": [], "warnings": []}
+    return shards.add(connection, facts | {"published_at": datetime.datetime.now(datetime.UTC)})
+
+
+@app.command
+def registry(objects: int = 1_000_000, per_shard: int = 10_000) -> None:
+    """Image rows into PostgreSQL, shard by shard as `register` writes them; then the status query; then discovery."""
+    pair = _pair(prefix=recorded.PREFIX)
+    with tempfile.TemporaryDirectory() as folder, _postgres(Path(folder)):
+        with writing() as connection:
+            number = feature_sets.ensure(connection, pair)
+
+        def fill() -> None:
+            for first in range(0, objects, per_shard):
+                with writing() as connection:
+                    shard = _shard(connection, number, f"shard-{first:09d}")
+                    store.images(connection, number, _rows(shard, first, min(per_shard, objects - first)))
+
+        seconds = _timed(fill)
+        _tell("registry rows", rows=objects, seconds=seconds, rows_per_second=objects / seconds)
+        with recorded.serving(objects) as endpoint:
+            _discovery(pair, endpoint, objects)
+        with reading() as connection:
+            status.coverage(connection)
+            milliseconds = 1000 * _timed(lambda: status.coverage(connection))
+            showing = 1000 * _timed(lambda: status.places(connection, f"{objects // 2:09d}"))
+            counting = 1000 * _timed(lambda: connection.execute(text("SELECT count(*) FROM images")).all())
+        _tell("status queries", rows=objects, status_ms=milliseconds, show_ms=showing, plain_count_ms=counting)
+
+
+def _discovery(pair: Pair, endpoint: str, objects: int) -> None:
+    os.environ.update({"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"})
+    os.environ.update({"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"})
+    storage.client.cache_clear()
+    alone = _timed(lambda: sum(1 for _ in storage.listing(f"s3://{pair.bucket}/{recorded.PREFIX}{DAY}/")))
+    found = None
+
+    def run() -> None:
+        nonlocal found
+        found = discover.run(pair, DAY, "bench", Options(look_back_days=0))
+
+    seconds = _timed(run)
+    if found is None or (found.found, found.done) != (objects, objects):
+        raise SystemExit(f"discovery found {found}, expected {objects} done")
+    _tell("discovery", objects=objects, seconds=seconds, objects_per_second=objects / seconds, listing_alone=alone)
+
+
+@app.command
+def hdf5(images: int = 2_000, folder: Path | None = None) -> None:
+    """36-box records written and validated, against the disk's plain sequential rates."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        path = Path(scratch) / "shard.h5"
+        random = np.random.default_rng(0)
+        found = [_regions(random) for _ in range(32)]
+        writing_seconds = _timed(lambda: _write(path, found, images))
+        size = path.stat().st_size / MIB
+        plain = Path(scratch) / "plain"
+        plain_writing = _timed(lambda: _write_plainly(plain, path.stat().st_size))
+        _tell(
+            "hdf5 write",
+            mib=size,
+            mib_per_second=size / writing_seconds,
+            plain_mib_per_second=size / plain_writing,
+            ratio=plain_writing / writing_seconds,
+        )
+        entries = [_entry(number) for number in range(images)]
+        planned = Manifest("", tuple(entries), manifest.digest(entries))
+        lines = [IndexEntry(**entry.model_dump(exclude={"bucket"}), sha256=entry.etag, boxes=36) for entry in entries]
+        plain_reading = _timed(lambda: _read_plainly(path))
+        checking = _timed(lambda: examine.file(_pair(), DAY, path, planned, lines, []))
+        _tell(
+            "validation",
+            mib=size,
+            mib_per_second=size / checking,
+            plain_mib_per_second=size / plain_reading,
+            ratio=plain_reading / checking,
+        )
+
+
+def _regions(random: np.random.Generator) -> Regions:
+    corners = np.sort(random.uniform(0, 480, (36, 2, 2)), axis=1).reshape(36, 4)
+    return Regions(
+        features=random.gamma(1, 1, (36, contract.FEATURE_WIDTH)).astype(np.float32),
+        boxes=corners.astype(np.float32),
+        obj_id=random.integers(0, contract.CLASSES, 36),
+        obj_conf=random.uniform(0, 1, 36).astype(np.float32),
+        num_boxes=36,
+        img_w=640,
+        img_h=480,
+        attr_id=random.integers(0, contract.ATTRIBUTES, 36),
+        attr_conf=random.uniform(0, 1, 36).astype(np.float32),
+    )
+
+
+def _entry(number: int) -> Entry:
+    return Entry(key=f"{number}.jpg", etag=str(number), size=1, image_id=str(number))
+
+
+def _write(path: Path, found: list[Regions], images: int) -> None:
+    with contract.create(path) as file:
+        for number in range(images):
+            one = found[number % len(found)]
+            one.features[0, 0] = number + 1
+            contract.write_image(file, str(number), one)
+        file.flush()
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _write_plainly(path: Path, size: int) -> None:
+    block = np.random.default_rng(0).bytes(8 * MIB)
+    with path.open("wb") as file:
+        for _ in range(size // len(block)):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_plainly(path: Path) -> None:
+    with path.open("rb") as file:
+        while file.read(8 * MIB):
+            pass
+
+
+@app.default
+def everything() -> None:
+    """Every part, one after the other."""
+    for part in ("registry", "hdf5"):
+        subprocess.run([sys.executable, "-m", "featurise.bench", part], check=True)
+
+
+if __name__ == "__main__":
+    app()
