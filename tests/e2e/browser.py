@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page, ViewportSize, sync_playwright
 
 PICTURES = Path(__file__).parents[2] / ".docs"
 """Screenshots for the README."""
@@ -19,6 +19,7 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+SIZE: ViewportSize = {"width": 1440, "height": 900}
 MILLISECONDS = 120_000
 """For anything to appear; the tests share two cores with everything that they start."""
 
@@ -30,7 +31,7 @@ def logged_in(url: str, user: str, password: str) -> Iterator[Page]:
     assert executable, "the tests need a browser; run: sudo apt-get install -y chromium"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=list(ARGUMENTS))
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page = browser.new_page(viewport=SIZE)
         page.set_default_timeout(MILLISECONDS)
         page.goto(url)
         page.locator('input[name="username"]').fill(user)

@@ -1,6 +1,7 @@
 """One installation for all end-to-end tests: Airflow's four processes, SeaweedFS, the registry, the real extractor."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -145,27 +146,28 @@ class Installation:
 
 
 @pytest.fixture(scope="session")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    folder = tmp_path_factory.mktemp("e2e")
+def installation() -> Iterator[Installation]:
     checkpoint = next(
         found
         for found in weights.provide(ROOT / ".cache/weights", state.EXTRACTOR, print)
         if found.backbone == "resnet101"
     )
-    (folder / "featurise.yaml").write_text(DECLARATION)
-    variables = {
-        "FEATURISE_DECLARATION": str(folder / "featurise.yaml"),
-        "FEATURISE_EXTRACTOR": str(state.EXTRACTOR),
-        "RESNET101_WEIGHTS": str(checkpoint.path),
-        "RESNET101_SHA256": checkpoint.sha256,
-        "FEATURISE_TRAINING": str(folder / "training"),
-    }
     clean = pytest.MonkeyPatch()
     for name in [name for name in os.environ if name.startswith(("AIRFLOW", "FEATURISE", "AWS_"))]:
         clean.delenv(name)
-    running = platform.running(folder, ROOT / "dags", variables, refresh_seconds=10)
-    with running as up, ExitStack() as stack:
-        yield Installation(folder, up.airflow, up.store, up.environment, stack)
+    # Not in pytest's own folder: another session of pytest closes that to PostgreSQL, which is not root.
+    with tempfile.TemporaryDirectory(prefix="featurise-e2e-", ignore_cleanup_errors=True) as name, ExitStack() as stack:
+        folder = Path(name)
+        (folder / "featurise.yaml").write_text(DECLARATION)
+        variables = {
+            "FEATURISE_DECLARATION": str(folder / "featurise.yaml"),
+            "FEATURISE_EXTRACTOR": str(state.EXTRACTOR),
+            "RESNET101_WEIGHTS": str(checkpoint.path),
+            "RESNET101_SHA256": checkpoint.sha256,
+            "FEATURISE_TRAINING": str(folder / "training"),
+        }
+        with platform.running(folder, ROOT / "dags", variables, refresh_seconds=10) as up:
+            yield Installation(folder, up.airflow, up.store, up.environment, stack)
     clean.undo()
 
 

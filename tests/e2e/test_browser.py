@@ -4,20 +4,17 @@ import datetime
 import os
 import re
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from browser import SIZE, dialog, logged_in, pick
+from browser import picture as keep
 from playwright.sync_api import Page, expect
 
 from featurise.demo import processes
-
-sys.path.insert(0, str(Path(__file__).parent))
-from browser import dialog, logged_in, pick
-from browser import picture as keep
 
 NIGHTS = "nights__resnet101"
 
@@ -52,9 +49,13 @@ def test_unpause_and_see_the_night_s_run(installation: Any, page: Page, picture:
     expect(page.get_by_text(night, exact=True).first).to_be_visible()
     page.get_by_role("button", name="Show Graph").click()
     page.get_by_role("button", name="Expand all task groups").click()
-    expect(page.get_by_text("register [1]")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"register \["))).to_be_visible()
+    page.get_by_role("button", name="Collapse Details Panel").click()
+    page.set_viewport_size({"width": 1440, "height": 600})
+    page.get_by_role("button", name="Fit View").click()
     page.wait_for_timeout(2000)  # for the graph to settle before its picture is taken
     keep(page, "airflow-graph")
+    page.set_viewport_size(SIZE)
     assert [row["image_id"] for row in installation.images("tonight")] == ["tiny"]
 
 
@@ -109,6 +110,12 @@ def test_a_week_is_backfilled_by_the_dialog(installation: Any, page: Page, photo
     expect(page.get_by_text("2026-11-14").first).to_be_visible()
     assert [row["batch"] for row in installation.images("nights") if row["image_id"] == "photo"] == [week[2]]
     assert installation.api.xcom(NIGHTS, runs()[week[0]], "report")["text"] == "no new images"
+    # Tonight's run goes first when both wait for a GPU.
+    tonight = "tonight__resnet101"
+    (scheduled,) = installation.api.runs(tonight)
+    nightly = _extracts(installation, tonight, scheduled["dag_run_id"])[0]
+    backfilled = _extracts(installation, NIGHTS, runs()[week[2]])[0]
+    assert nightly["priority_weight"] > backfilled["priority_weight"]
 
 
 def test_the_form_refuses_wrong_values(installation: Any, page: Page) -> None:
