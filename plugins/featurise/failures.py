@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 
 from extractor.outcome import Exit, Summary
 
@@ -63,25 +64,16 @@ class Rule:
 _DISRUPTIONS = 50
 """Disruptions of one shard before it fails after all: a cluster that takes a pod away so often needs a person."""
 
+_disrupted = partial(Rule, action=Action.NOW, counted=False, at_most=_DISRUPTIONS)
+
 RULES: dict[Reason, Rule] = {
     Reason.GPU_OUT_OF_MEMORY: Rule("the batch did not fit into the GPU's memory", Action.SMALLER),
     Reason.HOST_OUT_OF_MEMORY: Rule("the container passed its memory limit", Action.MORE_MEMORY, at_most=2),
-    Reason.PREEMPTED: Rule(
-        "a pod of higher priority took the place on the node", Action.NOW, counted=False, at_most=_DISRUPTIONS
-    ),
-    Reason.EVICTED: Rule("the cluster asked the pod to leave", Action.NOW, counted=False, at_most=_DISRUPTIONS),
-    Reason.NODE_LOST: Rule(
-        "the pod vanished with its node, or was deleted by someone else",
-        Action.NOW,
-        counted=False,
-        at_most=_DISRUPTIONS,
-    ),
+    Reason.PREEMPTED: _disrupted("a pod of higher priority took the place on the node"),
+    Reason.EVICTED: _disrupted("the cluster asked the pod to leave"),
+    Reason.NODE_LOST: _disrupted("the pod vanished with its node, or was deleted by someone else"),
     Reason.UNSCHEDULABLE: Rule(
-        "no node had room (a free GPU) within the start-up limit",
-        Action.LATER,
-        delay=timedelta(minutes=5),
-        counted=False,
-        at_most=12,
+        "no node had room (a free GPU) in time", Action.LATER, delay=timedelta(minutes=5), counted=False, at_most=12
     ),
     Reason.IMAGE_PULL: Rule("the node could not pull the image", Action.FAIL),
     Reason.GPU_FAULT: Rule("the GPU or its driver failed", Action.ELSEWHERE),
@@ -170,12 +162,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Step:
-    """What happens after a failure. `retry` False: the task fails now."""
+    """What happens after a failure; without `retry` the task fails now. `text` is for people."""
 
     retry: bool
     delay: timedelta
     text: str
-    """For people, beginning with the action."""
 
 
 _OWN_CODES = {

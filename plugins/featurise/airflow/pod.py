@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import KubernetesApiException
-from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.providers.cncf.kubernetes.operators.pod import POD_IDENTIFIER_STATE_KEY, KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 from airflow.providers.cncf.kubernetes.utils.pod_manager import detect_pod_terminate_early_issues
@@ -105,21 +105,25 @@ class PodOperator(KubernetesPodOperator):
             self._conclude(event)
 
     def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Any) -> k8s.V1Pod:
-        """The attempt's pod: the one that is there already, else a new one."""
+        """The attempt's pod: the one that is there already, else a new one.
+
+        Raises AttemptFailed when the pod was there and is gone, or when the cluster does not accept it.
+        """
         name, namespace = pod_request_obj.metadata.name, pod_request_obj.metadata.namespace
         self._remove_strays(namespace, context, keep=name)
-        if self._under_way is not None:
-            if (found := self._read(name, namespace)) is not None:
-                return found
+        if self._under_way is None:
+            self._row = attempts.begin(
+                self._whose,
+                number=self._attempt.number,
+                try_number=context["ti"].try_number,
+                launcher="kubernetes",
+                place=name,
+                batch_size=self._attempt.batch_size,
+            )
+        elif (found := self._read(name, namespace)) is not None:
+            return found
+        elif (context["task_state_store"].get(POD_IDENTIFIER_STATE_KEY) or {}).get("name") == name:
             raise self._failed(gather(None, self._events(name, namespace), name=name))
-        self._row = attempts.begin(
-            self._whose,
-            number=self._attempt.number,
-            try_number=context["ti"].try_number,
-            launcher="kubernetes",
-            place=name,
-            batch_size=self._attempt.batch_size,
-        )
         try:
             return super().get_or_create_pod(pod_request_obj, context)
         except ApiException as error:

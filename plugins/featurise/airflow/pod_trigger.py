@@ -23,9 +23,6 @@ OUTAGE_SECONDS = 900
 LONGEST_WAIT_SECONDS = 10
 LOST_SECONDS = 30
 """Beyond its grace: a deleted pod that has not ended by then is on a node that nobody hears of any more."""
-RENEW_SECONDS = 300
-"""Between two renewals of the run's claim on its batch; far below the shortest useful lease."""
-
 _TRANSIENT = {409, 429, 500, 502, 503, 504}
 
 
@@ -149,7 +146,7 @@ class PodTrigger(KubernetesPodTrigger):
 
         pair = Pair.model_validate_json(self.claim["pair"])
         while True:
-            await asyncio.sleep(RENEW_SECONDS)
+            await asyncio.sleep(pair.limits.lease_minutes * 60 / 3)
             try:
                 await asyncio.to_thread(claims.renew, pair, self.claim["batch"], self.claim["run_id"])
             except claims.ClaimLost as error:
