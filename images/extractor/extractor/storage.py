@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import boto3
+import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.utils import parse_timestamp
 
 from extractor.outcome import StorageError
 
@@ -81,7 +83,18 @@ def client() -> Any:
         # Stores beside AWS seldom resolve bucket names as hosts.
         s3={"addressing_style": "path" if endpoint else "auto"},
     )
-    return boto3.session.Session().client("s3", config=config)
+    core = botocore.session.get_session()
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+    return boto3.session.Session(botocore_session=core).client("s3", config=config)
+
+
+def _moment(text: Any) -> datetime:
+    """A time stamp of an answer. botocore's own parser would take most of the time that a long listing takes."""
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        found: datetime = parse_timestamp(text)
+        return found
 
 
 def endpoint() -> str:
