@@ -117,10 +117,13 @@ def _discovery(pair: Pair, endpoint: str, objects: int) -> None:
         nonlocal found
         found = discover.run(pair, DAY, "bench", Options(look_back_days=0))
 
+    before = time.process_time()
     seconds = _timed(run)
+    cpu = time.process_time() - before
     if found is None or (found.found, found.done) != (objects, objects):
         raise SystemExit(f"discovery found {found}, expected {objects} done")
-    _tell("discovery", objects=objects, seconds=seconds, objects_per_second=objects / seconds, listing_alone=alone)
+    rate = objects / seconds
+    _tell("discovery", objects=objects, seconds=seconds, cpu_seconds=cpu, objects_per_second=rate, listing_alone=alone)
 
 
 @app.command
