@@ -1,5 +1,6 @@
 """What the demo says on the console: live progress where there is a terminal, lines where not, a table at the end."""
 
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -9,7 +10,8 @@ from rich.table import Table
 
 from featurise.demo.night import Outcome, Status
 
-console = Console(highlight=False)
+# Where the output is kept in a file there is no width to ask for.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 
 def say(text: str) -> None:
@@ -63,9 +65,8 @@ def _progress(statuses: Sequence[Status]) -> Table:
 def outcomes(rows: Sequence[Outcome], synthetic: Sequence[str]) -> Table:
     """The demo's result: a line per night and backbone."""
     table = Table(title="What the two nights brought", title_justify="left")
-    table.add_column("night")
-    table.add_column("dataset and backbone")
-    table.add_column("weights")
+    for name in ("night", "backbone", "weights"):
+        table.add_column(name, no_wrap=True)
     for name in ("found", "featurised", "rejected", "files", "seconds"):
         table.add_column(name, justify="right")
     table.add_column("run")
@@ -73,5 +74,5 @@ def outcomes(rows: Sequence[Outcome], synthetic: Sequence[str]) -> Table:
         backbone = row.dag_id.rpartition("__")[2]
         counts = (row.found, row.featurised, row.rejected, len(row.files), round(row.seconds))
         weights = "[bold]synthetic[/bold]" if backbone in synthetic else "published"
-        table.add_row(row.night, row.dag_id, weights, *map(str, counts), row.state)
+        table.add_row(row.night, backbone, weights, *map(str, counts), row.state)
     return table
