@@ -141,8 +141,7 @@ class Evidence:
     refused: str = ""
     """Why the cluster did not accept the pod."""
     log_tail: tuple[str, ...] = ()
-    progress: str = ""
-    """How far the attempt was when it last said so; for those that leave no summary."""
+    progress: str = ""  # how far the attempt was when it last said so; for those that leave no summary
 
 
 @dataclass(frozen=True)
