@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,23 +22,6 @@ def expected_fields(pair: Pair) -> tuple[Field, ...]:
     spec = SPECS[pair.backbone]
     probabilities = spec.class_probabilities and pair.cls_prob is ClsProb.FULL
     return contract.fields(attributes=spec.attributes, class_probabilities=probabilities)
-
-
-def layout(group: h5py.Group, fields: Sequence[Field]) -> list[str]:
-    """Whether a group has exactly these datasets, of the contract's types and shapes."""
-    names = {field.name for field in fields}
-    found = set(group)
-    wrong = [f"{name} is missing" for name in sorted(names - found)]
-    wrong += [f"{name} is no field of this feature set" for name in sorted(found - names)]
-    rows = group["features"].shape[0] if "features" in found and group["features"].ndim else 0
-    for field in fields:
-        if field.name not in found:
-            continue
-        dataset = group[field.name]
-        shape = field.shape_for(rows)
-        if dataset.dtype != field.dtype or dataset.shape != shape:
-            wrong.append(f"{field.name} is {dataset.dtype} {list(dataset.shape)}, expected {field.dtype} {list(shape)}")
-    return wrong
 
 
 def regions(pair: Pair, found: Regions, norms: NDArray[np.float32]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """One pass over a shard's file: every image's group is read once, checked, and taken into the statistics."""
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from extractor import contract
 from extractor.contract import Field, Provenance, Regions
 from extractor.manifest import IndexEntry, Manifest, Reject
 from extractor.weights import sha256_of
-from featurise import checks
+from featurise import checks, records
 from featurise.pair import Pair
 from featurise.statistics import Statistics
 
@@ -88,14 +89,17 @@ def file(
     pair: Pair, batch: str, path: Path, planned: Manifest, index: Sequence[IndexEntry], rejects: Sequence[Reject]
 ) -> Report:
     """Everything that is wrong with a file and its lists, and its statistics. Memory does not grow with the file."""
-    report = Report(sha256=sha256_of(path))
+    report = Report(sha256="")
     report.note(checks.lists(planned, index, rejects))
-    try:
-        with h5py.File(path, "r") as content:
-            report.note(_provenance(pair, batch, content, planned, len(index), len(rejects), report))
-            report.note(_groups(pair, content, index, report))
-    except OSError as error:
-        report.note([f"cannot be opened as HDF5: {error}"])
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(sha256_of, path)
+        try:
+            with h5py.File(path, "r") as content:
+                report.note(_provenance(pair, batch, content, planned, len(index), len(rejects), report))
+                report.note(_groups(pair, content, index, report))
+        except OSError as error:
+            report.note([f"cannot be opened as HDF5: {error}"])
+        report.sha256 = digest.result()
     return report
 
 
@@ -133,12 +137,11 @@ def _groups(pair: Pair, content: h5py.File, index: Sequence[IndexEntry], report:
 def _image(
     pair: Pair, content: h5py.File, line: IndexEntry, fields: Sequence[Field], twins: _Twins, report: Report
 ) -> Iterable[str]:
-    group = content[line.image_id]
-    if wrong := checks.layout(group, fields):
+    found, wrong = records.read(content, line.image_id, fields)
+    if found is None:
         return wrong
-    found = contract.read_image(group)
     norms = np.sqrt(np.einsum("ij,ij->i", found.features, found.features))
-    wrong = list(checks.regions(pair, found, norms))
+    wrong += checks.regions(pair, found, norms)
     if found.num_boxes != line.boxes:
         wrong.append(f"num_boxes is {found.num_boxes}, the index says {line.boxes}")
     if not wrong:
