@@ -132,7 +132,7 @@ def test_the_triggerer_restarts_while_the_task_is_deferred(installation: Install
     lone.wait_for_work()
     lone.wait_for("deferred")
     old = next(child for child in installation.airflow.children if child.name == "triggerer")
-    processes.stop(old.process.pid)
+    processes.stop([old.process.pid])
     old.process.wait()
     installation.restart(old)
 

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from featurise.demo.airflow import Airflow
 from featurise.demo.api import Api
 from featurise.demo.show import Progress, console, outcomes, say
 
-UP_SECONDS = 240.0
+UP_SECONDS = 600.0
 DOWN_SECONDS = 120.0
 DAGS = ("photos__resnet101", "photos__resnext101")
 
@@ -23,7 +24,12 @@ app = App(name="featurise.demo", help="The whole platform on this machine: two n
 
 
 @app.command
-def up(*, images: Path | None = None, keep: Annotated[bool, Parameter(negative="")] = False) -> int:
+def up(
+    *,
+    images: Path | None = None,
+    keep: Annotated[bool, Parameter(negative="")] = False,
+    folder: Path = state.FOLDER,
+) -> int:
     """Run two nights and say what came of them.
 
     Parameters
@@ -32,28 +38,32 @@ def up(*, images: Path | None = None, keep: Annotated[bool, Parameter(negative="
         A folder of pictures, instead of the photographs that scikit-image and scikit-learn bring along.
     keep
         Leave everything running, to look around; `down` ends it.
+    folder
+        Where all state lies.
     """
-    started = time.monotonic()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    started, folder = time.monotonic(), folder.absolute()
     checkpoints = weights.provide(state.CACHE / "weights", state.EXTRACTOR, say)
     batches = pictures.batches(images, state.EXTRACTOR.with_name("python"))
-    nights = state.nights(state.FOLDER, datetime.datetime.now(datetime.UTC))
-    nights.save(state.FOLDER)
-    running, ours = state.running(state.FOLDER), None
+    nights = state.nights(folder, datetime.datetime.now(datetime.UTC))
+    nights.save(folder)
+    running, ours = state.running(folder), None
     try:
         if running is None:
             say("starting object storage, database, and Airflow's four processes")
-            ours = _serve(_variables(checkpoints, nights))
-            running = _wait(ours)
+            ours = _serve(folder, _variables(checkpoints, nights))
+            running = _wait(folder, ours)
         say(f"Airflow: {running.url} (user {running.user}, password {running.password})")
         ended = _both_nights(running, nights, batches)
         synthetic = [checkpoint.backbone for checkpoint in checkpoints if checkpoint.synthetic]
         failed = _tell(ended, synthetic)
         if not failed:
-            state.Nights(nights.days, done=True).save(state.FOLDER)
+            state.Nights(nights.days, done=True).save(folder)
         say(f"{time.monotonic() - started:.0f} s in all")
         if keep or ours is None:
             say(f"Left running: {running.url}, user {running.user}, password {running.password}")
-            say("`. .demo/env` sets the variables to look by hand; `make demo-down` ends it")
+            say(f"`. {os.path.relpath(folder)}/env` sets the variables to look by hand; `make demo-down` ends it")
             ours = None
         return 1 if failed else 0
     except KeyboardInterrupt:
@@ -66,9 +76,15 @@ def up(*, images: Path | None = None, keep: Annotated[bool, Parameter(negative="
 
 
 @app.command
-def down() -> int:
-    """End what `up --keep` left running."""
-    running = state.running(state.FOLDER)
+def down(*, folder: Path = state.FOLDER) -> int:
+    """End what `up --keep` left running.
+
+    Parameters
+    ----------
+    folder
+        Where all state lies.
+    """
+    running = state.running(folder)
     if running is None:
         say("nothing is running")
         return 0
@@ -78,9 +94,9 @@ def down() -> int:
 
 
 @app.command(show=False)
-def serve() -> int:
+def serve(folder: Path, /) -> int:
     """The process that holds everything up; started by `up`."""
-    platform.serve(state.FOLDER, state.ROOT / "dags", dict(os.environ))
+    platform.serve(folder, state.ROOT / "dags", dict(os.environ))
     return 0
 
 
@@ -99,18 +115,18 @@ def _variables(checkpoints: Sequence[weights.Checkpoint], nights: state.Nights) 
     return found
 
 
-def _serve(variables: dict[str, str]) -> processes.Child:
-    argv = [sys.executable, "-m", "featurise.demo", "serve"]
-    return processes.start("platform", argv, {**os.environ, **variables}, state.FOLDER / "logs")
+def _serve(folder: Path, variables: dict[str, str]) -> processes.Child:
+    argv = [sys.executable, "-m", "featurise.demo", "serve", str(folder)]
+    return processes.start("platform", argv, {**os.environ, **variables}, folder / "logs")
 
 
-def _wait(ours: processes.Child) -> state.Running:
+def _wait(folder: Path, ours: processes.Child) -> state.Running:
     def up() -> bool:
         ours.must_run()
-        return state.running(state.FOLDER) is not None
+        return state.running(folder) is not None
 
     processes.wait_until(up, UP_SECONDS, f"the platform; see {ours.log}")
-    found = state.running(state.FOLDER)
+    found = state.running(folder)
     if found is None:
         raise processes.ProcessDied(f"the platform ended as it came up; see {ours.log}")
     return found
@@ -148,7 +164,7 @@ def _tell(ended: Sequence[night.Outcome], synthetic: Sequence[str]) -> list[nigh
 
 
 def _end(pid: int) -> None:
-    processes.stop(pid, DOWN_SECONDS)
+    processes.stop([pid], DOWN_SECONDS)
 
 
 if __name__ == "__main__":

@@ -131,12 +131,6 @@ def run(settings: Settings, variables: Mapping[str, str]) -> Iterator[Airflow]:
         local_settings.parent.mkdir(parents=True, exist_ok=True)
         local_settings.write_text(LOCAL_SETTINGS)
     _command([command, "db", "migrate"], env, logs / "migrate.log")
-    _command(
-        # A task that waits for its pod without a worker holds a GPU all the same.
-        [command, "pools", "set", "gpu", str(settings.slots), "GPUs, or CPU places", "--include-deferred"],
-        env,
-        logs / "pools.log",
-    )
     argv = {
         "api-server": ["api-server"],
         "scheduler": ["scheduler", "--skip-serve-logs"],
@@ -150,11 +144,14 @@ def run(settings: Settings, variables: Mapping[str, str]) -> Iterator[Airflow]:
         password = _secrets(settings.home)["password"]
         airflow = Airflow(Api(settings.url, USER, password), settings.url, USER, password, tuple(children))
         processes.wait_until(lambda: _healthy(airflow), START_SECONDS, f"Airflow to be healthy; its logs: {logs}")
+        airflow.api.pool("gpu", settings.slots, "GPUs, or places for an extractor on a CPU")
         yield airflow
     finally:
-        # The scheduler first: it ends its tasks, and they tell the API server how they ended.
-        for child in sorted(children, key=lambda child: child.name == "api-server"):
-            processes.stop(child.process.pid)
+        # The API server last: tasks that are ended tell it how they ended.
+        pids = [child.process.pid for child in children]
+        processes.stop(pids[1:])
+        processes.stop(pids[:1])
+        for child in children:
             child.process.wait()
 
 

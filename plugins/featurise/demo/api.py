@@ -68,6 +68,18 @@ class Api:
         """Pause or unpause a DAG."""
         self.call("PATCH", f"/dags/{dag_id}", {"is_paused": paused})
 
+    def pool(self, name: str, slots: int, description: str) -> None:
+        """Make a pool, or set it anew."""
+        # A task that waits for its pod without a worker holds a GPU all the same.
+        body = {"name": name, "slots": slots, "description": description, "include_deferred": True}
+        try:
+            self.call("POST", "/pools", body)
+        except Refused as error:
+            if error.status != 409:
+                raise
+            del body["name"]
+            self.call("PATCH", f"/pools/{name}", {**body, "pool": name})
+
     def trigger(self, dag_id: str, batch: str, conf: dict[str, Any] | None = None) -> str:
         """Start a run of a batch by hand; its run id."""
         body = {"logical_date": None, "partition_key": batch, "conf": conf or {}}

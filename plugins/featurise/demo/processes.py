@@ -52,11 +52,13 @@ def start(name: str, argv: Sequence[str], environment: Mapping[str, str], logs: 
     return Child(name, process, log)
 
 
-def stop(pid: int, grace: float = GRACE_SECONDS) -> None:
-    """End a process and all that it started: SIGTERM to it, then SIGKILL to what is left of its group."""
-    _signal(os.kill, pid, signal.SIGTERM)
-    wait_until(lambda: not group_alive(pid), grace, "")
-    _signal(os.killpg, pid, signal.SIGKILL)
+def stop(pids: Sequence[int], grace: float = GRACE_SECONDS) -> None:
+    """End processes and all that they started: SIGTERM to them, then SIGKILL to what is left of their groups."""
+    for pid in pids:
+        _signal(os.kill, pid, signal.SIGTERM)
+    wait_until(lambda: not any(map(group_alive, pids)), grace, "")
+    for pid in pids:
+        _signal(os.killpg, pid, signal.SIGKILL)
 
 
 def _signal(send: Callable[[int, int], None], pid: int, number: int) -> None:

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path.cwd()
+ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / ".demo"
 CACHE = ROOT / ".cache"
 EXTRACTOR = ROOT / "images/extractor/.venv/bin/extractor"
@@ -43,7 +43,7 @@ def write_private(file: Path, text: str) -> None:
     partial.replace(file)
 
 
-def running(folder: Path = FOLDER) -> Running | None:
+def running(folder: Path) -> Running | None:
     """The platform that is up, or None; what a dead one left behind is removed."""
     file = folder / "running.json"
     if not file.exists():
