@@ -1,0 +1,55 @@
+"""`make demo` as a whole is shown by the README; here: that it leaves nothing behind when it is interrupted."""
+
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from featurise.demo import processes, state
+
+
+def test_ctrl_c_ends_every_process(photo: bytes) -> None:
+    with tempfile.TemporaryDirectory(prefix="featurise-demo-", ignore_cleanup_errors=True) as name:
+        folder, pictures = Path(name) / "state", Path(name) / "pictures"
+        pictures.mkdir()
+        for number in range(2):
+            (pictures / f"{number}.jpg").write_bytes(photo)
+        argv = [sys.executable, "-m", "featurise.demo", "up", "--folder", str(folder), "--images", str(pictures)]
+        with (Path(name) / "console").open("w+") as console:
+            demo = subprocess.Popen(argv, stdout=console, stderr=subprocess.STDOUT, start_new_session=True)
+            try:
+                processes.wait_until(lambda: state.running(folder) is not None, 900, "the demo's platform", every=1)
+                assert stat.S_IMODE((folder / "env").stat().st_mode) == 0o600
+                up = _of(folder)
+                assert {"weed", "scheduler", "triggerer", "dag-processor", "api_server"} <= _names(up)
+                demo.send_signal(signal.SIGINT)
+                assert demo.wait(300) == 130
+                assert _of(folder) == {}
+                console.seek(0)
+                assert "interrupted" in console.read()
+            finally:
+                demo.kill()
+
+
+def _of(folder: Path) -> dict[int, str]:
+    """The processes (command by id) that were started with this folder as their argument or in their environment."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command, environment = ((entry / file).read_bytes() for file in ("cmdline", "environ"))
+            alive = (entry / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        if alive and str(folder).encode() in command + environment and b"featurise.demo\0up" not in command:
+            found[int(entry.name)] = command.decode(errors="replace")
+    return found
+
+
+def _names(commands: dict[int, str]) -> set[str]:
+    return {
+        word for command in commands.values() for part in command.split("\0") for word in part.split("/")[-1].split()
+    }
