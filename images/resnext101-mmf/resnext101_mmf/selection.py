@@ -5,14 +5,14 @@ class by itself); the boxes of the highest confidence are kept.
 
 The shortcut: take all (box, class) pairs in descending probability. Within a class that is the order of greedy
 suppression, so a pair survives exactly if no earlier survivor of its class overlaps it. A box's first surviving pair is
-its best one, hence its confidence, and nothing later changes it. When as many boxes as wanted have theirs, and the
-pairs of that same probability are through, every other box's confidence is lower, and the rest of the pairs need not be
-looked at.
+its best one, hence its confidence, and nothing later changes it. So boxes become final in the order of their
+confidence, and once as many are final as are wanted the rest of the pairs need not be looked at.
 
-Ties: equal probabilities of one class are visited by row, equal confidences are ranked by row.
+Ties: pairs of equal probability are visited by row, within a class and over all; so equal confidences rank by row.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -37,27 +37,24 @@ def select(boxes: Tensor, scores: Tensor, limit: int) -> Selected:
     """The `limit` most confident of the boxes [N, 4] (float32, picture pixels) with class probabilities [N, C]."""
     boxes, probabilities = boxes.cpu(), scores.cpu().numpy()
     size, classes = probabilities.shape
-    confidence = np.zeros(size, np.float32)
+    limit = min(limit, size)
+    final: dict[int, float] = {}
     suppressed = np.zeros((classes, size), np.bool_)
     overlaps: dict[int, NDArray[np.bool_]] = {}
-    final, last = 0, 0.0
     for rows, columns in _descending(probabilities, limit):
-        still_open = ~suppressed[columns, rows]
-        rows, columns = rows[still_open], columns[still_open]
         values = probabilities[rows, columns]
         for row, column, value in zip(rows.tolist(), columns.tolist(), values.tolist(), strict=True):
-            if final >= limit and value < last:
-                return _best(confidence, limit)
             others = suppressed[column]
             if others[row]:
                 continue
             if row not in overlaps:
                 overlaps[row] = overlapping(boxes[row : row + 1], boxes, IOU)[0].numpy()
             others |= overlaps[row]
-            if confidence[row] == 0:
-                confidence[row] = last = value
-                final += 1
-    return _best(confidence, limit)
+            final.setdefault(row, value)
+            if len(final) == limit:
+                return _selected(final)
+    survives_nowhere = (row for row in range(size) if row not in final)
+    return _selected(final | dict.fromkeys(islice(survives_nowhere, limit - len(final)), 0.0))
 
 
 def _descending(scores: NDArray[np.float32], limit: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
@@ -75,6 +72,5 @@ def _descending(scores: NDArray[np.float32], limit: int) -> Iterator[tuple[NDArr
         ceiling, reach = floor, 2 * reach
 
 
-def _best(confidence: NDArray[np.float32], limit: int) -> Selected:
-    rows = np.argsort(-confidence, kind="stable")[:limit]
-    return Selected(rows, confidence[rows])
+def _selected(final: dict[int, float]) -> Selected:
+    return Selected(np.array(list(final), np.int64), np.array(list(final.values()), np.float32))
