@@ -1,8 +1,9 @@
 """Build hook: packs detectron2 v0.6's Python tree as a pure wheel.
 
-detectron2 is not on the package index under its own name. `pb1-detectron2` there carries the same Python tree in a source
-archive without the C++ sources, so its own build fails; torchvision has every compiled operator that we use. The archive is
-found through whatever index the installer is configured for, and checked against its SHA-256 before anything is unpacked.
+detectron2 is not on the package index under its own name. `pb1-detectron2` there carries the same Python tree in a
+source archive without the C++ sources, so its own build fails; torchvision has every compiled operator that we use. The
+archive is found through whatever index the installer is configured for, and checked against its SHA-256 before anything
+is unpacked.
 """
 
 import hashlib
@@ -47,7 +48,7 @@ def fetch_archive() -> bytes:
 class FetchDetectron2(BuildHookInterface[Any]):
     """Unpacks the tree into the build directory and maps it into the wheel."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 — hatchling's signature
         """Called by hatchling before the wheel is packed."""
         target = Path(self.directory) / "detectron2-0.6"
         with tarfile.open(fileobj=io.BytesIO(fetch_archive())) as archive:
