@@ -56,13 +56,15 @@ test: setup system lint ## lint, then every test (some real servers, processes a
 test-cluster: setup ## a night on a real cluster (KUBECONFIG=… IMAGE=… S3_ENDPOINT=…; says what is missing)
 	KUBECONFIG="$(KUBECONFIG)" IMAGE="$(IMAGE)" S3_ENDPOINT="$(S3_ENDPOINT)" $(CONTROL)/bin/python tests/cluster
 
-# What the tests need beside Python: a browser for the Airflow UI.
+# What the tests need beside Python: a browser for the Airflow UI, and what builds and runs images without a registry.
+NEEDED := chromium podman runc debootstrap
 .PHONY: system
 system:
-	@command -v chromium >/dev/null || { \
+	@missing=$$(for tool in $(NEEDED); do command -v $$tool >/dev/null || [ -x /usr/sbin/$$tool ] || echo $$tool; done); \
+	[ -z "$$missing" ] || { \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
-		else echo "the tests need a browser; run: sudo apt-get install -y chromium" >&2; exit 1; fi; }
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+		else echo "the tests need more; run: sudo apt-get install -y" $$missing >&2; exit 1; fi; }
 
 .PHONY: lint
 lint: setup ## ruff, mypy --strict, import-linter

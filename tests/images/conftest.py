@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from containers import PICTURES, REPOSITORY, Podman
-from extractor import storage, synthetic
+from extractor import storage
+from featurise.demo.state import EXTRACTOR
+from featurise.demo.weights import provide
 from featurise.embedded import ObjectStore, object_store
 
 MISSING = "podman and runc are not here (apt-get install podman runc debootstrap), so the images are not tested"
-SUFFIXES = {"resnet101": ".pkl", "resnext101": ".pth"}
 
 
 @pytest.fixture(scope="session")
@@ -50,14 +51,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 
 
 @pytest.fixture(scope="session")
-def weights(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+def weights(store: ObjectStore) -> Callable[[str], str]:
     """The address of a backbone's synthetic checkpoint."""
 
     def make(backbone: str) -> str:
-        file = tmp_path_factory.mktemp("weights") / f"synthetic-{backbone}{SUFFIXES[backbone]}"
-        synthetic.make(backbone, file)
-        with file.open("rb") as content:
-            storage.client().upload_fileobj(content, "pictures", f"weights/{file.name}")
-        return f"s3://pictures/weights/{file.name}"
+        checkpoints = provide(REPOSITORY / ".cache" / "weights", EXTRACTOR, print)
+        path = next(found.path for found in checkpoints if found.backbone == backbone)
+        uri = f"s3://pictures/weights/{path.name}"
+        storage.upload(path, uri)
+        return uri
 
     return make
