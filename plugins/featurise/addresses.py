@@ -16,9 +16,14 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
+def works(pair: Pair, batch: str) -> str:
+    """The folder of the passing objects of all runs on a batch, slash included."""
+    return f"s3://{bucket(pair)}/{pair.outputs.work}{pair.feature_set}/{batch}/"
+
+
 def work(pair: Pair, batch: str, run_id: str) -> str:
     """The folder of one run's passing objects."""
-    return f"s3://{bucket(pair)}/{pair.outputs.work}{pair.feature_set}/{batch}/{slug(run_id)}"
+    return works(pair, batch) + slug(run_id)
 
 
 def fresh(pair: Pair, batch: str, run_id: str) -> str:

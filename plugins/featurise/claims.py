@@ -41,8 +41,12 @@ def take(
     )
     if connection.execute(statement).first() is not None:
         return None
-    where = (Claim.feature_set_id == feature_set, Claim.batch == batch)
-    return connection.scalars(select(Claim.owner).where(*where)).one()
+    return holder(connection, feature_set, batch)
+
+
+def holder(connection: Connection, feature_set: int, batch: str) -> str | None:
+    """The run that works on a batch."""
+    return connection.scalar(select(Claim.owner).where(Claim.feature_set_id == feature_set, Claim.batch == batch))
 
 
 def hold(connection: Connection, feature_set: int, pair: Pair, batch: str, run_id: str) -> None:

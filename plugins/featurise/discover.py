@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from extractor import storage
 from extractor.manifest import Entry, dump, image_id
 from extractor.storage import ObjectInfo
-from featurise import addresses, batches, claims, compare, duplicates, ordering
+from featurise import abandoned, addresses, batches, claims, compare, duplicates, ordering
 from featurise.compare import Tally
 from featurise.duplicates import Owner
 from featurise.options import Options
@@ -98,6 +98,8 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
     claimed, holder = (wanted, None) if options.dry_run else _claim(pair, wanted, run_id)
     if holder is not None:
         return nothing.model_copy(update={"left": f"batch {batch} is being worked on by run {holder}"})
+    if not options.dry_run:
+        abandoned.remove(pair, batch)
     with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
         lines = Path(scratch) / "fresh.jsonl"
         seen = _look(pair, claimed, options, lines)

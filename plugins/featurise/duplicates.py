@@ -15,7 +15,7 @@ from featurise.registry.outcomes import live
 from featurise.registry.store import Row
 
 PAGE = 1_000
-Listed = TypeVar("Listed", bound=Entry)
+Listed = TypeVar("Listed", bound=Entry | IndexEntry)
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,13 @@ def owned(
     """Each image with the owner of its id, where that is an image of another key."""
     source = iter(images)
     while page := list(islice(source, PAGE)):
-        owners = owners_of(connection, feature_set, page)
+        owners = _owners(connection, feature_set, page)
         for image in page:
             found = owners.get(image.image_id)
             yield image, found if found is not None and found.key != image.key else None
 
 
-def owners_of(
-    connection: Connection, feature_set: int | None, images: Sequence[Entry | IndexEntry]
-) -> dict[str, Owner]:
+def _owners(connection: Connection, feature_set: int | None, images: Sequence[Entry | IndexEntry]) -> dict[str, Owner]:
     """Who has these images' ids by now."""
     columns = (Image.image_id, Image.key, Image.etag, Image.size, Image.sha256, Image.shard_id, Image.boxes)
     wanted = Image.image_id.in_([image.image_id for image in images])

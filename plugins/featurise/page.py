@@ -18,6 +18,8 @@ from featurise.statistics import Statistics
 
 PICTURES, PICTURE_BYTES = 24, 400_000
 """Pictures in a page of each kind, and how large one may be: nothing here can make it smaller."""
+LINES = 1_000
+"""Rejects of a page beside those with pictures; the report's JSON has them all."""
 CLASSES = 30
 """Classes of the histogram: the most frequent."""
 FORMATS = (
@@ -50,7 +52,7 @@ def render(pair: Pair, run: Run, text: str) -> str:
             text=text,
             counts=run.counts,
             rejects=[(line, _picture(pair, line.key, line.size)) for line in run.rejects[:PICTURES]],
-            more_rejects=run.rejects[PICTURES:],
+            more_rejects=run.rejects[PICTURES : PICTURES + LINES],
             samples=[_shown(pair, sample, names) for sample in run.samples[:PICTURES]],
             boxes=_boxes(run),
             classes=_classes(run, names),

@@ -7,7 +7,9 @@ extractor settles which of them holds it.
 """
 
 import hashlib
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,6 +18,7 @@ from featurise import addresses
 from featurise.discover import Discovered, Fresh
 from featurise.options import Options
 from featurise.pair import Pair
+from featurise.settings import settings
 
 DEPTH = 16
 """Levels of the tree: 65,536 shards at the most, five digits."""
@@ -48,18 +51,27 @@ def run(pair: Pair, discovered: Discovered, run_id: str, options: Options) -> li
     pair = options.applied(pair)
     if discovered.fresh == 0:
         return []
-    lines = storage.read_bytes(discovered.listing_uri).splitlines()
-    size, groups = split([(Fresh.model_validate_json(line).image_id, line) for line in lines], pair)
+    size, groups = split(_images(discovered), pair)
     shards = []
     for name, members in groups:
         work = storage.join(addresses.work(pair, discovered.batch, run_id), name)
         uri = storage.join(work, "manifest.jsonl")
-        storage.write_bytes(uri, b"".join(line + b"\n" for line in members), content_type="application/jsonl")
+        storage.write_bytes(uri, b"".join(members), content_type="application/jsonl")
         shards.append(Shard(name=name, manifest_uri=uri, work_uri=work, images=len(members)))
     plan = Plan(shards=shards, images_per_shard=size, dry_run=options.dry_run)
     uri = addresses.plan(pair, discovered.batch, run_id)
     storage.write_bytes(uri, plan.model_dump_json().encode(), content_type="application/json")
     return [] if options.dry_run else shards
+
+
+def _images(discovered: Discovered) -> Iterator[tuple[str, bytes]]:
+    """Id and line of every new image; a million of them fit in memory once, not twice."""
+    with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
+        local = Path(scratch) / "fresh.jsonl"
+        storage.download(discovered.listing_uri, local)
+        with local.open("rb") as lines:
+            for line in lines:
+                yield Fresh.model_validate_json(line).image_id, line
 
 
 def split(images: Iterable[tuple[str, bytes]], pair: Pair) -> tuple[int, list[tuple[str, list[bytes]]]]:

@@ -7,12 +7,11 @@ from pydantic import BaseModel, ConfigDict
 
 from extractor import storage
 from extractor.weights import sha256_of
-from featurise import addresses, claims
+from featurise import abandoned, addresses, claims
 from featurise.errors import FeaturiseError
 from featurise.pair import Pair
 from featurise.plan import Shard
 from featurise.registry import shards
-from featurise.registry.session import reading
 from featurise.settings import settings
 from featurise.validate import Validated
 
@@ -44,7 +43,7 @@ def run(pair: Pair, shard: Shard, validated: Validated, batch: str, run_id: str)
         return Published.model_validate({name: getattr(done, name) for name in Published.model_fields})
     claims.renew(pair, batch, run_id)
     uri = addresses.published(pair, batch, shard.name, validated.sha256)
-    _remove_abandoned(pair, batch, shard.name, uri)
+    abandoned.remove(pair, batch, f"{shard.name}-", keep=uri)
     with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
         local = Path(scratch) / "shard.h5"
         storage.download(validated.file_uri, local)
@@ -81,13 +80,3 @@ def _verified(local: Path, validated: Validated) -> int:
             "clear the shard's extract task"
         )
     return local.stat().st_size
-
-
-def _remove_abandoned(pair: Pair, batch: str, name: str, uri: str) -> None:
-    stem = storage.join(addresses.features(pair), batch, f"{name}-")
-    bucket = addresses.bucket(pair)
-    found = [f"s3://{bucket}/{item.key}" for item in storage.listing(stem)]
-    with reading() as connection:
-        kept = shards.known(connection, [one for one in found if one.endswith(".h5")]) | {uri}
-    stems = tuple(one.removesuffix("h5") for one in kept)
-    storage.delete([one for one in found if not one.startswith(stems)])

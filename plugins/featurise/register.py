@@ -14,7 +14,7 @@ from featurise.discover import Fresh
 from featurise.examine import Report
 from featurise.pair import Pair
 from featurise.plan import Shard
-from featurise.publish import Published
+from featurise.publish import PublicationFailed, Published
 from featurise.registry import feature_sets, outcomes, shards, store
 from featurise.registry.session import writing
 from featurise.registry.store import Row
@@ -32,11 +32,14 @@ class Registered(BaseModel):
 def run(pair: Pair, shard: Shard, published: Published, batch: str, run_id: str) -> Registered:
     """Commit a shard's rows, update `latest.json`, and remove the shard's work objects; repeatable at any point.
 
-    Raises storage.StorageError, or claims.ClaimLost when another run works on the batch by now: then the published file
-    is taken back.
+    Raises storage.StorageError, publish.PublicationFailed when the file is gone, or claims.ClaimLost when another run
+    works on the batch by now: then the published file is taken back.
     """
     if (done := shards.find(pair, batch, run_id, shard.name)) is None:
         try:
+            claims.renew(pair, batch, run_id)
+            if storage.head(published.uri) is None:
+                raise PublicationFailed(f"{published.uri} is not there any more; clear the shard's publish task")
             found = _commit(pair, shard, published, batch, run_id)
         except claims.ClaimLost:
             storage.delete([published.uri, published.index_uri, published.rejects_uri])
@@ -110,12 +113,9 @@ def _rows(
     """The rows of a file's images and rejects. An id that another run gave away meanwhile stays with its owner."""
     done: list[Row] = []
     refused = list(_rejected(rejects, batch_of, run_id))
-    owners = duplicates.owners_of(connection, number, index)
-    for line in index:
-        facts = line.model_dump() | {"batch": batch_of[line.key], "shard_id": file}
-        owner = owners.get(line.image_id)
+    for line, owner in duplicates.owned(connection, number, index):
         if owner is None or owner.key in batch_of or owner.sha256 == line.sha256:
-            done.append(facts)
+            done.append(line.model_dump() | {"batch": batch_of[line.key], "shard_id": file})
         else:
             refused.append(duplicates.reject_row(line, batch_of[line.key], owner, run_id))
     return done, refused

@@ -32,8 +32,17 @@ def run(pair: Pair, batch: str, run_id: str) -> Reported:
     storage.write_bytes(f"{place}.json", found.model_dump_json(indent=1).encode(), content_type="application/json")
     storage.write_bytes(reported.uri, page.render(pair, found, text).encode(), content_type="text/html; charset=utf-8")
     with writing() as connection:
-        claims.release(connection, feature_sets.ensure(connection, pair), run_id)
+        number = feature_sets.ensure(connection, pair)
+        if found.counts["pending"] == 0 and claims.holder(connection, number, batch) == run_id:
+            _remove_work(pair, batch)
+        claims.release(connection, number, run_id)
     return reported
+
+
+def _remove_work(pair: Pair, batch: str) -> None:
+    """Remove what runs on this batch, this one and failed ones before, left on the way: all of it is done now."""
+    bucket = addresses.bucket(pair)
+    storage.delete([f"s3://{bucket}/{item.key}" for item in storage.listing(addresses.works(pair, batch))])
 
 
 def summary(run: Run) -> str:

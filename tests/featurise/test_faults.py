@@ -181,9 +181,11 @@ def test_a_run_that_lost_its_claim_takes_its_file_back(registry, pair, upload, e
     batch = DAYS[0]
     shard = prepare(pair, upload, extract, batch)
     published = publish.run(pair, shard, validate.run(pair, shard, batch, RUN), batch, RUN)
+    late = storage.read_bytes(published.uri)
     expire(batch)
     found = discover.run(pair, batch, "other", Options(look_back_days=0))
     assert found.fresh == 4
+    storage.write_bytes(published.uri, late)  # the silent run's upload ends only now
     with pytest.raises(claims.ClaimLost):
         register.run(pair, shard, published, batch, RUN)
     assert keys(pair, "features/") == []
@@ -296,3 +298,43 @@ def test_whatever_happened_the_report_is_written_and_the_claim_given_back(regist
     told = report.run(pair, batch, RUN)
     assert told.text == "0 of 4 new images featurised, 0 rejected, 4 still to do; 0 files"
     assert discover.run(pair, batch, "next", Options(look_back_days=0)).fresh == 4
+
+
+def test_what_a_dead_run_published_is_removed_by_the_next_one_even_under_another_name(registry, pair, upload, extract):
+    batch = DAYS[0]
+    shard = prepare(pair, upload, extract, batch)
+    published = publish.run(pair, shard, validate.run(pair, shard, batch, RUN), batch, RUN)
+    renamed = published.uri.replace(shard.name, "shard-00007")
+    for uri in (published.uri, published.index_uri, published.rejects_uri):
+        storage.write_bytes(uri.replace(shard.name, "shard-00007"), storage.read_bytes(uri))
+    expire(batch)
+    found = discover.run(pair, batch, "next", Options(look_back_days=0))
+    assert storage.head(published.uri) is None
+    assert storage.head(renamed) is None
+    (again,) = plan.run(pair, found, "next", Options())
+    extract(pair, again, batch)
+    finish(pair, again, batch, "next")
+    told = report.run(pair, batch, "next")
+    assert told.counts["pending"] == 0
+    assert keys(pair, "work/") == [], "the dead run's objects are gone, too"
+    assert_whole(pair, [batch])
+
+
+def test_a_file_that_was_removed_before_its_rows_were_written_is_not_registered(registry, pair, upload, extract):
+    batch = DAYS[0]
+    shard = prepare(pair, upload, extract, batch)
+    published = publish.run(pair, shard, validate.run(pair, shard, batch, RUN), batch, RUN)
+    storage.delete([published.uri])
+    with pytest.raises(publish.PublicationFailed, match="is not there any more; clear the shard's publish task"):
+        register.run(pair, shard, published, batch, RUN)
+    finish(pair, shard, batch)
+    assert_whole(pair, [batch])
+
+
+def test_a_report_of_a_run_without_the_claim_removes_nothing(registry, pair, upload, extract):
+    batch = DAYS[0]
+    shard = prepare(pair, upload, extract, batch)
+    discover.run(pair, batch, "second", Options(look_back_days=0))
+    report.run(pair, batch, "second")
+    finish(pair, shard, batch)
+    assert_whole(pair, [batch])

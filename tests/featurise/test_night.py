@@ -3,8 +3,11 @@
 import json
 
 from extractor import storage
+from extractor.manifest import ImageIds
 from featurise import addresses
+from featurise.export.source import sources
 from featurise.pair import Pair
+from featurise.registry.session import reading
 
 DAY = "2026-11-23"
 
@@ -22,3 +25,40 @@ def test_a_night_publishes_every_image_once_and_says_so(night, upload, pair: Pai
     assert (again.fresh, again.done, again.rejected) == (0, 9, 1)
     assert len(extract.made) == 9
     assert not [item.key for item in storage.listing(f"s3://{pair.bucket}/work/") if "shard" in item.key]
+
+
+def test_a_night_of_bad_pictures_only_ends_well(night, upload, pair: Pair):
+    upload({f"{DAY}/{n}.jpg": f"bad {n}".encode() for n in range(3)})
+    night()
+    view = json.loads(storage.read_bytes(addresses.latest(pair)))
+    assert (view["images"], view["files"]) == (0, [])
+    assert night(run_id="again").rejected == 3
+
+
+def test_ids_made_of_paths_keep_pictures_of_one_name_apart(night, upload, pair: Pair, extract):
+    paths = pair.model_copy(update={"image_ids": ImageIds.PATH})
+    upload({f"{DAY}/x/1.jpg": b"one", f"{DAY}/y/1.jpg": b"another"})
+    assert night(of=paths).fresh == 2
+    with reading() as connection:
+        ids = {image_id for source in sources(connection, 1) for image_id in source.ids}
+    assert ids == {f"{DAY}%2Fx%2F1.jpg", f"{DAY}%2Fy%2F1.jpg"}
+
+
+def test_results_may_go_to_another_bucket(night, upload, pair: Pair, extract):
+    other = f"{pair.bucket}-results"
+    storage.client().create_bucket(Bucket=other)
+    elsewhere = pair.model_copy(update={"outputs": pair.outputs.model_copy(update={"bucket": other})})
+    upload({f"{DAY}/a.jpg": b"a"})
+    night(of=elsewhere)
+    assert len(extract.made) == 1
+    assert [item.key for item in storage.listing(f"s3://{pair.bucket}")] == [f"{pair.prefix}{DAY}/a.jpg"]
+    assert json.loads(storage.read_bytes(addresses.latest(elsewhere)))["images"] == 1
+
+
+def test_one_night_after_another_makes_files_side_by_side(night, upload, pair: Pair):
+    for day in ("2026-11-21", "2026-11-22", DAY):
+        upload({f"{day}/{day}.jpg": day.encode()})
+        night(day)
+    view = json.loads(storage.read_bytes(addresses.latest(pair)))
+    assert [file["batch"] for file in view["files"]] == ["2026-11-21", "2026-11-22", DAY]
+    assert view["images"] == 3

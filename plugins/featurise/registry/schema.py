@@ -6,7 +6,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 
 from featurise.errors import FeaturiseError
 
@@ -24,6 +24,9 @@ def migrate(engine: Engine) -> str:
     Raises SchemaMismatch when the registry is newer.
     """
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            # Several processes may start at once; SQLite's write lock makes them take turns anyway.
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('featurise_schema'))"))
         if (found := _current(connection)) is not None:
             _refuse_unknown(found, engine)
         command.upgrade(_config(connection), "head")

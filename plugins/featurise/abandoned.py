@@ -1,0 +1,23 @@
+"""Published objects that nobody registered: a run that died between the two left them, and the next one removes them.
+
+Only the run that holds the claim on a batch publishes below it, so whatever is not in the registry there is abandoned.
+"""
+
+from extractor import storage
+from featurise import addresses
+from featurise.pair import Pair
+from featurise.registry import shards
+from featurise.registry.session import reading
+
+
+def remove(pair: Pair, batch: str, name: str = "", keep: str | None = None) -> None:
+    """Remove a batch's unregistered objects: those whose name starts like that, and not those of the file `keep`.
+
+    Raises storage.StorageError.
+    """
+    folder = storage.join(addresses.features(pair), batch)
+    found = [f"s3://{addresses.bucket(pair)}/{item.key}" for item in storage.listing(f"{folder}/{name}")]
+    with reading() as connection:
+        kept = shards.known(connection, [uri for uri in found if uri.endswith(".h5")])
+    stems = tuple(uri.removesuffix("h5") for uri in (*kept, *([keep] if keep else [])))
+    storage.delete([uri for uri in found if not uri.startswith(stems)])
