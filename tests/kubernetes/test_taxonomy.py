@@ -34,7 +34,7 @@ CASES = {
     "host-memory-told": Case("host_out_of_memory", "more memory", {"codes": [21]}),
     "preempted": Case("preempted", "retry at once", LONG, Fault.PREEMPTED, "higher priority"),
     "evicted": Case("evicted", "retry at once", LONG, Fault.EVICTED, "ephemeral-storage"),
-    "drained": Case("evicted", "retry at once", LONG, Fault.DRAINED, "Eviction API"),
+    "drained": Case("evicted", "retry at once", LONG, Fault.DRAINED),
     "node-lost": Case("node_lost", "retry at once", LONG, Fault.NODE_LOST, "NoExecute"),
     "vanished": Case("node_lost", "retry at once", LONG, Fault.VANISHED, "gone"),
     "collected": Case("node_lost", "retry at once", {}, Fault.COLLECTED, "gone"),
