@@ -90,7 +90,9 @@ def object_store(
     folder.mkdir(parents=True, exist_ok=True)
     credentials = credentials or Credentials.random()
     s3, *ports = free_ports(1 + len(PORTS))
-    s3 = port or s3
+    if port is not None:
+        _refuse_taken(port)
+        s3 = port
     argv = [
         _executable("weed"),
         "mini",
@@ -142,6 +144,19 @@ def end(process: subprocess.Popen[bytes], *, seconds: float = 15.0) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _refuse_taken(port: int) -> None:
+    """SeaweedFS would silently listen elsewhere.
+
+    Raises PartFailed.
+    """
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise PartFailed(f"port {port} of 127.0.0.1 is taken ({error.strerror}); choose another") from error
 
 
 def _executable(name: str) -> str:

@@ -123,7 +123,7 @@ def _classes(run: Run, names: Sequence[str] | None) -> Markup:
 
 def _throughput(run: Run) -> list[tuple[str, float]]:
     done = [attempt for attempt in run.attempts if attempt.ended_at is not None and attempt.images_per_second > 0]
-    return [(f"{attempt.shard} #{attempt.number}, images/s", attempt.images_per_second) for attempt in done]
+    return [(f"{attempt.shard} #{attempt.number}", attempt.images_per_second) for attempt in done]
 
 
 def _norms(run: Run) -> list[tuple[str, float]]:

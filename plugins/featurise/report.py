@@ -58,7 +58,8 @@ def summary(run: Run) -> str:
         return f"dry run: {counts['new']:,} new images in {len(run.plan.shards):,} shards"
     open_ = f", {counts['pending']:,} still to do" if counts["pending"] else ""
     synthetic = " (synthetic weights)" if run.synthetic else ""
+    files = "1 file" if counts["files"] == 1 else f"{counts['files']:,} files"
     return (
         f"{counts['done']:,} of {counts['new']:,} new images featurised, {counts['rejected']:,} rejected{open_}; "
-        f"{counts['files']:,} files{synthetic}"
+        f"{files}{synthetic}"
     )

@@ -1,0 +1,54 @@
+"""The extractor's job: what is declared arrives as arguments that the extractor itself understands."""
+
+import json
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from extractor.backbones import Precision
+from extractor.outcome import Exit, Summary
+from featurise import job
+from featurise.job import Attempt
+from featurise.pair import Pair
+from featurise.plan import Shard
+
+EXTRACTOR = Path("images/extractor/.venv/bin/extractor")
+
+
+def facts(argv: list[str]) -> dict[str, str]:
+    return {name: value for name, value in pairwise(argv) if name.startswith("--")}
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Shard:
+    return Shard(name="shard-00002", manifest_uri=str(tmp_path / "none.jsonl"), work_uri=str(tmp_path), images=3)
+
+
+def test_everything_that_changes_a_number_is_an_argument(pair: Pair, shard):
+    boxes = pair.boxes.model_copy(update={"min_boxes": 10, "max_boxes": 100, "confidence_threshold": 0.3})
+    other = pair.model_copy(update={"boxes": boxes, "precision": Precision.BF16})
+    found = facts(job.specification(other, shard, "2026-11-23", Attempt(number=2, batch_size=4)).argv)
+    assert (found["--min-boxes"], found["--max-boxes"], found["--confidence-threshold"]) == ("10", "100", "0.3")
+    assert (found["--precision"], found["--batch-size"]) == ("bf16", "4")
+    assert (found["--weights"], found["--weights-sha256"]) == (pair.weights.uri, "a" * 64)
+    assert (found["--revision"], found["--output"]) == (other.revision, job.output(shard))
+
+
+def test_secrets_travel_by_name_only(pair: Pair, shard, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-show")
+    made = job.specification(pair, shard, "2026-11-23", Attempt())
+    assert "AWS_SECRET_ACCESS_KEY" in made.env
+    assert "do-not-show" not in made.model_dump_json()
+
+
+@pytest.mark.parametrize("backbone", ["resnet101", "resnext101"])
+def test_the_extractor_understands_the_arguments(pair: Pair, shard, tmp_path, backbone):
+    summary = tmp_path / "summary.json"
+    other = Pair.model_validate({**pair.model_dump(), "backbone": backbone, "cls_prob": "none"})
+    made = job.specification(other, shard, "2026-11-23", Attempt(batch_size=2), summary_path=str(summary))
+    done = subprocess.run([EXTRACTOR, *made.argv], capture_output=True, text=True, check=False)
+    assert done.returncode == Exit.STORAGE, done.stdout + done.stderr
+    found = Summary.model_validate(json.loads(summary.read_text()))
+    assert shard.manifest_uri in found.message
