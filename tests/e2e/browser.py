@@ -1,15 +1,16 @@
 """A person at Airflow's UI: Chromium, driven by Playwright."""
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Locator, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwright
 
-PICTURES = Path(__file__).parents[2] / ".docs"
-"""Screenshots for the README."""
+PICTURES = os.environ.get("PICTURES")
+"""The folder for screenshots; those of the README were taken with `PICTURES=.docs`."""
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -33,6 +34,7 @@ def logged_in(url: str, user: str, password: str) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=executable, args=list(ARGUMENTS))
         page = browser.new_page(viewport=SIZE)
         page.set_default_timeout(MILLISECONDS)
+        expect.set_options(timeout=MILLISECONDS)
         page.goto(url)
         page.locator('input[name="username"]').fill(user)
         page.locator('input[name="password"]').fill(password)
@@ -43,9 +45,9 @@ def logged_in(url: str, user: str, password: str) -> Iterator[Page]:
 
 
 def picture(page: Page, name: str) -> None:
-    """Keep what is to be seen."""
-    PICTURES.mkdir(exist_ok=True)
-    page.screenshot(path=PICTURES / f"{name}.png")
+    """Keep what is to be seen, where a folder for it is named."""
+    if PICTURES:
+        page.screenshot(path=Path(PICTURES) / f"{name}.png")
 
 
 def dialog(page: Page, url: str, dag_id: str) -> Locator:
@@ -55,6 +57,13 @@ def dialog(page: Page, url: str, dag_id: str) -> Locator:
     found = page.get_by_role("dialog").filter(has_text="Single Run")
     found.get_by_text("Limit").first.wait_for()
     return found
+
+
+def switch_on(form: Locator, name: str) -> None:
+    """Turn on one of the form's switches, by the keyboard: what is to be seen lies above the box."""
+    box = form.get_by_role("checkbox", name=name)
+    box.press("Space")
+    expect(box).to_be_checked()
 
 
 def pick(page: Page, form: Locator, field: str, day: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from browser import SIZE, dialog, logged_in, pick
+from browser import SIZE, dialog, logged_in, pick, switch_on
 from browser import picture as keep
 from playwright.sync_api import Page, expect
 
@@ -135,8 +135,8 @@ def test_the_form_refuses_wrong_values(installation: Any, page: Page) -> None:
 
     form.get_by_label("Partition Key").fill("2026-11-02")
     form.get_by_role("button", name="Run Parameters").click()
-    form.get_by_role("checkbox", name="Dry run").set_checked(True, force=True)
-    form.get_by_role("checkbox", name="Force").set_checked(True, force=True)
+    switch_on(form, "Dry run")
+    switch_on(form, "Force")
     form.get_by_role("button", name="Trigger").click()
     processes.wait_until(lambda: len(installation.api.runs(NIGHTS)) > before, 120, "the manual run", every=1)
     run = installation.api.runs(NIGHTS)[0]["dag_run_id"]
