@@ -17,6 +17,7 @@ from extractor.contract import Regions
 from extractor.outcome import UsageError
 from resnext101_mmf import load, plain
 from resnext101_mmf.detector import Detector, chosen_regions
+from resnext101_mmf.proposals import Proposals
 from resnext101_mmf.selection import Selected
 
 
@@ -150,7 +151,16 @@ def test_with_background_it_is_class_0_and_the_others_count_from_1():
     np.testing.assert_array_equal(found.cls_prob[:, :2], SCORES[ROWS, 1:])
 
 
-def test_background_takes_part_in_the_selection(detector: Detector, alone: list[Regions], monkeypatch):
-    monkeypatch.setattr(detector, "options", replace(detector.options, rule=box_rule("resnext101", background=True)))
-    (found,) = detector.detect([picture(0)])
-    assert not np.array_equal(found.boxes, alone[0].boxes)
+@pytest.mark.parametrize(("background", "first"), [(False, 1), (True, 0)])
+def test_background_takes_part_in_the_selection_where_asked(
+    detector: Detector, monkeypatch, background: bool, first: int
+):
+    rule = box_rule("resnext101", max_boxes=1, background=background)
+    monkeypatch.setattr(detector, "options", replace(detector.options, rule=rule))
+    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [50.0, 50.0, 59.0, 59.0]])
+    scores = torch.zeros(2, 1601)
+    scores[:, :2] = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
+
+    found = detector._select(picture(0), Proposals(boxes, torch.ones(2)), torch.zeros(2, 2048), scores)
+
+    np.testing.assert_array_equal(found.boxes, 2 * boxes[first : first + 1].numpy())
