@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,9 @@ def podman() -> Podman:
 
 @pytest.fixture(scope="session")
 def image(podman: Podman) -> Callable[[str], str]:
-    """The name of an image, built from the checkout as it is."""
+    """The name of an image, built from the checkout as it is, once."""
 
+    @cache
     def build(name: str) -> str:
         subprocess.run([str(REPOSITORY / "images" / "build"), name], check=True)
         return f"localhost/featurise/{name}:dev"
@@ -52,8 +54,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 
 @pytest.fixture(scope="session")
 def weights(store: ObjectStore) -> Callable[[str], str]:
-    """The address of a backbone's synthetic checkpoint."""
+    """The address of a backbone's synthetic checkpoint, made once."""
 
+    @cache
     def make(backbone: str) -> str:
         checkpoints = provide(REPOSITORY / ".cache" / "weights", EXTRACTOR, print)
         path = next(found.path for found in checkpoints if found.backbone == backbone)
