@@ -28,6 +28,8 @@ GRACE_SECONDS = 60.0
 RENEW_SECONDS = 60.0
 """How often the run's claim on its batch is prolonged."""
 LOG_LINES = 50
+NOT_FOUND = 127
+"""The exit code by which shells say that there is no such command."""
 PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 """Of this process's environment, beside what the job names: Airflow's own secrets stay with Airflow."""
 
@@ -53,6 +55,7 @@ class ProcessOperator(BaseOperator):
     def execute(self, context: Any) -> str:
         """Run one attempt; returns the address of the shard's file."""
         from featurise import job
+        from featurise.claims import ClaimLost
         from featurise.plan import Shard
         from featurise.registry import attempts
 
@@ -77,10 +80,14 @@ class ProcessOperator(BaseOperator):
                 number=attempt.number,
                 try_number=ti.try_number,
                 launcher="process",
-                place=os.uname().nodename,
+                place=_node(),
                 batch_size=attempt.batch_size,
             )
-            evidence = self._run(spec, run)
+            try:
+                evidence = self._run(spec, run)
+            except ClaimLost as error:
+                attempts.failed(row, Evidence(node=_node()), Reason.UNKNOWN, "fail", str(error))
+                raise
         if evidence.exit_code == Exit.OK:
             attempts.succeeded(row, evidence.node, evidence.summary)
             return spec.output_uri
@@ -92,17 +99,22 @@ class ProcessOperator(BaseOperator):
         environment = {name: os.environ[name] for name in (*PASSED_ON, *spec.env) if name in os.environ}
         last: deque[str] = deque(maxlen=LOG_LINES)
         late = threading.Event()
-        self._process = process = subprocess.Popen(
-            [str(settings().extractor.absolute()), *spec.argv],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            process_group=0,
-            preexec_fn=_end_with_parent,
-        )
+        executable = settings().extractor.absolute()
+        try:
+            self._process = process = subprocess.Popen(
+                [str(executable), *spec.argv],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                process_group=0,
+                preexec_fn=_end_with_parent,
+            )
+        except OSError as error:
+            why = f"{executable} cannot be started: {error.strerror}; set FEATURISE_EXTRACTOR to the extractor"
+            return Evidence(node=_node(), exit_code=NOT_FOUND, log_tail=(why,))
         limit = threading.Timer(spec.timeout_seconds, self._pass_limit, (late,))
         limit.daemon = True
         limit.start()
@@ -113,7 +125,7 @@ class ProcessOperator(BaseOperator):
             limit.cancel()
             self.on_kill()
         return Evidence(
-            node=os.uname().nodename,
+            node=_node(),
             exit_code=code if code >= 0 else 128 - code,
             summary=_summary(spec.summary_path),
             deadline=f"the attempt passed its limit of {spec.timeout_seconds} s" if late.is_set() else "",
@@ -153,6 +165,10 @@ class ProcessOperator(BaseOperator):
 def _end_with_parent() -> None:
     """SIGTERM for the extractor when the task's process dies without a word (prctl's PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _node() -> str:
+    return os.uname().nodename
 
 
 def _summary(path: str | None) -> Summary | None:

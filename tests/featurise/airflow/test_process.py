@@ -1,0 +1,200 @@
+"""The process launcher, with a real process in the extractor's place that behaves as its script says."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from featurise.airflow.process import ProcessOperator
+from featurise.airflow.retries import AttemptFailed
+from featurise.failures import Reason
+from featurise.pair import Pair
+from featurise.plan import Shard
+from featurise.registry import attempts, schema, session
+from featurise.settings import settings
+
+BATCH, RUN = "2026-11-23", "scheduled__2026-11-24"
+SHARD = Shard(name="shard-00001", manifest_uri="s3://b/work/m.jsonl", work_uri="s3://b/work/shard-00001", images=4)
+PROGRESS = '{"event": "progress", "done": 2, "of": 4, "rejected": 1, "images_per_second": 0.5, "seconds_left": 65}'
+SUMMARY = '{"exit_code": 0, "reason": "ok", "images": 4, "featurised": 3, "rejected": 1, "images_per_second": 0.5}'
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A pair, with a registry and an extractor of its own."""
+    monkeypatch.setenv("FEATURISE_REGISTRY", f"sqlite:///{tmp_path / 'registry.db'}")
+    monkeypatch.setenv("FEATURISE_EXTRACTOR", str(tmp_path / "extractor"))
+    settings.cache_clear()
+    schema.migrate(session.engine(settings().registry))
+    weights = {"uri": "s3://models/w.pkl", "sha256": "a" * 64}
+    yield Pair(dataset="birds", backbone="resnet101", bucket="pictures", start_date="2026-11-01", weights=weights)
+    settings.cache_clear()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], Path]:
+    """Make the extractor do this; `$summary` is where its summary goes. Returns the folder that it may write to."""
+
+    def write(body: str) -> Path:
+        file = tmp_path / "extractor"
+        find = 'while [ "$#" -gt 0 ]; do case "$1" in --summary) summary="$2";; esac; shift; done'
+        file.write_text(
+            f'#!/bin/sh\nhere={tmp_path}\necho "$@" > $here/arguments\nenv > $here/environment\n{find}\n{body}\n'
+        )
+        file.chmod(file.stat().st_mode | stat.S_IXUSR)
+        return tmp_path
+
+    return write
+
+
+def operator(pair: Pair) -> ProcessOperator:
+    return ProcessOperator(task_id="extract", pair=pair, shard=SHARD.model_dump(), retries=pair.limits.retries)
+
+
+def context(try_number: int = 1, max_tries: int = 3) -> Any:
+    run = SimpleNamespace(run_type="scheduled", partition_key=BATCH, run_id=RUN)
+    return {"dag_run": run, "params": {}, "ti": SimpleNamespace(try_number=try_number, max_tries=max_tries)}
+
+
+def past(pair: Pair) -> list[attempts.Past]:
+    return attempts.of(attempts.Of(pair, BATCH, RUN, SHARD.name))
+
+
+def test_a_shard_that_is_done(pair: Pair, script: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    script(f"echo '{PROGRESS}'\necho '{SUMMARY}' > $summary")
+    assert operator(pair).execute(context()) == "s3://b/work/shard-00001/shard-00001.h5"
+    assert "2 of 4 images, 0.5 images/s, 1 min 5 s left, 1 rejected" in capsys.readouterr().out
+    (attempt,) = past(pair)
+    assert (attempt.reason, attempt.running, attempt.number) == (None, False, 1)
+
+
+def test_it_is_told_its_credentials_and_none_of_airflow_s(
+    pair: Pair, script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "not-for-you")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "for-you")
+    folder = script("true")
+    operator(pair).execute(context())
+    environment = (folder / "environment").read_text()
+    assert "AWS_SECRET_ACCESS_KEY=for-you" in environment
+    assert "not-for-you" not in environment
+    assert "for-you" not in (folder / "arguments").read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "retry", "delay"),
+    [
+        (20, Reason.GPU_OUT_OF_MEMORY, True, 0),
+        (23, Reason.WEIGHTS_INVALID, False, 0),
+        (24, Reason.TOO_MANY_REJECTS, False, 0),
+        (25, Reason.STORAGE, True, 30),
+        (1, Reason.CRASH, True, 0),
+    ],
+)
+def test_each_exit_code_has_its_reason(
+    pair: Pair, script: Callable[[str], Path], code: int, reason: Reason, retry: bool, delay: float
+) -> None:
+    script(f"echo what happened\nexit {code}")
+    with pytest.raises(AttemptFailed) as caught:
+        operator(pair).execute(context())
+    assert caught.value.failure.reason is reason
+    assert (caught.value.step.retry, caught.value.step.delay.total_seconds()) == (retry, delay)
+    assert f"exit code {code}" in str(caught.value)
+    assert "what happened" in str(caught.value)
+    assert past(pair)[0].reason is reason
+
+
+def test_after_the_gpu_ran_out_of_memory_the_batch_is_halved_and_halved_again(
+    pair: Pair, script: Callable[[str], Path]
+) -> None:
+    folder = script("exit 20")
+    for try_number, expected in ((1, None), (2, "--batch-size 4"), (3, "--batch-size 2")):
+        with pytest.raises(AttemptFailed):
+            operator(pair).execute(context(try_number))
+        arguments = (folder / "arguments").read_text()
+        assert expected in arguments if expected else "--batch-size" not in arguments
+
+
+def test_a_cleared_task_begins_anew(pair: Pair, script: Callable[[str], Path]) -> None:
+    folder = script("exit 20")
+    for try_number in (1, 2):
+        with pytest.raises(AttemptFailed):
+            operator(pair).execute(context(try_number))
+    # Airflow raises max_tries by the task's retries when it is cleared after its second try.
+    with pytest.raises(AttemptFailed):
+        operator(pair).execute(context(3, max_tries=5))
+    assert "--batch-size" not in (folder / "arguments").read_text()
+
+
+def test_the_last_try_is_the_last(pair: Pair, script: Callable[[str], Path]) -> None:
+    script("exit 1")
+    for try_number in range(1, 5):
+        with pytest.raises(AttemptFailed) as caught:
+            operator(pair).execute(context(try_number))
+        assert caught.value.step.retry is (try_number < 4)
+
+
+def test_an_extractor_that_is_not_there_is_named(pair: Pair) -> None:
+    with pytest.raises(AttemptFailed) as caught:
+        operator(pair).execute(context())
+    assert caught.value.failure.reason is Reason.MISCONFIGURED
+    assert "extractor cannot be started: No such file or directory; set FEATURISE_EXTRACTOR" in str(caught.value)
+    assert not caught.value.step.retry
+
+
+CHILD = """
+import sys
+from test_process import operator, context
+from featurise.pair import Pair
+operator(Pair.model_validate_json(sys.argv[1])).execute(context())
+"""
+LONG = "trap 'touch $here/saved; exit 143' TERM\ntouch $here/started\nsleep 60 & echo $! > $here/child\nwait"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_extractor_ends_with_its_task(pair: Pair, script: Callable[[str], Path], number: signal.Signals) -> None:
+    """However the task's process ends, the extractor gets SIGTERM, saves its part, and its own children end too."""
+    folder = script(LONG)
+    handler = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
+    task = subprocess.Popen(
+        [sys.executable, "-c", handler + CHILD, pair.model_dump_json()],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    _until((folder / "started").exists)
+    task.send_signal(number)
+    task.wait(60)
+    _until((folder / "saved").exists)
+    if number is signal.SIGTERM:
+        pid = int((folder / "child").read_text())
+        _until(lambda: not _alive(pid))
+
+
+def test_an_attempt_that_nobody_saw_end_is_closed_by_the_next(pair: Pair, script: Callable[[str], Path]) -> None:
+    script(f"echo '{SUMMARY}' > $summary")
+    attempts.begin(attempts.Of(pair, BATCH, RUN, SHARD.name), number=1, try_number=1, launcher="process", place="x")
+    operator(pair).execute(context(2))
+    lost, done = past(pair)
+    assert (lost.reason, lost.running) == (Reason.UNKNOWN, False)
+    assert (done.reason, done.running, done.number) == (None, False, 2)
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
