@@ -95,6 +95,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "dag_processor.parsing_processes": "1",
         "scheduler.scheduler_idle_sleep_time": "0.5",
         "triggerer.capacity": "100",
+        # Tasks report to the API server; while an extractor has all cores, its answer may take longer than 5 s.
+        "workers.execution_api_timeout": "60",
         "usage_data_collection.enabled": "False",
     }
     names = {f"AIRFLOW__{key.replace('.', '__').upper()}": value for key, value in options.items()}

@@ -6,7 +6,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS = 120
 
 
 class Refused(RuntimeError):
