@@ -28,9 +28,7 @@ def report(
     query = XComModel.get_many(run_id=run_id, dag_ids=dag_id, task_ids="report", key="return_value", limit=1)
     found: Any = session.scalars(query).first()
     if found is None:
-        raise HTTPException(
-            404, f"{dag_id}, {run_id}: no report yet; the task `report` writes it at the end"
-        )
+        raise HTTPException(404, f"{dag_id}, {run_id}: no report yet; the task `report` writes it at the end")
     value = json.loads(found.value) if isinstance(found.value, str) else found.value
     try:
         page = storage.read_bytes(value["uri"])
