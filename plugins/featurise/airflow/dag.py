@@ -192,5 +192,7 @@ def _announce(pair: Pair) -> Any:
             raise AirflowSkipException("nothing was added to the feature set")
         images = sum(row["images"] for row in added)
         outlet_events[asset].extra = {"images": images, "files": [row["uri"] for row in added]}
+        # A run that was triggered without a partition has worked on one all the same.
+        outlet_events[asset].add_partitions(current.run(pair).batch)
 
     return announce
