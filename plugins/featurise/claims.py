@@ -5,6 +5,7 @@ than the lease, another may take the batch; the silent one is refused at its nex
 """
 
 import datetime
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, case, delete, or_, select, update
 
@@ -74,9 +75,10 @@ def renew(pair: Pair, batch: str, run_id: str) -> None:
         hold(connection, feature_sets.ensure(connection, pair), pair, batch, run_id)
 
 
-def release(connection: Connection, feature_set: int, run_id: str) -> None:
-    """Give back everything that a run holds of a feature set."""
-    connection.execute(delete(Claim).where(Claim.feature_set_id == feature_set, Claim.owner == run_id))
+def release(connection: Connection, feature_set: int, run_id: str, batches: Sequence[str] | None = None) -> None:
+    """Give back these batches, or everything that a run holds of a feature set."""
+    mine = delete(Claim).where(Claim.feature_set_id == feature_set, Claim.owner == run_id)
+    connection.execute(mine if batches is None else mine.where(Claim.batch.in_(batches)))
 
 
 def _lease(pair: Pair) -> datetime.timedelta:

@@ -50,9 +50,9 @@ def new(
         batch = batch_of(item)
         if batch is None:
             continue
-        outcome = _outcome(item, mine)
+        outcome = None if force else _outcome(item, mine)
         _count(item, batch, outcome, tally)
-        if force or outcome is None:
+        if outcome is None:
             yield item, batch
     while current is not None:
         _missing(current, tally)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import Connection
 
 from extractor import storage
-from extractor.manifest import Entry, dump, image_id
+from extractor.manifest import Entry, Reason, dump, image_id
 from extractor.storage import ObjectInfo
 from featurise import abandoned, addresses, batches, claims, compare, duplicates, ordering
 from featurise.compare import Tally
@@ -53,6 +53,7 @@ class Discovered(BaseModel):
 class _Seen:
     """What one look at the store has found."""
 
+    run_id: str
     tally: Tally = field(default_factory=Tally)
     fresh: Counter[str] = field(default_factory=Counter)
     conflicts: list[tuple[Fresh, Owner]] = field(default_factory=list)
@@ -102,15 +103,16 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
         abandoned.remove(pair, batch)
     with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
         lines = Path(scratch) / "fresh.jsonl"
-        seen = _look(pair, claimed, options, lines)
+        seen = _Seen(run_id)
+        _look(pair, claimed, options, lines, seen)
         if (why := _unsettled(pair, seen.tally.newest.get(batch))) is not None:
             _release(pair, run_id)
             return nothing.model_copy(update={"left": f"batch {batch} is not ready: {why}"})
         with lines.open("ab") as file:
-            _settle(pair, seen, run_id, file)
+            _settle(pair, seen, file)
         storage.upload(lines, nothing.listing_uri)
     if not options.dry_run:
-        _write_down(pair, claimed, run_id, seen)
+        _write_down(pair, batch, claimed, seen)
     return nothing.model_copy(
         update={
             "found": seen.tally.found.total(),
@@ -139,9 +141,8 @@ def _release(pair: Pair, run_id: str) -> None:
         claims.release(connection, feature_sets.ensure(connection, pair), run_id)
 
 
-def _look(pair: Pair, claimed: Sequence[str], options: Options, lines: Path) -> _Seen:
-    """One pass over listing and registry: the new images into `lines`, everything else into what is returned."""
-    seen = _Seen()
+def _look(pair: Pair, claimed: Sequence[str], options: Options, lines: Path, seen: _Seen) -> None:
+    """One pass over listing and registry: the new images into `lines`, everything else into `seen`."""
     with lines.open("wb") as file, reading() as connection:
         number = feature_sets.find(connection, pair)
         images = _new(connection, number, pair, claimed, options, seen)
@@ -153,7 +154,6 @@ def _look(pair: Pair, claimed: Sequence[str], options: Options, lines: Path) -> 
             else:
                 file.write(dump([image]))
                 seen.fresh[image.batch] += 1
-    return seen
 
 
 def _new(
@@ -164,8 +164,13 @@ def _new(
         images = (item for item in listed if batches.is_image(pair, item.key))
         known = outcomes.known(connection, number, prefix)
         for item, batch in compare.new(images, known, batch_of, seen.tally, force=options.force):
-            if not options.keys or item.key.startswith(tuple(options.keys)):
+            if options.keys and not item.key.startswith(tuple(options.keys)):
+                continue
+            try:
                 yield _entry(pair, item, batch)
+            except ValidationError as error:
+                seen.rejected.append(_unusable(pair, item, batch, seen.run_id, error))
+                seen.tally.rejected[batch] += 1
 
 
 def _entry(pair: Pair, item: ObjectInfo, batch: str) -> Fresh:
@@ -174,7 +179,14 @@ def _entry(pair: Pair, item: ObjectInfo, batch: str) -> Fresh:
     return Fresh(key=item.key, etag=item.etag, size=item.size, image_id=name, bucket=elsewhere, batch=batch)
 
 
-def _settle(pair: Pair, seen: _Seen, run_id: str, file: IO[bytes]) -> None:
+def _unusable(pair: Pair, item: ObjectInfo, batch: str, run_id: str, error: ValidationError) -> Row:
+    """The row of an image that has no usable id."""
+    name = image_id(item.key, pair.image_ids, pair.prefix)
+    facts = {"key": item.key, "etag": item.etag, "size": item.size, "image_id": name, "batch": batch, "run_id": run_id}
+    return facts | {"reason": Reason.UNSUPPORTED.value, "detail": error.errors()[0]["msg"]}
+
+
+def _settle(pair: Pair, seen: _Seen, file: IO[bytes]) -> None:
     """Decide about the new images whose id another key has; a picture whose owner is gone is new after all."""
     gone = set(seen.tally.deleted)
     for image, owner in seen.conflicts:
@@ -189,21 +201,26 @@ def _settle(pair: Pair, seen: _Seen, run_id: str, file: IO[bytes]) -> None:
             file.write(dump([image]))
             seen.fresh[image.batch] += 1
         else:
-            seen.rejected.append(duplicates.reject_row(image, image.batch, owner, run_id))
+            seen.rejected.append(duplicates.reject_row(image, image.batch, owner, seen.run_id))
             seen.tally.rejected[image.batch] += 1
 
 
-def _write_down(pair: Pair, claimed: Sequence[str], run_id: str, seen: _Seen) -> None:
-    """Everything that the look at the store changes in the registry, in one transaction."""
+def _write_down(pair: Pair, batch: str, claimed: Sequence[str], seen: _Seen) -> None:
+    """Everything that the look at the store changes in the registry, in one transaction.
+
+    Claims on earlier batches without anything new are given back: a backfill may want them.
+    """
     with writing() as connection:
         number = feature_sets.ensure(connection, pair)
         feature_sets.lock(connection, number)
         touched = outcomes.revive(connection, number, seen.tally.revived)
         touched |= outcomes.note_deleted(connection, number, seen.tally.deleted)
         touched |= store.images(connection, number, seen.done) | store.rejects(connection, number, seen.rejected)
-        for batch in claimed:
-            outcomes.listed(connection, number, batch, seen.tally.found[batch], run_id)
+        for one in claimed:
+            outcomes.listed(connection, number, one, seen.tally.found[one], seen.run_id)
         outcomes.recount(connection, number, touched.union(claimed))
+        idle = [one for one in claimed if one != batch and not seen.fresh[one]]
+        claims.release(connection, number, seen.run_id, idle)
 
 
 def _unsettled(pair: Pair, newest: datetime.datetime | None) -> str | None:

@@ -100,6 +100,8 @@ def object_store(
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
+        # By default so many as fit on the disk's free space, which a few buckets use up: each takes several at once.
+        "-volume.max=1000",
         "-admin.ui=false",
         "-webdav=false",
         f"-s3.port={s3}",

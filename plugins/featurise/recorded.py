@@ -44,8 +44,9 @@ class _Handler(BaseHTTPRequestHandler):
     objects = 0
 
     def do_GET(self) -> None:
-        token = parse_qs(urlsplit(self.path).query).get("continuation-token", ["0"])[0]
-        self._answer(page(int(token), self.objects))
+        query = parse_qs(urlsplit(self.path).query)
+        listed = self.objects if query.get("prefix", [""])[0].startswith(PREFIX) else 0
+        self._answer(page(int(query.get("continuation-token", ["0"])[0]), listed))
 
     def do_PUT(self) -> None:
         if "100-continue" in self.headers.get("Expect", ""):

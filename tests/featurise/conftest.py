@@ -73,11 +73,12 @@ def registry(empty_registry: str) -> str:
 
 
 @pytest.fixture
-def bucket(store: embedded.ObjectStore) -> str:
+def bucket(store: embedded.ObjectStore) -> Iterator[str]:
     """A fresh bucket."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     storage.client().create_bucket(Bucket=name)
-    return name
+    yield name
+    storage.client().delete_bucket(Bucket=name)
 
 
 @pytest.fixture

@@ -243,3 +243,21 @@ def test_batches_by_the_day_of_the_last_change(pair, upload, night):
     night(today, of=pair, run_id="today")
     remove(pair, "x/a.jpg")
     assert discover.run(pair, "2026-11-01", "long ago", Options()).deleted == 1
+
+
+def test_a_backfill_may_have_an_earlier_batch_that_the_night_has_nothing_to_do_in(pair, upload, night):
+    upload({f"{BEFORE}/a.jpg": b"a"})
+    night(BEFORE)
+    upload({f"{DAY}/b.jpg": b"b"})
+    assert fresh(pair, "tonight", DAY) == [f"{DAY}/b.jpg"]
+    assert fresh(pair, "backfill", BEFORE, force=True, look_back_days=0) == [f"{BEFORE}/a.jpg"]
+
+
+def test_a_name_that_makes_no_id_is_a_reject_and_the_night_goes_on(pair, upload, night):
+    upload({f"{DAY}/..jpg": b"no id", f"{DAY}/a.jpg": b"a"})
+    assert night().fresh == 1
+    assert (day().found, day().done, day().rejected, day().pending) == (2, 1, 1, 0)
+    with reading() as connection:
+        (reject,) = places(connection, f"{pair.prefix}{DAY}/..jpg")
+    assert reject.reason == "unsupported"
+    assert "cannot name an HDF5 group" in reject.detail

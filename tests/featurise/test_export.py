@@ -20,7 +20,11 @@ from featurise.registry.session import reading
 
 DAY, NEXT = "2026-11-22", "2026-11-23"
 EXTRACTOR = Path("images/extractor/.venv/bin/python")
-pytestmark = pytest.mark.usefixtures("registry")
+# What an export asks of the registry is asked on PostgreSQL in `test_night`.
+pytestmark = [
+    pytest.mark.usefixtures("registry"),
+    pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True),
+]
 
 
 @pytest.fixture

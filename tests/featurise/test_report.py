@@ -14,7 +14,11 @@ from featurise.report import Reported
 
 DAY, BEFORE = "2026-11-23", "2026-11-22"
 PHOTO = next(Path("tests/golden/images").glob("china.jpg"))
-pytestmark = pytest.mark.usefixtures("registry")
+# Every night of `test_night` and `test_discover` writes its report from PostgreSQL, too.
+pytestmark = [
+    pytest.mark.usefixtures("registry"),
+    pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True),
+]
 
 
 def told(pair: Pair, batch: str = DAY, run_id: str | None = None) -> tuple[Reported, str]:

@@ -20,6 +20,10 @@ from featurise.statistics import Statistics
 DAY, RUN = "2026-11-23", "run"
 
 
+SQLITE = pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True)
+"""For rules that the registry has no part in."""
+
+
 @pytest.fixture
 def shard(registry, pair: Pair, upload, extract) -> Shard:
     """A shard of three pictures and one that is none, extracted."""
@@ -87,6 +91,7 @@ def test_a_good_file_passes_with_its_numbers(pair, shard):
     assert validate.run(pair, shard, DAY, RUN) == found
 
 
+@SQLITE
 @pytest.mark.parametrize(
     ("how", "says"),
     [
@@ -128,6 +133,7 @@ def test_a_broken_rule_keeps_the_file_from_publication(pair, shard, tmp_path, ho
     assert storage.head(job.output(shard)) is None
 
 
+@SQLITE
 @pytest.mark.parametrize(
     ("list_of", "change_lines", "says"),
     [
@@ -150,6 +156,7 @@ def test_index_and_rejects_hold_every_image_of_the_manifest_once(pair, shard, li
         validate.run(pair, shard, DAY, RUN)
 
 
+@SQLITE
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_a_truncated_upload_is_caught(pair, shard, share):
     data = storage.read_bytes(job.output(shard))
@@ -158,6 +165,7 @@ def test_a_truncated_upload_is_caught(pair, shard, share):
         validate.run(pair, shard, DAY, RUN)
 
 
+@SQLITE
 def test_a_few_twins_among_many_are_a_warning(pair, shard, tmp_path):
     change(shard, tmp_path, twins)
     lenient = pair.model_copy(update={"limits": pair.limits.model_copy(update={"max_twin_share": 0.5})})
