@@ -182,7 +182,7 @@ class PodOperator(KubernetesPodOperator):
             # Seen to succeed, then collected by the cluster before it could be read.
             attempts.succeeded(self._row, None, None)
             return
-        log = self._log(name, namespace, event.get("last_log_time")) if self.pod is not None else []
+        log = self._log(name, namespace, event.get("last_log_time")) if _has_run(self.pod) else []
         payload = self.client.api_client.sanitize_for_serialization(self.pod) or event.get("last_seen")
         evidence = gather(
             payload,
@@ -282,6 +282,11 @@ def _ended(pod: k8s.V1Pod) -> bool:
         or is_lost(pod.metadata.deletion_timestamp, pod.metadata.deletion_grace_period_seconds)
         or detect_pod_terminate_early_issues(pod) is not None
     )
+
+
+def _has_run(pod: k8s.V1Pod | None) -> bool:
+    statuses = (pod.status.container_statuses if pod is not None else None) or []
+    return any(each.name == CONTAINER and (each.state.running or each.state.terminated) for each in statuses)
 
 
 def _why(error: ApiException) -> str:
