@@ -134,6 +134,12 @@ def test_the_stride_lies_where_the_configuration_says(path: Path):
     assert strides == [((1, 1), (2, 2)), ((2, 2), (1, 1))]
 
 
+def test_a_file_of_the_years_before_torch_1_6_loads(path: Path):
+    model = {name: torch.zeros(()).expand(shape) for name, shape in shapes().items()}
+    torch.save({"model": model}, path, _use_new_zipfile_serialization=False)
+    checkpoint.load(path, config.Model())
+
+
 def test_names_may_carry_data_parallel_s_prefix(path: Path):
     checkpoint.load(save(path, {f"module.{name}": shape for name, shape in shapes().items()}), config.Model())
 
