@@ -110,7 +110,6 @@ def _discovery(pair: Pair, endpoint: str, objects: int) -> None:
     os.environ.update({"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"})
     os.environ.update({"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"})
     storage.client.cache_clear()
-    alone = _timed(lambda: sum(1 for _ in storage.listing(f"s3://{pair.bucket}/{recorded.PREFIX}{DAY}/")))
     found = None
 
     def run() -> None:
@@ -123,7 +122,7 @@ def _discovery(pair: Pair, endpoint: str, objects: int) -> None:
     if found is None or (found.found, found.done) != (objects, objects):
         raise SystemExit(f"discovery found {found}, expected {objects} done")
     rate = objects / seconds
-    _tell("discovery", objects=objects, seconds=seconds, cpu_seconds=cpu, objects_per_second=rate, listing_alone=alone)
+    _tell("discovery", objects=objects, seconds=seconds, cpu_seconds=cpu, objects_per_second=rate)
 
 
 @app.command

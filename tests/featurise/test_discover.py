@@ -261,3 +261,12 @@ def test_a_name_that_makes_no_id_is_a_reject_and_the_night_goes_on(pair, upload,
         (reject,) = places(connection, f"{pair.prefix}{DAY}/..jpg")
     assert reject.reason == "unsupported"
     assert "cannot name an HDF5 group" in reject.detail
+
+
+def test_a_store_that_lists_by_folder_is_compared_as_well_as_any(pair, upload, night):
+    upload({f"{DAY}/{name}.jpg": name.encode() for name in ("a/one", "a-b/two", "a.b", "a0", "Z", "\u00e9")})
+    listed = [item.key for item in storage.listing(f"s3://{pair.bucket}/{pair.prefix}{DAY}/")]
+    assert listed != sorted(listed), "this store lists folders, not bytes; otherwise nothing is tested here"
+    assert night().fresh == 6
+    again = night(run_id="again")
+    assert (again.fresh, again.done, again.deleted) == (0, 6, 0)
