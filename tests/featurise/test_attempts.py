@@ -26,6 +26,14 @@ def test_an_attempt_is_under_way_until_it_is_closed(whose: attempts.Of) -> None:
 
     assert (open_one.running, open_one.place, open_one.batch_size) == (True, "pod-1", 4)
     assert (closed.running, closed.reason, closed.node) == (False, None, "node-1")
+    assert (open_one.succeeded, closed.succeeded) == (False, True)
+
+
+def test_an_attempt_that_was_stopped_has_not_succeeded(whose: attempts.Of) -> None:
+    attempts.stopped(begin(whose, 1))
+    (stopped,) = attempts.of(whose)
+
+    assert (stopped.running, stopped.succeeded) == (False, False)
 
 
 def test_the_first_word_on_an_attempts_end_is_the_last(whose: attempts.Of) -> None:

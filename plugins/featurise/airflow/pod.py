@@ -93,6 +93,9 @@ class PodOperator(KubernetesPodOperator):
         """Start the next attempt, or take up the one that is under way, and wait for it without a worker."""
         with _in_sight():
             self._prepare(context)
+            if self._done:
+                self.log.info("%s did all of the shard; only its task did not live to say so.", self._done.place)
+                return
             super().execute(context)
 
     def trigger_reentry(self, context: Any, event: dict[str, Any]) -> None:
@@ -164,7 +167,9 @@ class PodOperator(KubernetesPodOperator):
         ti = context["ti"]
         self._whose = attempts.Of(run.pair, run.batch, run.run_id, shard.name)
         past = attempts.of(self._whose)
-        self.verdicts = attempts.failures(past, first_try(ti.max_tries, self.pair.limits.retries + HEADROOM))
+        since = first_try(ti.max_tries, self.pair.limits.retries + HEADROOM)
+        self.verdicts = attempts.failures(past, since)
+        self._done = next((each for each in past if each.succeeded and each.try_number >= since), None)
         self._avoid = sorted({each.node for each in past if each.reason is Reason.GPU_FAULT and each.node})
         self._under_way = past[-1] if past and past[-1].running else None
         self._attempt = following(self._under_way.number if self._under_way else len(past) + 1, self.verdicts)

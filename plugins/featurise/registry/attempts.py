@@ -38,6 +38,7 @@ class Past:
     batch_size: int | None
     reason: Reason | None
     running: bool
+    succeeded: bool
 
 
 def of(whose: Of) -> list[Past]:
@@ -57,6 +58,7 @@ def of(whose: Of) -> list[Past]:
                 GpuAttempt.batch_size,
                 GpuAttempt.reason,
                 GpuAttempt.ended_at.is_(None),
+                GpuAttempt.exit_code,
             )
             .where(
                 GpuAttempt.feature_set_id == feature_set,
@@ -67,8 +69,10 @@ def of(whose: Of) -> list[Past]:
             .order_by(GpuAttempt.number)
         ).all()
     return [
-        Past(id, number, tried, place, node, size, Reason(reason) if reason else None, running)
-        for id, number, tried, place, node, size, reason, running in rows
+        Past(
+            id, number, tried, place, node, size, Reason(reason) if reason else None, running, not reason and code == 0
+        )
+        for id, number, tried, place, node, size, reason, running, code in rows
     ]
 
 
