@@ -204,7 +204,7 @@ class Code:
     [
         (b"", "not a checkpoint"),
         (b"<html>not found</html>", "not a checkpoint"),
-        (pickle.dumps({"model": {}}), "not a checkpoint"),
+        (pickle.dumps({"model": {}}, protocol=2), "not a checkpoint"),
         (None, "there is no such file"),
         ([1, 2], "holds a list"),
         ({"state": 1}, "found the keys state"),

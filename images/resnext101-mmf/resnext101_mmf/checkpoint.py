@@ -88,7 +88,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise WeightsInvalid(f"{path}: there is no such file") from error
     except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise WeightsInvalid(
-            f"{path}: not a checkpoint that torch reads without running code from it ({str(error).splitlines()[0]}); "
+            f"{path}: not a checkpoint that torch reads without running code from it ({_first_line(error)}); "
             "fetch it again, or convert it with torch.save"
         ) from error
     if not isinstance(content, Mapping):
@@ -127,6 +127,10 @@ def _match(
 
 def _endings(name: str) -> list[str]:
     return [name[start:] for start in range(len(name))]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _few(names: Any) -> str:
