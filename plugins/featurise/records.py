@@ -17,16 +17,16 @@ from extractor.contract import Field, Regions
 def read(file: h5py.File, image_id: str, fields: Sequence[Field]) -> tuple[Regions | None, list[str]]:
     """An image's arrays; or what is wrong with its layout: exactly these datasets, of the contract's types and shapes.
 
-    Raises KeyError, OSError or RuntimeError when HDF5 cannot read it.
+    Raises KeyError, OSError, RuntimeError or ValueError when HDF5 cannot read it.
     """
     group = h5g.open(file.id, image_id.encode())
-    names = {name.decode() for name in group}
-    wanted = {field.name for field in fields}
-    wrong = [f"{name} is missing" for name in sorted(wanted - names)]
-    wrong += [f"{name} is no field of this feature set" for name in sorted(names - wanted)]
-    if wrong:
-        return None, wrong
-    datasets = {field.name: h5d.open(group, field.name.encode()) for field in fields}
+    try:
+        datasets = {field.name: h5d.open(group, field.name.encode()) for field in fields}
+    except KeyError:
+        datasets = {}
+    if len(datasets) != group.get_num_objs():
+        return None, _names(file[image_id], fields)
+    wrong: list[str] = []
     rows = (datasets["features"].shape or (0,))[0]
     arrays: dict[str, Any] = {}
     for field in fields:
@@ -39,6 +39,14 @@ def read(file: h5py.File, image_id: str, fields: Sequence[Field]) -> tuple[Regio
         dataset.read(h5s.ALL, h5s.ALL, array)
         arrays[field.name] = array if shape else int(array)
     return (None, wrong) if wrong else (Regions(**arrays), [])
+
+
+def _names(found: h5py.Group, fields: Sequence[Field]) -> list[str]:
+    wanted = {field.name for field in fields}
+    wrong = [f"{name} is missing" for name in sorted(wanted - found.keys())]
+    wrong += [f"{name} is no field of this feature set" for name in sorted(found.keys() - wanted)]
+    present = sorted(wanted & found.keys())
+    return wrong + [f"{name} is no dataset" for name in present if not isinstance(found[name], h5py.Dataset)]
 
 
 @cache

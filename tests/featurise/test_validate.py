@@ -73,6 +73,15 @@ def extra_field(file: h5py.File) -> None:
     file["a"]["note"] = 1
 
 
+def missing_field(file: h5py.File) -> None:
+    del file["a"]["attr_conf"]
+
+
+def folder_for_field(file: h5py.File) -> None:
+    del file["a"]["attr_conf"]
+    file["a"].create_group("attr_conf")
+
+
 def other_revision(file: h5py.File) -> None:
     file.attrs["revision"] = "000000000000"
 
@@ -112,6 +121,8 @@ def test_a_good_file_passes_with_its_numbers(pair, shard):
         (without, "a is in the index and not in the file"),
         (stranger, "z is in the file and not in the index"),
         (extra_field, "a: note is no field of this feature set"),
+        (missing_field, "a: attr_conf is missing"),
+        (folder_for_field, "a: attr_conf is no dataset"),
         (other_revision, "attribute revision is '000000000000', expected"),
         (no_provenance, "attribute weights_sha256: Field required"),
     ],
