@@ -68,7 +68,7 @@ def test_the_run_s_report_is_a_tab_of_the_run(installation: Any, page: Page) -> 
     expect(report.get_by_text("synthetic weights").first).to_be_visible()
     keep(page, "airflow-report")
 
-    page.goto(f"{run_page(installation, dag, run['dag_run_id'])}/tasks/report")
+    page.goto(f"{run_page(installation, dag, run['dag_run_id'])}/tasks/report/details")
     link = page.get_by_role("link", name="Report", exact=True)
     expect(link).to_be_visible()
     page.goto(link.get_attribute("href"))
