@@ -165,6 +165,7 @@ def test_a_failed_shard_that_is_cleared_is_the_only_one_that_is_redone(
     assert "exit code 137" in log
 
     page.goto(f"{run_page(installation, dag, run)}/tasks/shard.extract/mapped/{tasks[shard]['map_index']}")
+    expect(page.get_by_text("exit code 137").first).to_be_visible()
     keep(page, "airflow-failed-shard")
     page.get_by_role("button", name="Press shift+c to clear").click()
     page.get_by_role("dialog").get_by_text(re.compile("Affected Tasks: 6")).wait_for()
