@@ -17,6 +17,7 @@ from resnet101_detectron2 import load, plain
 from resnet101_detectron2.detector import Detector
 from resnet101_detectron2.heads import Candidates, regions
 from resnet101_detectron2.roi_head import RegionFeatures
+from resnet101_detectron2.threads import Threads
 
 
 def picture(seed: int, height: int = 48, width: int = 80) -> Prepared:
@@ -93,7 +94,7 @@ def test_the_number_of_threads_changes_no_bit_of_a_feature(detector: Detector):
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(RegionFeatures(detector.network.roi_heads.res5, torch.device("cpu")))
+        found.append(RegionFeatures(detector.network.roi_heads.res5, Threads()))
     torch.set_num_threads(before)
     with torch.inference_mode():
         assert torch.equal(found[0](features, rois), found[1](features, rois))

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from resnet101_detectron2.threads import Threads
 from resnet101_detectron2.winograd import Winograd3x3
 
 
@@ -18,6 +19,12 @@ def test_any_size_and_dilation(height: int, width: int, dilation: int):
     x = torch.randn(3, 64, height, width).relu()
     exact = functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=dilation, dilation=dilation)
     torch.testing.assert_close(Winograd3x3(conv)(x).double(), exact, rtol=0, atol=2e-5)
+
+
+def test_threads_change_no_bit():
+    conv = nn.Conv2d(64, 32, 3, padding=1).requires_grad_(False)
+    x = torch.randn(1, 64, 10, 13)
+    assert torch.equal(Winograd3x3(conv)(x), Winograd3x3(conv, Threads())(x))
 
 
 def test_the_activation_is_kept():

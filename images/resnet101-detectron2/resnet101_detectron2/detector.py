@@ -19,6 +19,7 @@ from resnet101_detectron2.folding import fold
 from resnet101_detectron2.heads import Candidates, regions
 from resnet101_detectron2.network import build
 from resnet101_detectron2.roi_head import RegionFeatures
+from resnet101_detectron2.threads import Threads
 from resnet101_detectron2.winograd import Winograd3x3
 
 _DTYPES = {
@@ -40,14 +41,15 @@ class Detector:
     """
 
     def __init__(self, network: GeneralizedRCNN, options: Options, *, synthetic: bool) -> None:
-        rearrange(network, options.precision)
+        threads = Threads() if options.device.type == "cpu" else None
+        rearrange(network, options.precision, threads)
         network.to(options.device)
         self.network = network
         self.rule = options.rule
         self.device = options.device
         self.dtype = _DTYPES[options.precision]
         self.synthetic = synthetic
-        self.region_features = RegionFeatures(network.roi_heads.res5, options.device)
+        self.region_features = RegionFeatures(network.roi_heads.res5, threads)
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Prepared:
         """Resize and normalise one picture.
@@ -90,13 +92,15 @@ class Detector:
 
 
 @torch.no_grad()
-def rearrange(network: GeneralizedRCNN, precision: Precision) -> None:
+def rearrange(network: GeneralizedRCNN, precision: Precision, threads: Threads | None) -> None:
     """Fold norms, put Winograd's convolutions in or lower the precision, make weights channels-last; in place."""
     fold(network)
     if precision is Precision.FP32:
-        for block in (*network.backbone.res4, *network.roi_heads.res5):
+        for block in network.backbone.res4:
+            block.conv2 = Winograd3x3(block.conv2, threads)
+        for block in network.roi_heads.res5:  # runs inside the threads
             block.conv2 = Winograd3x3(block.conv2)
-        network.proposal_generator.rpn_head.conv = Winograd3x3(network.proposal_generator.rpn_head.conv)
+        network.proposal_generator.rpn_head.conv = Winograd3x3(network.proposal_generator.rpn_head.conv, threads)
     network.backbone.to(_DTYPES[precision])
     network.roi_heads.res5.to(_DTYPES[precision])
     network.to(memory_format=torch.channels_last)

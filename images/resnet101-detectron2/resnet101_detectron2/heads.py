@@ -34,7 +34,7 @@ def regions(predictor: AttributeOutputLayers, found: Candidates, picture: Prepar
     """
     logits, deltas = predictor(found.features)
     best = functional.softmax(logits, dim=1)[:, :CLASSES].max(dim=1)
-    of_class = deltas.view(len(deltas), CLASSES, 4)[torch.arange(len(deltas)), best.indices]
+    of_class = deltas.view(len(deltas), CLASSES, 4)[torch.arange(len(deltas), device=deltas.device), best.indices]
     decoded = predictor.box2box_transform.apply_deltas(of_class, found.proposals)
     boxes = _clipped(decoded, found.width, found.height).cpu()
     scores = best.values.cpu()

@@ -19,11 +19,11 @@ ROIS_AT_ONCE = 8
 
 
 class RegionFeatures:
-    """Region features by detectron2's res5, its norms folded."""
+    """Region features by detectron2's res5, its norms folded; on a CPU, RoIs are spread over `threads`."""
 
-    def __init__(self, res5: nn.Sequential, device: torch.device) -> None:
+    def __init__(self, res5: nn.Sequential, threads: Threads | None) -> None:
         self.blocks: list[BottleneckBlock] = list(res5)
-        self.threads = Threads() if device.type == "cpu" else None
+        self.threads = threads
         # Winograd's transforms want the lines of all RoIs side by side, other convolutions one RoI after the other.
         self.roi_axis = 2 if isinstance(self.blocks[0].conv2, Winograd3x3) else 0
 

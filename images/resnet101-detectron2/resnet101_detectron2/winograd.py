@@ -12,6 +12,8 @@ from functools import lru_cache
 import torch
 from torch import nn
 
+from resnet101_detectron2.threads import Threads
+
 TAPS, OUTPUTS, POINTS = 3, 4, 6
 _INPUT = (
     (4, 0, -5, 0, 1, 0),
@@ -52,9 +54,12 @@ def _matrices(length: int, dilation: int, device: torch.device) -> tuple[torch.T
 
 
 class Winograd3x3(nn.Module):
-    """Stands in for a 3x3 convolution of stride 1 without groups, padded by its dilation; no norm."""
+    """Stands in for a 3x3 convolution of stride 1 without groups, padded by its dilation; no norm.
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    `threads` share the work by rows of points; without them torch splits each of the many small products.
+    """
+
+    def __init__(self, conv: nn.Conv2d, threads: Threads | None = None) -> None:
         super().__init__()
         if conv.bias is None:
             raise ValueError("a convolution without bias: fold its norm first")
@@ -65,6 +70,7 @@ class Winograd3x3(nn.Module):
         self.filters: torch.Tensor
         self.bias: torch.Tensor
         self.dilation = conv.dilation[0]
+        self.threads = threads
         self.activation = getattr(conv, "activation", None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -81,11 +87,18 @@ class Winograd3x3(nn.Module):
         tiles = rows_to.shape[1]
         rows = (rows_to.flatten(0, 1) @ x.reshape(height, -1)).view(POINTS, tiles, width, n * channels)
         sums = x.new_empty(POINTS, tiles, width, n * out)
-        for p in range(POINTS):
+
+        def multiply(p: int) -> None:
             for q in range(POINTS):
                 points = torch.matmul(columns_to[q], rows[p]).view(-1, channels)
                 products = (points @ self.filters[p * POINTS + q]).view(tiles, -1, n * out)
                 back = columns_back[:, q].expand(tiles, -1, -1)
                 torch.baddbmm(sums[p], back, products, beta=int(q > 0), out=sums[p])
+
+        if self.threads is None:
+            for p in range(POINTS):
+                multiply(p)
+        else:
+            self.threads.map(multiply, range(POINTS))
         whole = rows_back.flatten(1) @ sums.view(POINTS * tiles, -1)
         return whole.view(height, width, n, out).add_(self.bias)
