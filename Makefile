@@ -49,7 +49,7 @@ demo-down: setup ## end what `make demo KEEP=1` left running
 
 .PHONY: test
 test: setup system lint ## lint, then every test (some real servers, processes and a browser)
-	cd images/extractor && .venv/bin/pytest
+	$(EXTRACTOR)/bin/pytest -c images/extractor/pyproject.toml --rootdir .
 	$(CONTROL)/bin/pytest
 
 .PHONY: test-cluster
