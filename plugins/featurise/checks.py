@@ -38,7 +38,8 @@ def regions(pair: Pair, found: Regions, norms: NDArray[np.float32]) -> Iterator[
     elif not norms.all():
         yield f"features of row {int(np.flatnonzero(norms == 0)[0])} are all zero"
     yield from _boxes(pair, found)
-    yield from _within("obj_id", found.obj_id, contract.CLASSES - 1)
+    # With background, class 0 is the background and the others count from 1.
+    yield from _within("obj_id", found.obj_id, contract.CLASSES - (not rule.background))
     yield from _within("obj_conf", found.obj_conf, 1)
     if found.attr_id is not None and found.attr_conf is not None:
         yield from _within("attr_id", found.attr_id, contract.ATTRIBUTES - 1)
