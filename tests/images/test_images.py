@@ -104,7 +104,7 @@ def test_what_is_in_an_image_and_what_is_not(podman: Podman, image: Build, name:
     assert inspected["Labels"]["org.opencontainers.image.version"]
     script = (
         "id -u; touch /usr/written 2>/dev/null && echo writable; "
-        "command -v gcc cc g++ make uv pip3 && echo tools; ls -d /root/.cache /var/cache/uv 2>/dev/null; "
+        "command -v gcc cc g++ make uv pip3 && echo tools; ls -d ~root/.cache /var/cache/uv 2>/dev/null; "
         "find / -xdev -size +20M \\( -name '*.pth' -o -name '*.pkl' -o -name '*.safetensors' \\) 2>/dev/null"
     )
     said = subprocess.run(
