@@ -10,15 +10,6 @@ from featurise.failures import Reason, batch_divisor, memory_factor
 from featurise.pair import Pair
 from featurise.plan import Shard
 
-CREDENTIALS = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_ENDPOINT_URL",
-    "AWS_DEFAULT_REGION",
-)
-
-
 GPU_BATCH = 8
 """Images that share a pass on a GPU unless the taxonomy asks for fewer: the extractor's own default."""
 
@@ -41,12 +32,11 @@ def following(number: int, earlier: Sequence[Reason]) -> Attempt:
 
 
 class Job(BaseModel):
-    """A process to start: arguments (the executable comes before them), names of variables to pass on, labels."""
+    """A process to start: arguments (the executable comes before them) and labels."""
 
     model_config = ConfigDict(frozen=True)
 
     argv: list[str]
-    env: list[str]
     labels: dict[str, str]
     output_uri: str
     summary_path: str | None
@@ -83,7 +73,6 @@ def specification(pair: Pair, shard: Shard, batch: str, attempt: Attempt, *, sum
         argv += ["--summary", summary_path]
     return Job(
         argv=argv,
-        env=list(CREDENTIALS),
         labels={
             "dataset": pair.dataset,
             "backbone": pair.backbone,

@@ -13,17 +13,17 @@ from typing import Any
 
 import boto3
 import yaml
+from kubernetes.client import ApiException
 from sqlalchemy import create_engine, text
 
 import needs
 from extractor import storage
 from featurise import embedded
-from featurise.demo import airflow, pictures, processes, weights
+from featurise.demo import airflow, pictures, processes, state, weights
 from featurise.registry import schema, session
 from namespace import Namespace, made
 
 REPOSITORY = Path(__file__).parents[2]
-EXTRACTOR_PYTHON = REPOSITORY / "images" / "extractor" / ".venv" / "bin" / "python"
 DAG, DAY = "photos__resnet101", "2026-01-15"
 COPIES = 4
 """Of each picture, so that a shard takes long enough to be broken in the midst of it."""
@@ -59,10 +59,12 @@ def say(what: str) -> None:
 def prepare(folder: Path, bucket: str, namespace: Namespace) -> dict[str, str]:
     """Pictures, a synthetic checkpoint and a declaration; the environment of Airflow's processes."""
     storage.client().create_bucket(Bucket=bucket)
-    checkpoint = next(each for each in weights.provide(folder / "weights", say) if each.backbone == "resnet101")
+    checkpoint = next(
+        each for each in weights.provide(folder / "weights", state.EXTRACTOR, say) if each.backbone == "resnet101"
+    )
     with checkpoint.path.open("rb") as content:
         storage.client().upload_fileobj(content, bucket, f"weights/{checkpoint.path.name}")
-    first, second = pictures.batches(None, EXTRACTOR_PYTHON)
+    first, second = pictures.batches(None, state.EXTRACTOR.with_name("python"))
     for name, data in {**first, **second}.items():
         for copy in range(COPIES):
             storage.write_bytes(f"s3://{bucket}/images/photos/{DAY}/{copy}-{name}", data)
@@ -135,9 +137,17 @@ def at_work(namespace: Namespace) -> list[str]:
     return [
         pod.metadata.name
         for pod in namespace.pods()
-        if pod.status.phase == "Running"
-        and '"progress"' in namespace.core.read_namespaced_pod_log(pod.metadata.name, namespace.name)
+        if pod.status.phase == "Running" and '"progress"' in log(pod.metadata.name, namespace)
     ]
+
+
+def log(pod: str, namespace: Namespace) -> str:
+    """What a pod has said so far; nothing while its node does not tell, as between its start and its first line."""
+    try:
+        return str(namespace.core.read_namespaced_pod_log(pod, namespace.name))
+    except ApiException as error:
+        say(f"no log of {pod}: {error.status} {error.reason}")
+        return ""
 
 
 def wait(running: airflow.Airflow, holds: Callable[[], bool], seconds: float, what: str) -> None:

@@ -1,13 +1,14 @@
 """What a backbone package offers to the runtime.
 
-A package registers `load` under the entry point group `extractor.backbones`, by the backbone's name.
+A package registers `load` under the entry point group `extractor.backbones`, by the backbone's name; and `fetch`
+under `extractor.published`, where its published files can be downloaded.
 """
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -89,14 +90,35 @@ class Loader(Protocol):
         ...
 
 
+class Fetcher(Protocol):
+    """`fetch` of a backbone package whose published files have an address."""
+
+    def __call__(self, folder: Path, **options: str) -> dict[str, str]:
+        """Brings checkpoint and configuration into the folder; returns each file's SHA-256."""
+        ...
+
+
 def loader(name: str) -> Loader:
     """The installed backbone package's `load`.
 
     Raises LookupError when no installed package registers the name.
     """
-    found = entry_points(group="extractor.backbones", name=name)
-    if not found:
-        installed = sorted(point.name for point in entry_points(group="extractor.backbones"))
-        raise LookupError(f"backbone {name!r} is not installed here; installed: {', '.join(installed) or 'none'}")
-    loaded: Loader = next(iter(found)).load()
+    loaded: Loader = _registered("extractor.backbones", name)
     return loaded
+
+
+def fetcher(name: str) -> Fetcher:
+    """The installed backbone package's `fetch`.
+
+    Raises LookupError when no installed package registers one.
+    """
+    loaded: Fetcher = _registered("extractor.published", name)
+    return loaded
+
+
+def _registered(group: str, name: str) -> Any:
+    found = entry_points(group=group, name=name)
+    if not found:
+        installed = sorted(point.name for point in entry_points(group=group))
+        raise LookupError(f"{group}: {name!r} is not installed here; installed: {', '.join(installed) or 'none'}")
+    return next(iter(found)).load()

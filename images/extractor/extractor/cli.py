@@ -239,6 +239,47 @@ def check(uri: str, /, *, backbone: str | None = None, sha256: str | None = None
     return Exit.OK
 
 
+@weights.command
+def fetch(
+    backbone: str,
+    folder: Path,
+    /,
+    *,
+    network: str | None = None,
+    sha256: str | None = None,
+    config_sha256: str | None = None,
+    source: str | None = None,
+) -> int:
+    """Download a backbone's published checkpoint and configuration; a download that broke off is resumed.
+
+    Parameters
+    ----------
+    backbone
+        `resnext101`; the checkpoint of `resnet101` is to be brought by hand.
+    folder
+        Where they go; a run takes it as `--weights`.
+    network
+        `X-101`, the default, or `X-152`.
+    sha256
+        What the checkpoint's SHA-256 must be.
+    config_sha256
+        What the configuration's SHA-256 must be.
+    source
+        Another folder's URL than the published one, such as a mirror's.
+    """
+    from extractor.backbone import fetcher
+
+    _check_backbone(backbone)
+    options = {"network": network, "sha256": sha256, "config_sha256": config_sha256, "source": source}
+    try:
+        download = fetcher(backbone)
+    except LookupError as error:
+        raise UsageError(f"no address is known for the files of {backbone}: {error}") from error
+    for name, found in download(folder, **{key: value for key, value in options.items() if value is not None}).items():
+        print(f"{folder / name}: SHA-256 {found}")
+    return Exit.OK
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with a code of `extractor.outcome.Exit`."""
     try:

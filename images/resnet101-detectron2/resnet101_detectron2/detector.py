@@ -36,8 +36,9 @@ class Detector:
     On a CPU every picture is computed alone, so that its result is the same to the bit whatever its batch mates. On a
     GPU a batch shares res1 to res4 and the RPN's convolutions; whatever looks at boxes goes picture by picture.
 
-    ResNet and RoI head compute in the asked precision, RPN, predictor and selection always in fp32. In fp32 the 3x3
-    convolutions of res4, res5 and the RPN are Winograd's; lower precisions would lose too much by it.
+    ResNet and RoI head compute in the asked precision, RPN, predictor and selection always in fp32. On a CPU in fp32
+    the 3x3 convolutions of res4, res5 and the RPN are Winograd's: lower precisions would lose too much by it, and a
+    GPU's library chooses its algorithms itself.
     """
 
     def __init__(self, network: GeneralizedRCNN, options: Options, *, synthetic: bool) -> None:
@@ -93,9 +94,10 @@ class Detector:
 
 @torch.no_grad()
 def rearrange(network: GeneralizedRCNN, precision: Precision, threads: Threads | None) -> None:
-    """Fold norms, put Winograd's convolutions in or lower the precision, make weights channels-last; in place."""
+    """Fold norms, put Winograd's convolutions in (on a CPU, which has threads) or lower the precision, make weights
+    channels-last; in place."""
     fold(network)
-    if precision is Precision.FP32:
+    if precision is Precision.FP32 and threads is not None:
         for block in network.backbone.res4:
             block.conv2 = Winograd3x3(block.conv2, threads)
         for block in network.roi_heads.res5:  # runs inside the threads

@@ -4,13 +4,14 @@ import contextlib
 import sys
 from pathlib import Path
 
-from extractor.outcome import StorageError, WeightsInvalid
+import requests
+
+from extractor.outcome import StorageError, UsageError, WeightsInvalid
 from extractor.weights import sha256_of
 from resnext101_mmf import mmf_modules  # noqa: F401 - makes mmf's modules importable
 
 with contextlib.redirect_stdout(sys.stderr):
     from mmf.utils.download import DownloadableFile
-    from requests import RequestException
 
 PUBLISHED = "https://dl.fbaipublicfiles.com/pythia/detectron_model/"
 """Where mmf's `extract_features_vmb.py` takes them from."""
@@ -22,22 +23,44 @@ FILES = {
 """Checkpoint and configuration of each published network."""
 
 
+ANSWER_SECONDS = 5
+
+
 def fetch(
-    folder: Path, *, network: str = "X-101", sha256: dict[str, str] | None = None, source: str = PUBLISHED
+    folder: Path,
+    *,
+    network: str = "X-101",
+    sha256: str | None = None,
+    config_sha256: str | None = None,
+    source: str = PUBLISHED,
 ) -> dict[str, str]:
     """Bring a published network into a folder, as `weights` of a run name it; returns each file's SHA-256.
 
-    `sha256` gives the expected one by file name; `source` is the folder's URL, for mirrors. A download that broke off
-    goes on where it stopped, and a file that is there is not fetched again.
+    `sha256` is the expected one of the checkpoint, `config_sha256` of its YAML configuration; `source` is the folder's
+    URL, for mirrors. A download that broke off goes on where it stopped, and a file that is there is not fetched again.
     Raises WeightsInvalid when a file has another SHA-256 than expected; StorageError when the server does not answer or
-    breaks off.
+    breaks off; UsageError when no such network is published.
     """
-    expected = sha256 or {}
-    unknown = sorted(set(expected) - set(FILES[network]))
-    if unknown:
-        raise WeightsInvalid(f"SHA-256 given for {', '.join(unknown)}; the files of {network} are {FILES[network]}")
+    if network not in FILES:
+        raise UsageError(f"network {network!r}: not published; expected {' or '.join(FILES)}")
+    checkpoint, config = FILES[network]
     folder.mkdir(parents=True, exist_ok=True)
-    return {name: _fetch(folder, name, expected.get(name), source.rstrip("/") + "/" + name) for name in FILES[network]}
+    address = source.rstrip("/")
+    _answers(f"{address}/{checkpoint}")
+    return {
+        name: _fetch(folder, name, expected, f"{address}/{name}")
+        for name, expected in ((checkpoint, sha256), (config, config_sha256))
+    }
+
+
+def _answers(url: str) -> None:
+    """mmf's downloader waits without limit for a server that is not there; this one does not."""
+    try:
+        requests.head(url, timeout=ANSWER_SECONDS)
+    except requests.RequestException as error:
+        raise StorageError(
+            f"{url}: no answer ({error}); see whether this machine reaches it, or name a mirror"
+        ) from error
 
 
 def _fetch(folder: Path, name: str, expected: str | None, url: str) -> str:
@@ -49,7 +72,7 @@ def _fetch(folder: Path, name: str, expected: str | None, url: str) -> str:
     except AssertionError as error:  # a bad checksum, or a server that answers anything but 200
         if not path.exists():
             raise StorageError(f"{url}: {error}; see whether the address still holds, or name a mirror") from error
-    except (RequestException, RuntimeWarning) as error:
+    except (requests.RequestException, RuntimeWarning) as error:
         raise StorageError(f"{url}: {error}; call again, it goes on where it stopped") from error
     if not path.exists():
         raise StorageError(f"{url}: the download broke off at {part}; call again, it goes on where it stopped")

@@ -32,8 +32,11 @@ PR_SET_PDEATHSIG = 1
 NICENESS = 10
 NOT_FOUND = 127
 """The exit code by which shells say that there is no such command."""
-PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
-"""Of this process's environment, beside what the job names: Airflow's own secrets stay with Airflow."""
+PASSED_ON = {
+    *("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH"),
+    *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "FEATURISE_WEIGHTS_CACHE"),
+}
+"""Of this process's environment, beside object storage's `AWS_*`: Airflow's own secrets stay with Airflow."""
 
 
 class ProcessOperator(BaseOperator):
@@ -98,7 +101,9 @@ class ProcessOperator(BaseOperator):
     def _run(self, spec: Any, run: current.Run) -> Evidence:
         from featurise.settings import settings
 
-        environment = {name: os.environ[name] for name in (*PASSED_ON, *spec.env) if name in os.environ}
+        environment = {
+            name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("AWS_")
+        }
         last: deque[str] = deque(maxlen=LOG_LINES)
         late = threading.Event()
         executable = settings().extractor.absolute()

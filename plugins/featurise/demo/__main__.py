@@ -44,6 +44,7 @@ def up(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     started, folder = time.monotonic(), folder.absolute()
+    weights.download(state.CACHE / "weights", state.EXTRACTOR, say)
     checkpoints = weights.provide(state.CACHE / "weights", state.EXTRACTOR, say)
     batches = pictures.batches(images, state.EXTRACTOR.with_name("python"))
     nights = state.nights(folder, datetime.datetime.now(datetime.UTC))

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extractor.backbones import SPECS
+from extractor.outcome import Exit
+
+DOWNLOAD_SECONDS = 300
+"""Patience with a download of some 700 MB."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,28 @@ class Checkpoint:
     synthetic: bool
 
 
+def download(cache: Path, extractor: Path, say: Callable[[str], None]) -> None:
+    """Fetch into `cache` what is published, has an address and can be reached, unless a checkpoint is there already.
+
+    Raises CalledProcessError when a download ends for another reason than its server's.
+    """
+    for spec in SPECS.values():
+        if _at_hand(spec.checkpoint) or (cache / spec.checkpoint).exists():
+            continue
+        fetch: list[str | Path] = [extractor, "weights", "fetch", spec.name, cache]
+        try:
+            ended = subprocess.run(fetch, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=DOWNLOAD_SECONDS)
+        except subprocess.TimeoutExpired:
+            say(f"{spec.name}: the published weights did not come within {DOWNLOAD_SECONDS} s")
+            continue
+        if ended.returncode == Exit.STORAGE:
+            say(f"{spec.name}: the published weights are out of reach")
+        elif ended.returncode != Exit.USAGE:
+            ended.check_returncode()
+
+
 def provide(cache: Path, extractor: Path, say: Callable[[str], None]) -> list[Checkpoint]:
-    """A checkpoint for every backbone: from below `WEIGHTS_DIR` where that is set, else made once in `cache`.
+    """A checkpoint for every backbone: from below `WEIGHTS_DIR`, else from `cache`, where a synthetic one is made once.
 
     `extractor` is the executable that makes and checks them.
     Raises FileNotFoundError when `WEIGHTS_DIR` is no folder, CalledProcessError when a checkpoint is none.
@@ -30,7 +54,7 @@ def provide(cache: Path, extractor: Path, say: Callable[[str], None]) -> list[Ch
 
 
 def _provide(backbone: str, name: str, cache: Path, extractor: Path, say: Callable[[str], None]) -> Checkpoint:
-    path = _published(name) or cache / name
+    path = _at_hand(name) or cache / name
     if not path.exists():
         say(f"{backbone}: making synthetic weights (its boxes and labels will mean nothing)")
         subprocess.run([extractor, "weights", "make", backbone, path], check=True, stdout=subprocess.DEVNULL)
@@ -39,7 +63,7 @@ def _provide(backbone: str, name: str, cache: Path, extractor: Path, say: Callab
     return Checkpoint(backbone, path, found["sha256"], synthetic=found["synthetic"])
 
 
-def _published(name: str) -> Path | None:
+def _at_hand(name: str) -> Path | None:
     folder = os.environ.get("WEIGHTS_DIR")
     if not folder:
         return None
