@@ -60,7 +60,7 @@ def prepare(folder: Path, bucket: str, namespace: Namespace) -> dict[str, str]:
     """Pictures, a synthetic checkpoint and a declaration; the environment of Airflow's processes."""
     storage.client().create_bucket(Bucket=bucket)
     checkpoint = next(
-        each for each in weights.provide(folder / "weights", state.EXTRACTOR, say) if each.backbone == "resnet101"
+        each for each in weights.provide(state.CACHE / "weights", state.EXTRACTOR, say) if each.backbone == "resnet101"
     )
     with checkpoint.path.open("rb") as content:
         storage.client().upload_fileobj(content, bucket, f"weights/{checkpoint.path.name}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from stand_in.kubelet import Kubelet
+from stand_in.objects import Objects
 from stand_in.store import KINDS, Json, Store, now, selected
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -20,9 +21,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Api:
     """Handlers over a store and its kubelet; keeps the (time, method, path) of every request."""
 
-    def __init__(self, store: Store, kubelet: Kubelet) -> None:
+    def __init__(self, store: Store, kubelet: Kubelet, objects: Objects) -> None:
         self.store = store
         self.kubelet = kubelet
+        self.objects = objects
         self.requests: list[tuple[float, str, str]] = []
         self.refusing: int | None = None
         """The HTTP status that every request is answered with; None: the API works."""
@@ -49,6 +51,7 @@ class Api:
         app.router.add_patch(f"{base}/pods/{{name}}", self.patch)
         app.router.add_delete(f"{base}/pods/{{name}}", self.delete)
         app.router.add_get(f"{base}/pods/{{name}}/log", self.log)
+        self.objects.routes(app.router)
         return app
 
     @web.middleware
@@ -56,6 +59,8 @@ class Api:
         self.requests.append((time.time(), request.method, request.path))
         if self.refusing is not None:
             return failure(self.refusing, "ServiceUnavailable", "the server is currently unable to handle the request")
+        if why := self.objects.refusal(request):
+            return failure(403, "Forbidden", f"forbidden: {why}")
         return await handler(request)
 
     async def create(self, request: web.Request) -> web.StreamResponse:

@@ -137,7 +137,7 @@ class Kubelet:
         argv = [*(base.get("command") or self.images[base["image"]]), *(base.get("args") or [])]
         process = await asyncio.create_subprocess_exec(
             *(part.replace(inside, str(last_word)) for part in argv),
-            env=self._environment(base) | {"TERMINATION_LOG": str(last_word), "HOSTNAME": pod["metadata"]["name"]},
+            env=self._environment(base, folder) | {"TERMINATION_LOG": str(last_word), "HOSTNAME": pod["metadata"]["name"]},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -250,11 +250,17 @@ class Kubelet:
                     f"{datetime.now(UTC).isoformat().replace('+00:00', 'Z')} ".encode() + line.rstrip(b"\n") + b"\n"
                 )
 
-    def _environment(self, base: Json) -> dict[str, str]:
+    def _environment(self, base: Json, folder: Path) -> dict[str, str]:
+        """What the container sees; a variable that names a mounted volume names a folder of this machine here."""
+        mounts = {each["mountPath"]: folder / each["name"] for each in base.get("volumeMounts") or ()}
+        for mount in mounts.values():
+            mount.mkdir()
         found = {"PATH": os.environ["PATH"]}
         for each in base.get("env") or ():
             reference = (each.get("valueFrom") or {}).get("secretKeyRef")
             found[each["name"]] = self.secrets[reference["name"]] if reference else each.get("value") or ""
+            if (mount := mounts.get(found[each["name"]])) is not None:
+                found[each["name"]] = str(mount)
         for each in base.get("envFrom") or ():
             reference = each.get("secretRef")
             if reference:

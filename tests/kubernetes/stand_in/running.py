@@ -13,6 +13,7 @@ from aiohttp import web
 from stand_in.api import Api
 from stand_in.faults import Faults
 from stand_in.kubelet import Kubelet
+from stand_in.objects import Objects
 from stand_in.store import Json, Store
 
 NAMESPACE = "featurise"
@@ -26,8 +27,9 @@ class StandIn:
         self.faults = Faults()
         self.folder = folder
         self._store = Store()
-        self._kubelet = Kubelet(self._store, self.faults, images, secrets, folder)
-        self.api = Api(self._store, self._kubelet)
+        known = dict(secrets)
+        self._kubelet = Kubelet(self._store, self.faults, images, known, folder)
+        self.api = Api(self._store, self._kubelet, Objects(known))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="stand-in", daemon=True)
         self._runner: web.AppRunner | None = None
@@ -58,6 +60,7 @@ class StandIn:
     @property
     def kubeconfig(self) -> Path:
         """A kubeconfig file that leads here."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "kubeconfig"
         content = {
             "apiVersion": "v1",
