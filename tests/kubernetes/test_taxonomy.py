@@ -195,7 +195,7 @@ def test_a_pod_says_whose_it_is(run: Run) -> None:
         "backbone": "resnet101",
         "shard": "shard-crash",
         "attempt": "2",
-        "try_number": "2",
+        "try_number": str(run.attempts("crash")[1]["try_number"]),
         "kueue.x-k8s.io/queue-name": "gpus",
     }.items():
         assert labels[name] == value
