@@ -50,7 +50,9 @@ demo-down: setup ## end what `make demo KEEP=1` left running
 .PHONY: test
 test: setup system lint ## lint, then every test (some real servers, processes and a browser)
 	$(EXTRACTOR)/bin/pytest -c images/extractor/pyproject.toml --rootdir .
-	$(CONTROL)/bin/pytest
+	@mkdir -p .cache # the images are built beside the other tests; theirs come last, and wait for them
+	images/build >.cache/images.log 2>&1 & builder=$$!; \
+	$(CONTROL)/bin/pytest && failed=0 || failed=$$?; wait $$builder || true; exit $$failed
 
 .PHONY: test-cluster
 test-cluster: setup ## a night on a real cluster (KUBECONFIG=… IMAGE=… S3_ENDPOINT=…; says what is missing)

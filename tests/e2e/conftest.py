@@ -41,6 +41,7 @@ datasets:
   nowhere: {bucket: no-such-bucket, limits: {retries: 0}}
   tonight: {}
   clearing: {images_per_shard: 1, limits: {retries: 0}}
+  year: {start_date: 2025-11-01}
   mistaken: {images_per_shard: many}
 """
 

@@ -92,6 +92,17 @@ def test_the_same_night_again_and_twice_at_once_changes_nothing(installation: An
     assert installation.objects("features/") == before
 
 
+def test_a_finished_shard_that_is_cleared_is_known_as_done(installation: Any) -> None:
+    before, rows = installation.objects("features/"), installation.images("nights")
+    run = next(run["dag_run_id"] for run in installation.api.runs(DAG) if run["partition_key"] == FIRST)
+    asked = {"dag_run_id": run, "task_ids": ["shard.extract"], "only_failed": False, "include_downstream": True}
+    installation.api.call("POST", f"/dags/{DAG}/clearTaskInstances", {**asked, "dry_run": False})
+    assert installation.ended(DAG, run) == "success", installation.explain(DAG, run)
+    assert "registered already" in installation.api.log(DAG, run, "shard.extract", 2, 0)
+    assert len(installation.attempts(run)) == 1
+    assert (installation.objects("features/"), installation.images("nights")) == (before, rows)
+
+
 def test_an_empty_night_succeeds_and_says_so(installation: Any) -> None:
     run = installation.night(DAG, "2026-11-04")
     assert installation.api.run(DAG, run)["state"] == "success"

@@ -118,6 +118,35 @@ def test_a_week_is_backfilled_by_the_dialog(installation: Any, page: Page, photo
     assert nightly["priority_weight"] > backfilled["priority_weight"]
 
 
+def test_a_year_s_backfill_lets_the_night_through_is_paused_and_cancelled(
+    installation: Any, page: Page, picture: bytes
+) -> None:
+    dag = "year__resnet101"
+    installation.put("year", "2026-11-02", tiny_png=picture)
+    installation.switch_on(dag)
+    year = installation.api.backfill(dag, "2025-11-01", "2026-10-31", "none", max_active_runs=1)
+
+    def working() -> bool:
+        found = installation.api.call("GET", f"/dags/{dag}/dagRuns", run_type="backfill", state="running")
+        return bool(found["total_entries"])
+
+    made = installation.api.call("GET", f"/dags/{dag}/dagRuns", run_type="backfill")
+    assert made["total_entries"] == 365
+    night = installation.api.trigger(dag, "2026-11-02")
+    assert installation.ended(dag, night) == "success", installation.explain(dag, night)
+
+    page.goto(f"{installation.airflow.url}/dags/{dag}")
+    expect(page.get_by_text("Backfill in progress")).to_be_visible()
+    keep(page, "airflow-backfill-progress")
+    page.get_by_role("button", name="Pause backfill").click()
+    expect(page.get_by_role("button", name="Unpause backfill")).to_be_visible()
+    processes.wait_until(lambda: not working(), 120, "the run under way to end", every=1)
+    page.get_by_role("button", name="Cancel backfill").click()
+    expect(page.get_by_text("Backfill in progress")).to_be_hidden()
+    assert installation.api.call("GET", f"/backfills/{year}")["completed_at"]
+    assert installation.api.call("GET", f"/dags/{dag}/dagRuns", state="queued")["total_entries"] == 0
+
+
 def test_the_form_refuses_wrong_values(installation: Any, page: Page) -> None:
     before = len(installation.api.runs(NIGHTS))
     form = dialog(page, installation.airflow.url, NIGHTS)

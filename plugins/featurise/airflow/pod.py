@@ -33,7 +33,7 @@ from featurise.failures import Evidence, Reason
 from featurise.job import following, specification
 from featurise.pair import Pair
 from featurise.plan import Shard
-from featurise.registry import attempts
+from featurise.registry import attempts, shards
 from featurise.registry.session import RegistryUnavailable
 from featurise.settings import settings
 
@@ -93,6 +93,9 @@ class PodOperator(KubernetesPodOperator):
         """Start the next attempt, or take up the one that is under way, and wait for it without a worker."""
         with _in_sight():
             self._prepare(context)
+            if self._registered:
+                self.log.info("The shard is registered already; nothing is left to do for it.")
+                return
             if self._done:
                 self.log.info("%s did all of the shard; only its task did not live to say so.", self._done.place)
                 return
@@ -166,6 +169,7 @@ class PodOperator(KubernetesPodOperator):
         shard = Shard.model_validate(self.shard)
         ti = context["ti"]
         self._whose = attempts.Of(run.pair, run.batch, run.run_id, shard.name)
+        self._registered = shards.find(run.pair, run.batch, run.run_id, shard.name) is not None
         past = attempts.of(self._whose)
         since = first_try(ti.max_tries, self.pair.limits.retries + HEADROOM)
         self.verdicts = attempts.failures(past, since)

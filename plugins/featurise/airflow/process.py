@@ -62,10 +62,13 @@ class ProcessOperator(BaseOperator):
         from featurise import job
         from featurise.claims import ClaimLost
         from featurise.plan import Shard
-        from featurise.registry import attempts
+        from featurise.registry import attempts, shards
 
         run = current.run(self.pair, context)
         shard = Shard.model_validate(self.shard)
+        if (registered := shards.find(run.pair, run.batch, run.run_id, shard.name)) is not None:
+            self.log.info("The shard is registered already; nothing is left to do for it.")
+            return str(registered.uri)
         whose = attempts.Of(run.pair, run.batch, run.run_id, shard.name)
         ti = context["ti"]
         past = attempts.of(whose)
