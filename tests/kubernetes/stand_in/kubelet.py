@@ -137,7 +137,8 @@ class Kubelet:
         argv = [*(base.get("command") or self.images[base["image"]]), *(base.get("args") or [])]
         process = await asyncio.create_subprocess_exec(
             *(part.replace(inside, str(last_word)) for part in argv),
-            env=self._environment(base, folder) | {"TERMINATION_LOG": str(last_word), "HOSTNAME": pod["metadata"]["name"]},
+            env=self._environment(base, folder)
+            | {"TERMINATION_LOG": str(last_word), "HOSTNAME": pod["metadata"]["name"]},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
