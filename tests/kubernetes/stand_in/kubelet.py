@@ -49,7 +49,7 @@ class Kubelet:
 
     def log_file(self, pod: Json) -> Path:
         """Where a pod's output goes, each line after its time."""
-        return self.folder / pod["metadata"]["uid"] / "log"
+        return self.folder / str(pod["metadata"]["uid"]) / "log"
 
     def running(self, pod: Json) -> bool:
         """Whether the pod's process is alive."""
