@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from extractor import synthetic
+from extractor import kernels, synthetic
 from extractor.backbone import Checkpoint, Options
 from extractor.backbones import SPECS, box_rule
 from resnet101_detectron2 import load
@@ -13,6 +13,8 @@ from resnet101_detectron2.detector import Detector
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden"
+
+kernels.use_the_same()  # as the command line does, before anything is computed
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from extractor import synthetic
+from extractor import kernels, synthetic
 from extractor.backbone import Checkpoint, Options
 from extractor.backbones import SPECS, box_rule
 from extractor.contract import Regions
@@ -17,6 +17,8 @@ from resnext101_mmf.detector import Detector
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden"
+
+kernels.use_the_same()  # as the command line does, before anything is computed
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,13 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from extractor.backbone import Checkpoint, Options, Prepared
 from extractor.backbones import ClsProb, Precision, box_rule
 from extractor.contract import Regions
 from extractor.outcome import UsageError
 from resnext101_mmf import load, plain
+from resnext101_mmf.config import BoxHead
 from resnext101_mmf.detector import Detector, chosen_regions
+from resnext101_mmf.gathered import gathered
+from resnext101_mmf.network import aligned
 from resnext101_mmf.proposals import Proposals
 from resnext101_mmf.selection import Selected
 
@@ -62,9 +67,44 @@ def assert_close(one: Regions, other: Regions, *, tolerance: float) -> None:
     np.testing.assert_allclose(one.cls_prob, other.cls_prob[place], rtol=0, atol=10 * tolerance)
 
 
-def test_the_plain_run_gives_the_very_same(resnext101_checkpoint: Path, options: Options, alone: list[Regions]):
+def test_the_plain_run_gives_the_same(resnext101_checkpoint: Path, options: Options, alone: list[Regions]):
     (found,) = plain.load(Checkpoint(resnext101_checkpoint), options).detect([picture(0)])
-    assert_equal(found, alone[0])
+    assert_close(found, alone[0], tolerance=1e-5)
+
+
+def test_the_body_keeps_every_rounding_of_the_plain_run(
+    resnext101_checkpoint: Path, options: Options, detector: Detector
+):
+    body = plain.load(Checkpoint(resnext101_checkpoint), options).network.body
+    pictures = picture(0).tensor[None]
+    with torch.inference_mode():
+        for one, other in zip(stages(body, pictures), stages(detector.network.body, pictures), strict=True):
+            assert torch.equal(one, other)
+
+
+def stages(body: torch.nn.Module, pictures: torch.Tensor) -> Iterator[torch.Tensor]:
+    x = body.maxpool(body.relu(body.bn1(body.conv1(pictures))))
+    for layer in (body.layer1, body.layer2, body.layer3, body.layer4):
+        x = layer(x)
+        yield x.clone()
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), side=st.integers(1, 40), largest=st.sampled_from([0.5, 8.0, 90.0, 400.0]))
+def test_gathered_rois_are_aligned_ones(seed: int, side: int, largest: float):
+    """Also RoIs that are smaller than a pixel, that leave the map, or that lie wholly outside."""
+    random = torch.Generator().manual_seed(seed)
+    head = BoxHead()
+    pyramid = [
+        torch.randn(2, 8, -(-side // 2**level), side, generator=random).contiguous(memory_format=torch.channels_last)
+        for level in range(4)
+    ]
+    corners = (torch.rand(30, 2, generator=random) - 0.2) * side * 4
+    far = corners + torch.rand(30, 2, generator=random) * largest
+    pictures = torch.randint(2, (30, 1), generator=random)
+    rois, levels = torch.cat([pictures, corners, far], dim=1), torch.randint(4, (30,), generator=random)
+    expected = aligned(head, pyramid, levels, rois).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(gathered(head, pyramid, levels, rois), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_plain_run_is_in_fp32_only(resnext101_checkpoint: Path, options: Options):

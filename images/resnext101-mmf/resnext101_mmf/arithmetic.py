@@ -1,7 +1,8 @@
-"""How a network computes on its device: bit for bit as the reference does in fp32, faster but otherwise rounded in the
-rest."""
+"""How a network computes on its device: in fp32 its body bit for bit as the reference's, the rest faster and otherwise
+rounded."""
 
 import ctypes
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,8 @@ from torchvision.models.resnet import Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 from extractor.backbones import Precision
+from resnext101_mmf.config import BoxHead
+from resnext101_mmf.gathered import gathered
 from resnext101_mmf.network import Network
 from resnext101_mmf.winograd import Winograd
 
@@ -26,12 +29,13 @@ def memory_format(precision: Precision) -> torch.memory_format:
     return torch.contiguous_format if precision is Precision.FP32 else torch.channels_last
 
 
-def arrange(network: Network, device: torch.device, precision: Precision) -> Network:
+def arrange(network: Network, head: BoxHead, device: torch.device, precision: Precision) -> Network:
     """Put the network on its device, in place.
 
-    fp32 keeps every rounding of the reference, which on a CPU makes results equal bit for bit: scores of two boxes that
-    differ by less than rounding would otherwise change places. Any other precision frees the order of sums too: norms
-    are folded into convolutions, and a CPU, which has no TF32, computes it as fp32 with Winograd's convolutions.
+    In fp32 the body keeps every rounding of the reference: its hundred layers amplify each, and whatever order of sums
+    they take moves a class probability by up to 2e-4. What follows the body does not amplify. Any other precision
+    frees the body's order of sums too, and folds its norms into its convolutions. On a CPU, which has no TF32,
+    what follows the body is computed in channels-last fp32, by ways of its own.
 
     Sets for the whole process whether a GPU may round fp32 operands to TF32, and on a CPU that freed memory is kept.
     """
@@ -43,8 +47,8 @@ def arrange(network: Network, device: torch.device, precision: Precision) -> Net
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision is Precision.TF32
     if device.type == "cpu":
         _keep_freed_memory()
-        if precision is Precision.TF32:
-            _use_winograd(network)
+        if DTYPES[precision] is torch.float32:
+            _rearrange_heads(network, head)
     return network
 
 
@@ -95,10 +99,23 @@ def _fold(owner: nn.Module, conv_name: str, norm_name: str) -> None:
     owner.register_module(norm_name, nn.Identity())
 
 
-def _use_winograd(network: Network) -> None:
-    """For the wide dense convolutions of pyramid and RPN, half of the detector's multiplications."""
+def _rearrange_heads(network: Network, head: BoxHead) -> None:
+    """Pyramid, RPN and RoI head with the channels of a pixel together.
+
+    The wide dense convolutions, half of the detector's multiplications, are Winograd's; RoIs are gathered.
+    """
+    for part in (network.fpn, network.rpn):
+        part.to(memory_format=torch.channels_last)
+    network.fpn.register_forward_pre_hook(_channels_last)
     for owner in [*network.fpn.layer_blocks, network.rpn.conv[0]]:
         owner.register_module("0", Winograd(owner.get_submodule("0")))
+    network.pool = partial(gathered, head)
+    cells_last = network.fc6.weight.unflatten(1, (-1, head.pooler_resolution**2))
+    network.fc6.weight = nn.Parameter(cells_last.transpose(1, 2).flatten(1).contiguous(), requires_grad=False)
+
+
+def _channels_last(_fpn: nn.Module, stages: tuple[dict[str, Tensor]]) -> tuple[dict[str, Tensor]]:
+    return ({name: x.contiguous(memory_format=torch.channels_last) for name, x in stages[0].items()},)
 
 
 def _keep_freed_memory() -> None:

@@ -36,7 +36,7 @@ class Detector:
         self.options = options
         self.config = config.read(checkpoint.config)
         network, anchors, self.synthetic = checkpoints.load(checkpoint.path, self.config)
-        self.network = arrange(network, options.device, options.precision)
+        self.network = arrange(network, self.config.roi_box_head, options.device, options.precision)
         self.proposer = Proposer(self.config.rpn, anchors, options.device)
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Prepared:

@@ -4,7 +4,7 @@ The layout is that of vqa-maskrcnn-benchmark, whose checkpoints it takes. bbox_p
 proposals, not regressed boxes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -20,6 +20,10 @@ from resnext101_mmf.config import BoxHead, Model, Resnets
 
 BLOCKS = {"R-50-FPN": (3, 4, 6, 3), "R-101-FPN": (3, 4, 23, 3), "R-152-FPN": (3, 8, 36, 3)}
 STAGES = (256, 512, 1024, 2048)
+
+
+Pool = Callable[[list[Tensor], Tensor, Tensor], Tensor]
+"""Pyramid, levels [R] and RoIs [R, 5] to what fc6 sees of each RoI, its values in the order of fc6's weights."""
 
 
 class Maps(NamedTuple):
@@ -39,7 +43,7 @@ class Network(nn.Module):
     def __init__(self, config: Model) -> None:
         super().__init__()
         channels, head = config.pyramid_channels, config.roi_box_head
-        self.head = head
+        self.pool: Pool = partial(aligned, head)
         self.body = _body(BLOCKS[config.backbone.conv_body], config.resnets)
         self.fpn = FeaturePyramidNetwork(list(STAGES), channels, LastLevelMaxPool())
         self.rpn = RPNHead(channels, len(config.rpn.aspect_ratios))
@@ -63,7 +67,7 @@ class Network(nn.Module):
         `rois` [R, 5] are (picture's place in the batch, x1, y1, x2, y2) in network pixels, `levels` [R] the pyramid
         level of each (0 is P2).
         """
-        pooled = pool(self.head, pyramid, levels, rois)
+        pooled = self.pool(pyramid, levels, rois)
         features = functional.relu(self.fc6(pooled.flatten(1)))
         return features, self.cls_score(functional.relu(self.fc7(features)))
 
@@ -86,7 +90,7 @@ def _body(blocks: Iterable[int], resnets: Resnets) -> ResNet:
     return body
 
 
-def pool(head: BoxHead, pyramid: list[Tensor], levels: Tensor, rois: Tensor) -> Tensor:
+def aligned(head: BoxHead, pyramid: list[Tensor], levels: Tensor, rois: Tensor) -> Tensor:
     """RoIAlign with legacy alignment (no half-pixel shift), each from its own level: [R, channels, side, side]."""
     side = head.pooler_resolution
     pooled = pyramid[0].new_empty((len(rois), pyramid[0].shape[1], side, side))

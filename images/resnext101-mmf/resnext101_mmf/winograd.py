@@ -43,7 +43,7 @@ def _polynomial(roots: Tensor) -> Tensor:
 
 
 class Winograd(nn.Module):
-    """A 3x3 convolution of stride 1 and padding 1, made from a dense one; fp32, one picture at a time."""
+    """A 3x3 convolution of stride 1 and padding 1, made from a dense one; fp32."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -54,22 +54,29 @@ class Winograd(nn.Module):
         self.bias = torch.zeros(self.filters) if conv.bias is None else conv.bias.detach()
         self.inputs, self.outputs = inputs.float(), outputs.float()
 
-    def forward(self, picture: Tensor) -> Tensor:
-        """[1, C, H, W] to [1, K, H, W], channels-last."""
-        height, width = picture.shape[2:]
+    def forward(self, pictures: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, K, H, W], channels-last."""
+        made = [self._picture(picture) for picture in pictures.permute(0, 2, 3, 1)]
+        return torch.stack(made).permute(0, 3, 1, 2)
+
+    def _picture(self, pixels: Tensor) -> Tensor:
+        """[H, W, C] to [H, W, K]."""
+        height, width = pixels.shape[:2]
         down, across = -(-height // OUT), -(-width // OUT)
-        padded = functional.pad(
-            picture[0].permute(1, 2, 0), (0, 0, 1, across * OUT - width + 1, 1, down * OUT - height + 1)
-        )
-        tiles = padded.unfold(0, TILE, OUT).unfold(1, TILE, OUT).permute(3, 4, 0, 1, 2)
-        result = picture.new_empty(down, OUT, across, OUT, self.filters)
+        result = pixels.new_empty(down, OUT, across, OUT, self.filters)
         rows = max(1, TILES_AT_ONCE // across)
         for start in range(0, down, rows):
-            block = tiles[:, :, start : start + rows]
-            made = self._block(block.reshape(TILE * TILE, -1)).view(OUT, OUT, -1, across, self.filters)
-            result[start : start + rows] = made.permute(2, 0, 3, 1, 4)
-        whole = result.view(down * OUT, across * OUT, self.filters)[:height, :width]
-        return whole.permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
+            end = min(start + rows, down)
+            # With a border of zeros, and up to whole tiles; small enough to stay near the cores.
+            first, last = start * OUT - 1, end * OUT + 1
+            strip = functional.pad(
+                pixels[max(first, 0) : last],
+                (0, 0, 1, across * OUT + 1 - width, max(-first, 0), max(last - height, 0)),
+            )
+            tiles = strip.unfold(0, TILE, OUT).unfold(1, TILE, OUT).permute(3, 4, 0, 1, 2)
+            made = self._block(tiles.reshape(TILE * TILE, -1)).view(OUT, OUT, -1, across, self.filters)
+            result[start:end] = made.permute(2, 0, 3, 1, 4)
+        return result.view(down * OUT, across * OUT, self.filters)[:height, :width]
 
     def _block(self, tiles: Tensor) -> Tensor:
         """[36, tiles * C] to [16, tiles * K]."""
