@@ -31,6 +31,19 @@ def prefix(pair: Pair, batch: str) -> str:
     return f"{pair.prefix}{day(batch).strftime(pair.batches.pattern)}/"
 
 
+def completed_by(pair: Pair, key: str) -> str | None:
+    """The batch that an object of this name says is complete, or None when it says nothing of the kind."""
+    ending = f"/{pair.ready.success}"
+    if pair.ready.success is None or not key.startswith(pair.prefix) or not key.endswith(ending):
+        return None
+    try:
+        named = key.removeprefix(pair.prefix).removesuffix(ending)
+        batch = datetime.datetime.strptime(named, pair.batches.pattern).date().isoformat()
+    except ValueError:
+        return None
+    return batch if key == f"{prefix(pair, batch)}{pair.ready.success}" else None
+
+
 def earlier(pair: Pair, batch: str) -> list[str]:
     """The batches in which late pictures are looked for, the earliest first; none before the dataset's first day."""
     last = day(batch)

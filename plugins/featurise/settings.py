@@ -39,6 +39,11 @@ class Settings(BaseSettings):
         default=None,
         description="folder that the example DAGs of export_for_training write to; without it there are none",
     )
+    arrivals: str | None = Field(
+        default=None,
+        description="URL of an SQS queue that the bucket sends its event notifications to: a batch's `ready.success` "
+        "object starts its run; AWS_ENDPOINT_URL_SQS where the queue is not Amazon's",
+    )
     pod_templates: Path = Field(
         default=Path("/opt/featurise/pods"),
         description="folder of the pod templates that the chart writes, <backbone>.yaml each; kubernetes launcher only",

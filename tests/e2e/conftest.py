@@ -10,6 +10,7 @@ from typing import Any
 
 import boto3
 import pytest
+import queue_stand_in
 import sqlalchemy
 from botocore.config import Config
 
@@ -42,6 +43,7 @@ datasets:
   tonight: {}
   clearing: {images_per_shard: 1, limits: {retries: 0}}
   year: {start_date: 2025-11-01}
+  arriving: {ready: {success: _SUCCESS, settle_seconds: null}}
   mistaken: {images_per_shard: many}
 """
 
@@ -54,6 +56,7 @@ class Installation:
     airflow: Airflow
     store: embedded.ObjectStore
     environment: dict[str, str]
+    queue: queue_stand_in.Queue
     stack: ExitStack
 
     def restart_store(self) -> None:
@@ -168,7 +171,7 @@ def installation() -> Iterator[Installation]:
         clean.delenv(name)
     # Not in pytest's own folder: another session of pytest closes that to PostgreSQL, which is not root.
     with tempfile.TemporaryDirectory(prefix="featurise-e2e-", ignore_cleanup_errors=True) as name, ExitStack() as stack:
-        folder = Path(name)
+        folder, queue = Path(name), stack.enter_context(queue_stand_in.running())
         (folder / "featurise.yaml").write_text(DECLARATION)
         variables = {
             "FEATURISE_DECLARATION": str(folder / "featurise.yaml"),
@@ -176,9 +179,11 @@ def installation() -> Iterator[Installation]:
             "RESNET101_WEIGHTS": str(checkpoint.path),
             "RESNET101_SHA256": checkpoint.sha256,
             "FEATURISE_TRAINING": str(folder / "training"),
+            "FEATURISE_ARRIVALS": queue.url,
+            "AWS_ENDPOINT_URL_SQS": queue.address,
         }
         with platform.running(folder, ROOT / "dags", variables, refresh_seconds=10) as up:
-            yield Installation(folder, up.airflow, up.store, up.environment, stack)
+            yield Installation(folder, up.airflow, up.store, up.environment, queue, stack)
     clean.undo()
 
 

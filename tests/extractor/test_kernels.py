@@ -6,7 +6,12 @@ import sys
 
 import pytest
 
-ASK = "from extractor import kernels; kernels.use_the_same(); import torch; print(torch.backends.cpu.get_cpu_capability())"
+ASK = """
+from extractor import kernels
+kernels.use_the_same()
+import torch
+print(torch.backends.cpu.get_cpu_capability())
+"""
 
 
 @pytest.mark.parametrize(("asked", "chosen"), [({}, "AVX2"), ({"ATEN_CPU_CAPABILITY": "default"}, "DEFAULT")])

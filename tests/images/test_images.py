@@ -85,11 +85,12 @@ def test_sigterm_reaches_the_extractor_and_saves_its_part(
     assert json.loads(summary.read_text())["exit_code"] == 143
 
 
-def test_a_memory_limit_ends_the_container_as_kubernetes_sees_it(podman: Podman, image: Build) -> None:
+def test_a_memory_limit_ends_the_container_as_kubernetes_sees_it(podman: Podman, image: Build, tmp_path: Path) -> None:
     hog = "x = bytearray(1 << 30); print(len(x))"
     options = ("--memory=128m", "--memory-swap=128m", "--entrypoint=python3")
 
-    ended = subprocess.run(podman.as_a_pod(image("airflow"), "-c", hog, options=options), check=False)
+    # conmon leaves a file `oom` where it was started.
+    ended = subprocess.run(podman.as_a_pod(image("airflow"), "-c", hog, options=options), check=False, cwd=tmp_path)
 
     assert ended.returncode == 137
 
@@ -104,7 +105,8 @@ def test_what_is_in_an_image_and_what_is_not(podman: Podman, image: Build, name:
     assert inspected["Labels"]["org.opencontainers.image.version"]
     script = (
         "id -u; touch /usr/written 2>/dev/null && echo writable; "
-        "command -v gcc cc g++ make uv pip3 && echo tools; ls -d ~root/.cache /var/cache/uv 2>/dev/null; "
+        "command -v gcc cc g++ make uv pip3 && echo tools; "
+        "find ~root/.cache /var/cache/uv /opt/uv -type f 2>/dev/null; "
         "find / -xdev -size +20M \\( -name '*.pth' -o -name '*.pkl' -o -name '*.safetensors' \\) 2>/dev/null"
     )
     said = subprocess.run(

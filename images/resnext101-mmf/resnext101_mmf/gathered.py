@@ -43,7 +43,7 @@ def _level(head: BoxHead, pixels: Tensor, scale: float, rois: Tensor) -> Tensor:
 
 
 def _taps(start: Tensor, size: Tensor, side: int, samples: int, length: int) -> tuple[Tensor, Tensor]:
-    """Along one axis, the pixels that the samples of each cell lie between, and their weights: both [R, side, 2 * samples].
+    """Along one axis, the pixels that each cell's samples lie between, and their weights: both [R, side, 2 * samples].
 
     Samples outside (-1, length) count as 0, others are clamped to the border.
     """

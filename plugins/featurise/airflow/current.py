@@ -45,8 +45,9 @@ def run(pair: Pair, context: Any = None) -> Run:
 
 
 def _batch(pair: Pair, dag_run: Any) -> str:
-    """The run's partition; for a run that was triggered without one, the last whole day before it."""
-    if dag_run.partition_key:
-        return str(dag_run.partition_key)
+    """The run's partition, or the batch whose arrival started it; without either, the last whole day before it."""
+    named = dag_run.partition_key or (dag_run.conf or {}).get("batch")
+    if named:
+        return str(named)
     zone = zoneinfo.ZoneInfo(pair.schedule.timezone)
     return str((dag_run.run_after.astimezone(zone) - timedelta(days=1)).strftime(KEY))
