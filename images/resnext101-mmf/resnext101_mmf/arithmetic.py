@@ -110,8 +110,8 @@ def _rearrange_heads(network: Network, head: BoxHead) -> None:
     for owner in [*network.fpn.layer_blocks, network.rpn.conv[0]]:
         owner.register_module("0", Winograd(owner.get_submodule("0")))
     network.pool = partial(gathered, head)
-    cells_last = network.fc6.weight.unflatten(1, (-1, head.pooler_resolution**2))
-    network.fc6.weight = nn.Parameter(cells_last.transpose(1, 2).flatten(1).contiguous(), requires_grad=False)
+    by_channel = network.fc6.weight.view(len(network.fc6.weight), -1, head.pooler_resolution**2)
+    network.fc6.weight = nn.Parameter(by_channel.transpose(1, 2).flatten(1).contiguous(), requires_grad=False)
 
 
 def _channels_last(_fpn: nn.Module, stages: tuple[dict[str, Tensor]]) -> tuple[dict[str, Tensor]]:
