@@ -82,9 +82,10 @@ format: setup ## let ruff format and mend what it can
 	$(CONTROL)/bin/ruff format $(OURS)
 
 .PHONY: bench
-bench: setup ## measure both detectors, the registry, discovery and HDF5; prints ratios
+bench: setup ## measure both detectors, the registry, discovery, HDF5 and the launcher; prints ratios
 	$(EXTRACTOR)/bin/python -m extractor.bench
 	$(CONTROL)/bin/python -m featurise.bench
+	$(CONTROL)/bin/python tests/kubernetes/bench.py
 
 .PHONY: lock
 lock: $(UV) ## resolve both environments anew

@@ -316,7 +316,7 @@ def _own_word(evidence: Evidence) -> _Found:
 
 def _start(evidence: Evidence) -> _Found:
     if evidence.refused:
-        quota = "exceeded quota" in evidence.refused
+        quota = any(words in evidence.refused for words in ("exceeded quota", "status unknown for quota"))
         return Reason.UNSCHEDULABLE if quota else Reason.MISCONFIGURED, f"the cluster refused: {evidence.refused}"
     words = f"{evidence.waiting}: {evidence.waiting_message}".strip(": ")
     if evidence.waiting in _IMAGE_WAITS:

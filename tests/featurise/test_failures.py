@@ -133,6 +133,12 @@ XID_TEXT = "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus
             id="quota",
         ),
         pytest.param(
+            Evidence(refused='pods "x" is forbidden: status unknown for quota: gpus, resources: pods'),
+            Reason.UNSCHEDULABLE,
+            "status unknown",
+            id="a quota that the cluster has not counted yet",
+        ),
+        pytest.param(
             Evidence(refused='Pod "x" is invalid: spec.containers[0].image: Required value'),
             Reason.MISCONFIGURED,
             "Required value",
