@@ -45,7 +45,7 @@ def latency(installation: Installation) -> dict[str, float]:
 def crowd(installation: Installation) -> dict[str, float]:
     """Requests for one pod in a second, the most and the mean; memory and processor time of the triggerer."""
     shards = [f"shard-crowd-{number}" for number in range(CROWD)]
-    installation.script("crowd", dict.fromkeys(shards, {"images": 240, "seconds": 0.5}))
+    installation.script("crowd", {name: {"images": 240, "seconds": 0.5} for name in shards})
     triggerer = next(child for child in installation.airflow.children if child.name == "triggerer").process.pid
     requests = installation.cluster.api.requests
     run = installation.start("crowd")
