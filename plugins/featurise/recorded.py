@@ -10,14 +10,16 @@ from subprocess import Popen
 from urllib.parse import parse_qs, urlsplit
 
 PREFIX = "images/bench/"
-DAY = "2026-11-23"
+DAY, NEXT_DAY = "2026-11-23", "2026-11-24"
+NEW, NEW_FROM = 10_000, 900_000_000
+"""Objects of the next day, and the number of its first: other pictures have other ids."""
 SIZE, PAGE = 123_456, 1_000
 MODIFIED = datetime.datetime(2026, 11, 23, 1, tzinfo=datetime.UTC).isoformat()
 
 
-def key(number: int) -> str:
+def key(number: int, day: str = DAY) -> str:
     """The key of an object."""
-    return f"{PREFIX}{DAY}/{number:09d}.jpg"
+    return f"{PREFIX}{day}/{number:09d}.jpg"
 
 
 def etag(number: int) -> str:
@@ -25,13 +27,14 @@ def etag(number: int) -> str:
     return f"{number:032x}"
 
 
-def page(first: int, objects: int) -> bytes:
-    """One page of a ListObjectsV2 answer; the continuation token is the next object's number."""
+def page(day: str, first: int, objects: int) -> bytes:
+    """One page of a ListObjectsV2 answer of a day; the continuation token is the next object's number."""
     end = min(first + PAGE, objects)
+    numbers = range(first, end) if day == DAY else range(NEW_FROM + first, NEW_FROM + end)
     contents = "".join(
-        f"<Contents><Key>{key(n)}</Key><LastModified>{MODIFIED}</LastModified><ETag>&quot;{etag(n)}&quot;</ETag>"
+        f"<Contents><Key>{key(n, day)}</Key><LastModified>{MODIFIED}</LastModified><ETag>&quot;{etag(n)}&quot;</ETag>"
         f"<Size>{SIZE}</Size><StorageClass>STANDARD</StorageClass></Contents>"
-        for n in range(first, end)
+        for n in numbers
     )
     more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{end}</NextContinuationToken>"
     rest = more if end < objects else "<IsTruncated>false</IsTruncated>"
@@ -45,8 +48,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
-        listed = self.objects if query.get("prefix", [""])[0].startswith(PREFIX) else 0
-        self._answer(page(int(query.get("continuation-token", ["0"])[0]), listed))
+        day = query.get("prefix", [""])[0].removeprefix(PREFIX).rstrip("/")
+        listed = {DAY: self.objects, NEXT_DAY: NEW}.get(day, 0)
+        self._answer(page(day, int(query.get("continuation-token", ["0"])[0]), listed))
 
     def do_PUT(self) -> None:
         if "100-continue" in self.headers.get("Expect", ""):
