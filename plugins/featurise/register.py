@@ -64,7 +64,6 @@ def update_latest(pair: Pair) -> None:
             "revision": pair.revision,
             "synthetic": feature_sets.synthetic(connection, number),
             "images": shards.live_images(connection, number),
-            "updated_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "files": files,
         }
         data = json.dumps(view, indent=1).encode()
