@@ -8,6 +8,7 @@ import datetime
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -128,36 +129,27 @@ def _discovered(pair: Pair, day: str, *, found: int, fresh: int) -> float:
 
 
 @app.command
-def hdf5(images: int = 2_000, folder: Path | None = None) -> None:
-    """36-box records written and validated, against the disk's plain sequential rates."""
+def hdf5(images: int = 2_000, rounds: int = 3, folder: Path | None = None) -> None:
+    """36-box records written and validated, in turn with plain writing and reading of as many bytes."""
+    entries = [_entry(number) for number in range(images)]
+    planned = Manifest("", tuple(entries), manifest.digest(entries))
+    lines = [IndexEntry(**entry.model_dump(exclude={"bucket"}), sha256=entry.etag, boxes=36) for entry in entries]
+    random = np.random.default_rng(0)
+    found = [_regions(random) for _ in range(32)]
+    written: list[float] = []
+    validated: list[float] = []
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        path = Path(scratch) / "shard.h5"
-        random = np.random.default_rng(0)
-        found = [_regions(random) for _ in range(32)]
-        writing_seconds = _timed(lambda: _write(path, found, images))
-        size = path.stat().st_size / MIB
-        plain = Path(scratch) / "plain"
-        plain_writing = _timed(lambda: _write_plainly(plain, path.stat().st_size))
-        _tell(
-            "hdf5 write",
-            mib=size,
-            mib_per_second=size / writing_seconds,
-            plain_mib_per_second=size / plain_writing,
-            ratio=plain_writing / writing_seconds,
-        )
-        entries = [_entry(number) for number in range(images)]
-        planned = Manifest("", tuple(entries), manifest.digest(entries))
-        lines = [IndexEntry(**entry.model_dump(exclude={"bucket"}), sha256=entry.etag, boxes=36) for entry in entries]
-        plain_reading = _timed(lambda: _read_plainly(path))
-        _forget(path)
-        checking = _timed(lambda: examine.file(_pair(), DAY, path, planned, lines, []))
-        _tell(
-            "validation",
-            mib=size,
-            mib_per_second=size / checking,
-            plain_mib_per_second=size / plain_reading,
-            ratio=plain_reading / checking,
-        )
+        path, plain = Path(scratch) / "shard.h5", Path(scratch) / "plain"
+        for _ in range(rounds):
+            seconds = _timed(lambda: _write(path, found, images))
+            written.append(_timed(lambda: _write_plainly(plain, path.stat().st_size)) / seconds)
+            _forget(path)
+            seconds = _timed(lambda: examine.file(_pair(), DAY, path, planned, lines, []))
+            validated.append(_timed(lambda: _read_plainly(path)) / seconds)
+        mib = path.stat().st_size / MIB
+    for what, ratios in (("hdf5 write", written), ("validation", validated)):
+        median = statistics.median(ratios)
+        _tell(f"{what}, share of the plain rate", mib=mib, median=median, least=min(ratios), most=max(ratios))
 
 
 def _regions(random: np.random.Generator) -> Regions:

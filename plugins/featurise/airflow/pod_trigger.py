@@ -1,6 +1,7 @@
 """The waiting half of a pod's task: outlives outages of the API, sees lost nodes, and tells the shard's progress."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -23,6 +24,8 @@ OUTAGE_SECONDS = 900
 LONGEST_WAIT_SECONDS = 10
 LOST_SECONDS = 30
 """Beyond its grace: a deleted pod that has not ended by then is on a node that nobody hears of any more."""
+FRESH_SECONDS = 1.0
+"""An answer of the API is not older within this time: a trigger that starts would ask five times at once."""
 _TRANSIENT = {409, 429, 500, 502, 503, 504}
 
 
@@ -33,9 +36,21 @@ def _passes(error: BaseException) -> bool:
 
 
 class _PatientHook(AsyncKubernetesHook):
-    """Waits an outage of the API out; remembers a pod that is asked to leave, which is gone before anyone reads why."""
+    """One trigger's connection, which knows its pod.
+
+    Waits an outage of the API out, asks once a second at the most, and remembers a pod that is asked to leave, which is
+    gone before anyone reads why.
+    """
 
     leaving: dict[str, Any] | None = None
+    _seen: Any = None
+    _seen_at = 0.0
+
+    async def get_pod(self, name: str, namespace: str) -> Any:
+        if self._seen is None or time.monotonic() - self._seen_at >= FRESH_SECONDS:
+            self._seen = await self._ask(name, namespace)
+            self._seen_at = time.monotonic()
+        return self._seen
 
     @tenacity.retry(
         retry=tenacity.retry_if_exception(_passes),
@@ -43,7 +58,7 @@ class _PatientHook(AsyncKubernetesHook):
         stop=tenacity.stop_after_delay(OUTAGE_SECONDS),
         reraise=True,
     )
-    async def get_pod(self, name: str, namespace: str) -> Any:
+    async def _ask(self, name: str, namespace: str) -> Any:
         pod = await super().get_pod(name, namespace)
         if pod.metadata.deletion_timestamp is not None:
             async with ApiClient() as api:
