@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from extractor import contract, storage
 from extractor.contract import Provenance, Regions
 from extractor.manifest import IndexEntry, Reject, dump, load
+from extractor.outcome import StorageError
 
 
 class Result(BaseModel):
@@ -53,9 +54,18 @@ class Filling:
         return len(self._results)
 
     def add(self, result: Result, regions: Regions | None) -> None:
-        """Take one image's outcome; `regions` is None for a reject, and where the id's group is there already."""
+        """Take one image's outcome; `regions` is None for a reject, and where the id's group is there already.
+
+        Raises StorageError when the disk is full, or fails.
+        """
         if regions is not None and result.done is not None:
-            contract.write_image(self._images, result.done.image_id, regions)
+            try:
+                contract.write_image(self._images, result.done.image_id, regions)
+            except OSError as error:
+                raise StorageError(
+                    f"{self._local}: {result.done.image_id} cannot be written: {error}; "
+                    "give scratch (TMPDIR or --scratch) a larger volume, or plan smaller shards"
+                ) from error
         self._results.append(result)
 
     def seal(self) -> Part:

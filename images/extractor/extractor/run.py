@@ -68,6 +68,8 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
     planned = _revision(request, weights)
     identity = f"{request.manifest.sha256}:{planned}"
     device = machine.device_of(request.device)
+    if device.type != "cpu":
+        machine.return_freed_memory()
     with tempfile.TemporaryDirectory(prefix="featurise-", dir=request.scratch) as folder:
         scratch = Path(folder)
         machine.check_disk(scratch, _disk_needed(request))
@@ -165,8 +167,7 @@ def _featurise(
         for picture, found in found_in_order:
             result = _outcome(picture, found, owners)
             first = result.done is not None and owners.setdefault(result.done.image_id, result.done) is result.done
-            with stage("write"):
-                saver.add(result, found if first else None)
+            saver.add(result, found if first else None)
             progress.count(result)
             progress.tell()
             if stop.is_set() or progress.rejected > _tolerated(request):
