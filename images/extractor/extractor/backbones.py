@@ -66,7 +66,7 @@ SPECS = {
         ),
         BackboneSpec(
             "resnext101",
-            numerics=1,
+            numerics=2,
             attributes=False,
             class_probabilities=True,
             checkpoint="detectron_model.pth",
