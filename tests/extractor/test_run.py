@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -52,6 +53,21 @@ def test_summary_is_written_where_asked(night, tmp_path, extract):
     extract([*night.arguments(), "--summary", str(summary)])
     left = json.loads(summary.read_text())
     assert (left["exit_code"], left["images"], left["featurised"], left["rejected"]) == (0, 14, 12, 2)
+
+
+def test_a_disk_that_fills_up_is_named_and_what_is_done_is_saved(night, extract, monkeypatch):
+    usage = shutil.disk_usage
+    left = iter([1 << 40] * 6)  # once before the start, then for five images
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=next(left, 1 << 20)))
+        ended = extract([*night.arguments(), "--batch-size", "1"])
+    assert ended.code == Exit.STORAGE
+    assert "give it a larger scratch volume" in ended.events("failed")[0]["message"]
+    assert not night.output.exists()
+    again = extract(night.arguments())
+    assert again.code == Exit.OK
+    assert again.events("resumed")[0]["done"] == 5 + 2  # the rejects too, which take no room
+    assert len(contents(night.output)) == 12
 
 
 @pytest.mark.parametrize("options", [["--batch-size", "5"], ["--workers", "1"], ["--part-images", "2"]])

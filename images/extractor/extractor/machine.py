@@ -10,6 +10,9 @@ import torch
 
 from extractor.outcome import StorageError, UsageError
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+"""Of glibc's mallopt."""
+
 
 def device_of(name: str) -> torch.device:
     """The torch device for `auto`, `cpu` or `cuda`.
@@ -47,12 +50,21 @@ def return_freed_memory() -> None:
     """Have glibc return large blocks, such as pictures, to the system as soon as they are freed.
 
     By default it learns to keep blocks of up to 32 MiB on its heap, where small ones come to lie between them and hold
-    their place. A network on a CPU is better off with the heap: it would fault its activations in anew at every layer.
+    their place.
     """
+    _mallopt(M_MMAP_THRESHOLD, 1024 * 1024)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc reuse the pages of freed activations, which it otherwise returns and faults in anew at every layer."""
+    _mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    _mallopt(M_MMAP_MAX, 0)
+
+
+def _mallopt(option: int, value: int) -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        mmap_threshold = -3
-        libc.mallopt(mmap_threshold, 1024 * 1024)
+        libc.mallopt(option, value)
 
 
 def check_disk(folder: Path, needed: int) -> None:

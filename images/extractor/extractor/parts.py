@@ -15,10 +15,12 @@ import h5py
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from extractor import contract, storage
+from extractor import contract, machine, storage
 from extractor.contract import Provenance, Regions
 from extractor.manifest import IndexEntry, Reject, dump, load
-from extractor.outcome import StorageError
+
+SPARE = 16 * 1024 * 1024
+"""Bytes of scratch that stay free beside an image: for what HDF5 and a part's lists take when a part is finished."""
 
 
 class Result(BaseModel):
@@ -56,16 +58,11 @@ class Filling:
     def add(self, result: Result, regions: Regions | None) -> None:
         """Take one image's outcome; `regions` is None for a reject, and where the id's group is there already.
 
-        Raises StorageError when the disk is full, or fails.
+        Raises StorageError when the disk is nearly full: HDF5 must not meet a full one, it crashes.
         """
         if regions is not None and result.done is not None:
-            try:
-                contract.write_image(self._images, result.done.image_id, regions)
-            except OSError as error:
-                raise StorageError(
-                    f"{self._local}: {result.done.image_id} cannot be written: {error}; "
-                    "give scratch (TMPDIR or --scratch) a larger volume, or plan smaller shards"
-                ) from error
+            machine.check_disk(self._local.parent, regions.features.nbytes + SPARE)
+            contract.write_image(self._images, result.done.image_id, regions)
         self._results.append(result)
 
     def seal(self) -> Part:

@@ -1,7 +1,6 @@
 """How a network computes on its device: in fp32 its body bit for bit as the reference's, the rest faster and otherwise
 rounded."""
 
-import ctypes
 from functools import partial
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
+from extractor import machine
 from extractor.backbones import Precision
 from resnext101_mmf.config import BoxHead
 from resnext101_mmf.gathered import gathered
@@ -46,7 +46,7 @@ def arrange(network: Network, head: BoxHead, device: torch.device, precision: Pr
     network.to(device, DTYPES[precision]).to(memory_format=memory_format(precision))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision is Precision.TF32
     if device.type == "cpu":
-        _keep_freed_memory()
+        machine.keep_freed_memory()
         if DTYPES[precision] is torch.float32:
             _rearrange_heads(network, head)
     return network
@@ -116,12 +116,3 @@ def _rearrange_heads(network: Network, head: BoxHead) -> None:
 
 def _channels_last(_fpn: nn.Module, stages: tuple[dict[str, Tensor]]) -> tuple[dict[str, Tensor]]:
     return ({name: x.contiguous(memory_format=torch.channels_last) for name, x in stages[0].items()},)
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc reuse the pages of freed activations, which it otherwise returns and faults in anew at every layer."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        trim_threshold, mmap_max = -1, -4
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_max, 0)
