@@ -18,7 +18,7 @@ from resnext101_mmf.detector import Detector
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden"
 
-kernels.use_the_same()  # as the command line does, before anything is computed
+kernels.use_the_same()  # as the runtime does, before anything is computed
 
 
 @pytest.fixture(scope="session", autouse=True)

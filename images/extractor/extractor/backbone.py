@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from extractor import kernels
 from extractor.backbones import BoxRule, ClsProb, Precision
 from extractor.contract import Regions
 
@@ -99,10 +100,11 @@ class Fetcher(Protocol):
 
 
 def loader(name: str) -> Loader:
-    """The installed backbone package's `load`.
+    """The installed backbone package's `load`, to be asked for before torch computes anything: it chooses the kernels.
 
     Raises LookupError when no installed package registers the name.
     """
+    kernels.use_the_same()
     loaded: Loader = _registered("extractor.backbones", name)
     return loaded
 

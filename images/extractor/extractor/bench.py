@@ -24,7 +24,7 @@ import torch
 from cyclopts import App
 from numpy.typing import NDArray
 
-from extractor import kernels, log, machine, manifest, stages, synthetic
+from extractor import log, machine, manifest, stages, synthetic
 from extractor.backbone import Loader, Options, Prepared, loader
 from extractor.backbones import SPECS, Precision, box_rule
 from extractor.contract import Regions
@@ -76,7 +76,6 @@ def main(
         Whether to measure the runtime's peak memory over 50 and over 2,000 images too.
     """
     log.configure(quiet=True)
-    kernels.use_the_same()
     chosen = machine.device_of(device)
     print(f"machine: {machine.device_name(chosen)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
     for name in backbone:

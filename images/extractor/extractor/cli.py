@@ -11,7 +11,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
-from extractor import __version__, inspection, kernels, log, manifest
+from extractor import __version__, inspection, log, manifest
 from extractor.backbones import SPECS, ClsProb, Precision, box_rule
 from extractor.manifest import ImageIds
 from extractor.outcome import Exit, ExtractorError, Interrupted, Summary, UsageError
@@ -133,7 +133,6 @@ def run(
         progress = Progress(len(listed.entries))
         log.log.info("started", backbone=backbone, images=progress.of, output=output)
 
-        kernels.use_the_same()
         from extractor.backbone import loader
         from extractor.run import Request, run  # torch takes seconds to import, and wrong arguments should not
 
