@@ -20,7 +20,7 @@ CHART = Path(__file__).parents[2] / "helm" / "featurise"
 LAUNCHER = "launcher"
 STORAGE_SECRET = "featurise-s3"
 TOKEN_SECONDS = 4 * 3600
-DELETED_SECONDS = 120
+DELETED_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,6 @@ def _wait_until_gone(core: client.CoreV1Api, name: str) -> None:
                 return
             raise
         time.sleep(2)
-    if left := [pod.metadata.name for pod in core.list_namespaced_pod(name).items]:
-        raise TimeoutError(
-            f"namespace {name} is still there {DELETED_SECONDS} s after its deletion, with pods {', '.join(left)}: "
-            f"kubectl describe pod -n {name}"
-        )
-    print(f"test-cluster: namespace {name} has no pods and is still terminating: the cluster's controller is to end it")
+    raise TimeoutError(
+        f"namespace {name} is still there {DELETED_SECONDS} s after its deletion: kubectl get all -n {name}"
+    )

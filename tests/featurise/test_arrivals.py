@@ -12,7 +12,7 @@ FACTS = {"backbone": "resnet101", "bucket": "pictures", "start_date": "2026-11-0
 WEIGHTS = Weights(uri="s3://models/resnet101/", sha256="a" * 64)
 BIRDS = Pair(dataset="birds", weights=WEIGHTS, ready={"success": "_SUCCESS"}, **FACTS)
 DAILY = Pair(
-    dataset="daily photos".replace(" ", "-"),
+    dataset="daily-photos",
     prefix="in box/",
     weights=WEIGHTS,
     ready={"success": "done.txt"},

@@ -81,7 +81,7 @@ def finished(installation: Installation, dag: str, run: str | None = None) -> st
 def family(pid: int) -> list[Path]:
     """A process and what it has started."""
     every = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    parents = {int(entry.name): int(stat(entry)[1]) for entry in every if stat(entry)}
+    parents = {int(entry.name): int(fields[1]) for entry in every if (fields := stat(entry))}
     found, more = set(), {pid}
     while more:
         found |= more

@@ -25,7 +25,7 @@ LONGEST_WAIT_SECONDS = 10
 LOST_SECONDS = 30
 """Beyond its grace: a deleted pod that has not ended by then is on a node that nobody hears of any more."""
 FRESH_SECONDS = 1.0
-"""An answer of the API is not older within this time: a trigger that starts would ask five times at once."""
+"""How long an answer of the API is good for: a trigger that starts would else ask five times at once."""
 _TRANSIENT = {409, 429, 500, 502, 503, 504}
 
 

@@ -6,6 +6,7 @@ written down that they came.
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import cache
 from typing import Any
 
 import structlog
@@ -52,6 +53,7 @@ class QueueTrigger(BaseEventTrigger):
         _patiently(_client().delete_message_batch)(QueueUrl=self.queue, Entries=entries)
 
 
+@cache
 def _client() -> Any:
     import boto3  # heavy, and every DAG file that names the trigger imports this
 
