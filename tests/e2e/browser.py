@@ -69,7 +69,8 @@ def switch_on(form: Locator, name: str) -> None:
 def pick(page: Page, form: Locator, field: str, day: str) -> None:
     """Type a day into one of the backfill dialog's date fields."""
     form.get_by_role("group").filter(has_text=re.compile(f"^{field}")).get_by_role("paragraph").click()
-    popover = page.get_by_role("dialog").filter(has=page.get_by_placeholder("YYYY/MM/DD"))
-    popover.get_by_placeholder("YYYY/MM/DD").fill(day.replace("-", "/"))
-    popover.get_by_placeholder("YYYY/MM/DD").press("Enter")
+    typed = page.get_by_role("textbox", name=field, exact=True)
+    typed.fill(day.replace("-", "/"))
+    typed.press("Enter")
     page.keyboard.press("Escape")
+    expect(typed).to_be_hidden()  # it fades out, and the next field is found only after
