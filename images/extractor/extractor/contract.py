@@ -151,8 +151,9 @@ def write_image(group: h5py.Group, image_id: str, regions: Regions) -> None:
     # HDF5's own calls with types and spaces kept: twice as fast as h5py's convenient ones for so many small arrays.
     made = h5g.create(group.id, image_id.encode(), lcpl=_utf8())
     for name, value in arrays.items():
-        dataset = h5d.create(made, name.encode(), _type(value.dtype.str), _space(value.shape))
-        dataset.write(h5s.ALL, h5s.ALL, value)
+        kind = _type(value.dtype.str)
+        dataset = h5d.create(made, name.encode(), kind, _space(value.shape))
+        dataset.write(h5s.ALL, h5s.ALL, value, kind)
 
 
 @cache
