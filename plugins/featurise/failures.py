@@ -180,6 +180,9 @@ _OWN_CODES = {
 }
 _CANNOT_EXECUTE = {126: "the command cannot be executed", 127: "the command was not found in the image"}
 _KILLED = 137
+_DEADLINE = "DeadlineExceeded"
+_CALLED_OFF = "Cancelling"
+"""How the taint manager begins to say that a pod may stay after all."""
 _IMAGE_WAITS = {
     "ErrImagePull",
     "ImagePullBackOff",
@@ -338,18 +341,26 @@ def _taken_away(evidence: Evidence) -> _Found:
         return reason_of_pod, f"{evidence.pod_reason}: {evidence.pod_message}"
     if evidence.pod_reason.startswith("OutOf"):
         return Reason.UNSCHEDULABLE, f"the node had no room after all: {evidence.pod_message or evidence.pod_reason}"
-    for event in reversed(evidence.events):
-        if event.reason in _EVENTS:
-            return _EVENTS[event.reason], f"{event.reason}: {event.message}"
+    if not _ended_by_itself(evidence):
+        for event in reversed(evidence.events):
+            if event.reason in _EVENTS and not event.message.startswith(_CALLED_OFF):
+                return _EVENTS[event.reason], f"{event.reason}: {event.message}"
     if evidence.gone and (killing := next((each for each in evidence.events if each.reason == "Killing"), None)):
         return Reason.EVICTED, f"the pod was deleted while it worked: {killing.message}"
-    if evidence.gone:
-        return Reason.NODE_LOST, "the pod is gone and left nothing to read"
     if evidence.terminated == "ContainerStatusUnknown":
         return Reason.NODE_LOST, evidence.message or "the node no longer knows how the container ended"
     if evidence.deleted:
         return Reason.EVICTED, "the pod was deleted while it worked, by somebody other than this task"
+    if evidence.gone:
+        return Reason.NODE_LOST, "the pod is gone and left nothing to read"
     return None
+
+
+def _ended_by_itself(evidence: Evidence) -> bool:
+    """Whether the end needs no event to explain it: a node that was away for a minute leaves one, too."""
+    if evidence.pod_reason == _DEADLINE:
+        return True
+    return evidence.exit_code is not None and evidence.exit_code not in {_KILLED, Exit.INTERRUPTED}
 
 
 def _device(evidence: Evidence) -> _Found:
@@ -370,7 +381,7 @@ def _device(evidence: Evidence) -> _Found:
 def _limits(evidence: Evidence) -> _Found:
     if evidence.unscheduled:
         return Reason.UNSCHEDULABLE, evidence.unscheduled
-    if evidence.pod_reason == "DeadlineExceeded":
+    if evidence.pod_reason == _DEADLINE:
         return Reason.TIMEOUT, evidence.pod_message or "the pod was active for longer than its deadline"
     if evidence.deadline:
         last = f"; the last event: {evidence.events[-1].message}" if evidence.events else ""
@@ -381,7 +392,8 @@ def _limits(evidence: Evidence) -> _Found:
 def _ending(evidence: Evidence) -> _Found:
     code = evidence.exit_code
     if code is None:
-        return (Reason.UNKNOWN, _said(evidence)) if _said(evidence) else None
+        seen = _said(evidence) or f"{evidence.pod_reason}: {evidence.pod_message}".strip(": ")
+        return (Reason.UNKNOWN, seen) if seen else None
     if code in _CANNOT_EXECUTE:
         return Reason.MISCONFIGURED, f"exit code {code}: {_CANNOT_EXECUTE[code]}"
     if code == Exit.INTERRUPTED:

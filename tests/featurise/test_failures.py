@@ -78,6 +78,51 @@ XID_TEXT = "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus
             "Stopping container",
             id="pod gone, it was told to stop",
         ),
+        pytest.param(
+            Evidence(exit_code=1, message="KeyError: 'fc7'", events=(Event("NodeNotReady", "Node is not ready"),)),
+            Reason.CRASH,
+            "KeyError",
+            id="a crash on a node that had been away",
+        ),
+        pytest.param(
+            Evidence(exit_code=1, message=XID_TEXT, events=(Event("NodeNotReady", "Node is not ready"),)),
+            Reason.GPU_FAULT,
+            "Xid",
+            id="a GPU fault on a node that had been away",
+        ),
+        pytest.param(
+            Evidence(
+                exit_code=143,
+                pod_reason="DeadlineExceeded",
+                pod_message="Pod was active on the node longer than the specified deadline",
+                events=(Event("NodeNotReady", "Node is not ready"),),
+            ),
+            Reason.TIMEOUT,
+            "deadline",
+            id="a deadline on a node that had been away",
+        ),
+        pytest.param(
+            Evidence(exit_code=137, events=(Event("NodeNotReady", "Node is not ready"),)),
+            Reason.NODE_LOST,
+            "not ready",
+            id="killed on a node that went away",
+        ),
+        pytest.param(
+            Evidence(
+                deadline="at work for 360 minutes",
+                events=(Event("TaintManagerEviction", "Cancelling deletion of Pod featurise/x"),),
+            ),
+            Reason.TIMEOUT,
+            "360 minutes",
+            id="a deletion that was called off",
+        ),
+        pytest.param(Evidence(gone=True, deleted=True), Reason.EVICTED, "somebody", id="seen leaving, then gone"),
+        pytest.param(
+            Evidence(pod_reason="TopologyAffinityError", pod_message="Resources cannot be allocated"),
+            Reason.UNKNOWN,
+            "TopologyAffinityError: Resources",
+            id="refused by the node in words that are not known",
+        ),
         pytest.param(SIGTERM_AND_PREEMPTED, Reason.PREEMPTED, "preempting", id="SIGTERM is read after its cause"),
         pytest.param(
             Evidence(

@@ -160,8 +160,8 @@ def test_the_next_attempt_keeps_away_from_the_bad_node(run: Run) -> None:
     node = run.attempts("xid")[0]["node"]
     affinity = run.pods("xid")[1]["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
 
-    expected = [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [node]}]
-    assert [term["matchExpressions"] for term in affinity["nodeSelectorTerms"]] == [expected]
+    expected = [{"key": "metadata.name", "operator": "NotIn", "values": [node]}]
+    assert [term["matchFields"] for term in affinity["nodeSelectorTerms"]] == [expected]
     assert not run.pods("xid")[0]["spec"].get("affinity")
 
 

@@ -6,6 +6,7 @@ follows from the row: whoever comes next, after a worker or a triggerer died, fi
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -44,7 +45,8 @@ PROGRESS_SECONDS = 15
 API_SECONDS = 20
 SLACK = timedelta(minutes=10)
 """Between the cluster's own deadline for a pod and the task's, which is for pods that nobody ends."""
-HOST = "kubernetes.io/hostname"
+DATASET_LETTERS = 20
+"""Of a dataset's name in its pods' names, which have 63 at the most."""
 
 
 class PodOperator(KubernetesPodOperator):
@@ -182,7 +184,7 @@ class PodOperator(KubernetesPodOperator):
         self._row = self._under_way.id if self._under_way else 0
         own = {name: value for name, value in job.labels.items() if name != "attempt"}
         self.labels = {name: make_safe_label_value(value) for name, value in own.items()}
-        self.name = _pod_name(self._whose, self._attempt.number)
+        self.name = pod_name(self._whose, self._attempt.number)
 
     def _conclude(self, event: dict[str, Any]) -> None:
         """Write down how the attempt ended, remove its pod, and fail the task if it failed."""
@@ -302,11 +304,12 @@ def _why(error: ApiException) -> str:
     return f"{error.status} {error.reason}: {error.body or ''}".strip()
 
 
-def _pod_name(whose: attempts.Of, number: int) -> str:
+def pod_name(whose: attempts.Of, number: int) -> str:
     """A name that only this attempt can have: a pod that exists is found again, and is never made twice."""
-    digest = hashlib.sha256(f"{whose.pair.feature_set} {whose.batch} {whose.run_id}".encode()).hexdigest()[:10]
-    name = f"{whose.pair.dataset}-{whose.pair.backbone}-{whose.shard}".lower().replace("_", "-").replace(".", "-")
-    return f"{name[:40].strip('-')}-{digest}-{number}"
+    identity = f"{whose.pair.feature_set} {whose.batch} {whose.run_id} {whose.shard}"
+    readable_part = f"{whose.pair.dataset[:DATASET_LETTERS]}-{whose.pair.backbone}-{whose.shard}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+    return f"{re.sub('[^a-z0-9]+', '-', readable_part.lower())}-{digest}-{number}"
 
 
 def _more_memory(container: k8s.V1Container, factor: float) -> None:
@@ -320,13 +323,14 @@ def _more_memory(container: k8s.V1Container, factor: float) -> None:
 def _keep_away(spec: k8s.V1PodSpec, nodes: Sequence[str]) -> None:
     if not nodes:
         return
-    unwanted = k8s.V1NodeSelectorRequirement(key=HOST, operator="NotIn", values=list(nodes))
+    # By the nodes' names: their hostname labels may differ. Kubernetes takes one name for each requirement.
+    unwanted = [k8s.V1NodeSelectorRequirement(key="metadata.name", operator="NotIn", values=[node]) for node in nodes]
     affinity = spec.affinity = spec.affinity or k8s.V1Affinity()
     affinity.node_affinity = affinity.node_affinity or k8s.V1NodeAffinity()
     required = affinity.node_affinity.required_during_scheduling_ignored_during_execution
     terms = required.node_selector_terms if required else [k8s.V1NodeSelectorTerm()]
     for term in terms:  # terms are alternatives, so each must exclude the nodes
-        term.match_expressions = [*(term.match_expressions or []), unwanted]
+        term.match_fields = [*(term.match_fields or []), *unwanted]
     affinity.node_affinity.required_during_scheduling_ignored_during_execution = k8s.V1NodeSelector(
         node_selector_terms=terms
     )

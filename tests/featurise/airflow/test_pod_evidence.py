@@ -329,7 +329,8 @@ def test_a_pod_that_is_gone_is_judged_by_how_it_was_last_seen() -> None:
     leaving = pod("Running", RUNNING, conditions=[disruption("EvictionByEvictionAPI", "evicting")], deleted=True)
 
     assert decide(gather(leaving, gone=True)).reason is Reason.EVICTED
-    assert decide(gather(pod("Running", RUNNING, deleted=True), gone=True)).reason is Reason.NODE_LOST
+    assert decide(gather(pod("Running", RUNNING, deleted=True), gone=True)).reason is Reason.EVICTED
+    assert decide(gather(pod("Running", RUNNING), gone=True)).reason is Reason.NODE_LOST
 
 
 def test_without_a_summary_the_log_says_how_far_it_came() -> None:
