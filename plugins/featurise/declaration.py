@@ -43,21 +43,26 @@ class Broken(BaseModel):
 def load(path: Path) -> list[Pair | Broken]:
     """Every pair that the file declares, and every mistake in it."""
     try:
-        document = Document(path.read_text())
+        document = Document(path.read_text(encoding="utf-8"))
     except OSError as error:
         return [
             Broken(message=f"{path}: cannot be read ({error.strerror}); set FEATURISE_DECLARATION to the declaration")
         ]
+    except UnicodeDecodeError as error:
+        found = f"found the byte {error.object[error.start]:#04x} at offset {error.start}"
+        return [Broken(message=f"{path}: not UTF-8 text: {found}; save the file as UTF-8")]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         return [
             Broken(message=f"{where}: not YAML: {getattr(error, 'problem', None) or error}; correct the file's syntax")
         ]
+    except ValueError as error:  # PyYAML's own, of a date that no calendar has
+        return [Broken(message=f"{path}: a value that looks like a date is none ({error}); correct or quote it")]
     wrong = _shape(path, document)
     if wrong:
         return [Broken(message=wrong)]
-    return [found for name in document.data["datasets"] for found in _dataset(path, document, str(name))]
+    return [found for name in document.data["datasets"] for found in _dataset(path, document, name)]
 
 
 def _shape(path: Path, document: Document) -> str | None:
@@ -74,7 +79,12 @@ def _shape(path: Path, document: Document) -> str | None:
     return None
 
 
-def _dataset(path: Path, document: Document, name: str) -> Iterator[Pair | Broken]:
+def _dataset(path: Path, document: Document, name: Any) -> Iterator[Pair | Broken]:
+    if not isinstance(name, str):
+        line, _ = document.line(("datasets", str(name)))
+        message = f"{path}, line {line}: datasets.{name}: expected a text name, found {name!r}; quote it"
+        yield Broken(dataset=str(name), message=message)
+        return
     declared = document.data["datasets"][name]
     if not isinstance(declared, Mapping):
         line, _ = document.line(("datasets", name))

@@ -112,6 +112,15 @@ def test_a_mistake_breaks_its_dataset_and_leaves_the_others_alone(tmp_path):
         ),
         ("prefix: pictures/flowers/", "ready: {}", 20, "ready: expected exactly one of success .* and settle_seconds"),
         ("prefix: pictures/flowers/", "schedule: {cron: daily}", 20, "schedule.cron: 'daily' is no cron expression"),
+        ("prefix: pictures/flowers/", "schedule: {cron: 99 2 * * x}", 20, r"schedule.cron: '99 2 \* \* x' is no cron"),
+        ("prefix: pictures/flowers/", "schedule: {cron: 0 0 30 2 *}", 20, "schedule.cron: .*failed to find next date"),
+        ("min_boxes: 10", "background: true", 24, "boxes: background is for resnext101, and resnet101 knows no such"),
+        (
+            "prefix: pictures/flowers/",
+            "batches: {by: modified}\n    ready: {success: _DONE}",
+            21,
+            "flowers.ready: success is .* batches by modified have none.*; use settle_seconds",
+        ),
         ("prefix: pictures/flowers/", "batches: {pattern: '%Y'}", 20, "pattern: '%Y' does not name a day"),
         (
             "prefix: pictures/flowers/",
@@ -140,10 +149,23 @@ def test_a_mistake_is_named_with_line_and_field(tmp_path, good, bad, line, says)
         ),
         ("datasets:\n  birds: 3", "line 2: datasets.birds: expected a mapping, found 3"),
         ("datasets:\n  birds:\n    bucket: bucket", "line 2: datasets.birds.backbones: expected a list of backbones"),
+        ("datasets:\n  birds:\n    start_date: 2026-13-01", "looks like a date is none (month must be in 1..12)"),
     ],
 )
 def test_a_file_of_another_shape_is_one_message(tmp_path, text, says):
     assert says in only_broken(read(tmp_path, text)).message
+
+
+def test_a_name_that_is_no_text_breaks_its_dataset_alone(tmp_path):
+    found = read(tmp_path, GOOD.replace("  birds:\n", "  2014:\n"))
+    assert [type(one) for one in found] == [Broken, Pair]
+    assert "line 15: datasets.2014: expected a text name, found 2014; quote it" in only_broken(found).message
+
+
+def test_a_file_that_is_no_utf_8_is_one_message(tmp_path):
+    path = tmp_path / "featurise.yaml"
+    path.write_bytes("datasets: {} # für".encode("latin-1"))
+    assert "not UTF-8 text: found the byte 0xfc at offset 16; save the file as UTF-8" in only_broken(load(path)).message
 
 
 def test_a_missing_file_says_which_setting_names_it(tmp_path):
