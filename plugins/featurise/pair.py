@@ -4,6 +4,7 @@ import datetime
 import zoneinfo
 from typing import Literal, Self
 
+from croniter import CroniterError, croniter  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from extractor import backbones
@@ -98,6 +99,10 @@ class Schedule(Section):
     def _five_fields(cls, value: str) -> str:
         if len(value.split()) != 5:
             raise ValueError(f"{value!r} is no cron expression: expected five fields, as in '0 2 * * *'")
+        try:
+            croniter(value).get_next()  # a day that no year has, as in '0 0 30 2 *', shows only here
+        except CroniterError as error:
+            raise ValueError(f"{value!r} is no cron expression ({error}); expected one as in '0 2 * * *'") from error
         return value
 
     @field_validator("timezone")
@@ -205,6 +210,18 @@ class Pair(Section):
     def _make_a_rule(cls, value: Boxes, info: ValidationInfo) -> Boxes:
         if "backbone" in info.data:
             backbones.box_rule(info.data["backbone"], **value.model_dump())
+        if value.background and info.data.get("backbone") == "resnet101":
+            raise ValueError("background is for resnext101, and resnet101 knows no such choice; remove it")
+        return value
+
+    @field_validator("ready")
+    @classmethod
+    def _per_batch(cls, value: Ready, info: ValidationInfo) -> Ready:
+        if value.success is not None and "batches" in info.data and info.data["batches"].by == "modified":
+            raise ValueError(
+                "success is an object in a batch's folder, and batches by modified have none: one object would call "
+                "every day complete; use settle_seconds"
+            )
         return value
 
     @property
