@@ -5,15 +5,16 @@ import random
 import shutil
 import signal
 import time
+from itertools import combinations
 from pathlib import Path
 
 import h5py
 import pytest
 from shards import Shard, index, picture, rejects, start, wait
 
-from extractor import contract
+from extractor import contract, parts
 from extractor.manifest import Reason
-from extractor.outcome import Exit
+from extractor.outcome import Exit, StorageError
 
 
 def contents(path: Path) -> dict[str, dict[str, bytes]]:
@@ -205,3 +206,70 @@ def test_ten_kills_lose_and_double_nothing(night, extract):
     assert list(contents(night.output).items()) == list(contents(undisturbed).items())
     assert index(night.output) == index(undisturbed)
     assert rejects(night.output) == rejects(undisturbed)
+
+
+def test_what_a_kill_left_of_a_part_hinders_nothing(night, extract):
+    folder = Path(parts.folder(str(night.output)))
+    folder.mkdir(parents=True)
+    (folder / ".part-00000000-0123456789ab.h5.77.partial").write_bytes(b"half a pa")
+    assert extract(night.arguments()).code == Exit.OK
+    assert not folder.exists()
+
+
+def test_parts_that_outlived_their_file_go_with_the_next_attempt(night, extract, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(parts, "remove", lambda output: None)
+        extract(night.arguments())
+    folder = Path(parts.folder(str(night.output)))
+    assert list(folder.iterdir())
+    assert extract(night.arguments()).events("already complete")
+    assert not folder.exists()
+
+
+def test_whatever_parts_are_lost_the_next_attempt_makes_the_same_file(make_shard, extract, monkeypatch):
+    """Ids that are taken, with the same bytes and with others, rest on a part that may be lost."""
+    seeds = {"a/one": 1, "a/two": 2, "b/one": 1, "c/one": 3, "b/two": 2, "a/three": 4, "c/two": 2, "b/three": 5}
+    shard = make_shard({f"{key}.png": picture(seed) for key, seed in seeds.items()})
+    undisturbed = shard.folder / "undisturbed.h5"
+    extract(shard.arguments(undisturbed))
+
+    def fail(*_):
+        raise StorageError("the store is down")
+
+    with monkeypatch.context() as down:
+        down.setattr(parts, "assemble", fail)
+        assert extract([*shard.arguments(), "--part-images", "2"]).code == Exit.STORAGE
+    folder, kept = Path(parts.folder(str(shard.output))), shard.folder / "kept"
+    folder.rename(kept)
+    names = sorted(path.name for path in kept.iterdir())
+    assert len(names) == 4
+    for left in (left for number in range(4) for left in combinations(names, number)):
+        shard.output.unlink(missing_ok=True)
+        folder.mkdir()
+        for name in left:
+            shutil.copy(kept / name, folder)
+        assert extract([*shard.arguments(), "--part-images", "2"]).code == Exit.OK, left
+        assert list(contents(shard.output).items()) == list(contents(undisturbed).items()), left
+        assert index(shard.output) == index(undisturbed), left
+        assert rejects(shard.output) == rejects(undisturbed), left
+
+
+@pytest.mark.parametrize("there_before", [True, False])
+def test_the_first_image_of_an_id_is_lost_and_then_gone_or_back(make_shard, extract, monkeypatch, there_before):
+    files = {"a/one.png": picture(1), "b/one.png": picture(1), "two.png": picture(2)}
+    shard = make_shard(files)
+    first = shard.folder / "a/one.png"
+    if not there_before:
+        first.unlink()
+    with monkeypatch.context() as killed:
+        killed.setattr(parts, "remove", lambda output: None)
+        extract([*shard.arguments(), "--part-images", "1"])
+    shard.output.unlink()
+    next(Path(parts.folder(str(shard.output))).glob("part-00000000-*")).unlink()
+    if there_before:
+        first.unlink()
+    else:
+        first.write_bytes(files["a/one.png"])
+    assert extract(shard.arguments()).code == Exit.OK
+    assert [entry.key for entry in index(shard.output)] == list(files)[there_before:]
+    assert set(contents(shard.output)) == {"one", "two"}

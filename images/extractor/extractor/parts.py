@@ -6,9 +6,9 @@ of their first images, parts give the manifest's order, whoever wrote them.
 """
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from extractor import contract, machine, storage
 from extractor.contract import Provenance, Regions
-from extractor.manifest import IndexEntry, Reject, dump, load
+from extractor.manifest import IndexEntry, Reason, Reject, dump, load
 
 SPARE = 16 * 1024 * 1024
 """Bytes of scratch that stay free beside an image: for what HDF5 and a part's lists take when a part is finished."""
@@ -89,13 +89,27 @@ def save(part: Part) -> Part:
 
 
 def saved(output: str, identity: str, scratch: Path) -> list[Part]:
-    """The parts of this output that earlier attempts left, in the manifest's order; others' parts are passed over."""
+    """The parts of this output that earlier attempts left, in the manifest's order; others' parts are passed over.
+
+    An outcome that rests on a group of a part that was lost is left out, so that its image is done again.
+    Raises StorageError.
+    """
     found = []
+    held: set[str] = set()
     for uri in _listed(output):
         with _opened(Part(uri, ()), scratch) as file:
             if file.attrs.get("identity") == identity:
                 found.append(Part(uri, tuple(load(Result, file["results"][()].tobytes(), uri))))
-    return in_order(found)
+                held.update(file["images"])
+    sound = (replace(part, results=tuple(r for r in part.results if _stands(r, held))) for part in found)
+    return in_order(part for part in sound if part.results)
+
+
+def _stands(result: Result, held: Collection[str]) -> bool:
+    """Whether an outcome needs no group, or one that a part holds: a taken id's is in the part of its first image."""
+    if result.done is not None:
+        return result.done.image_id in held
+    return result.reject is None or result.reject.reason is not Reason.DUPLICATE_ID or result.reject.image_id in held
 
 
 def in_order(parts: Iterable[Part]) -> list[Part]:
@@ -113,10 +127,11 @@ def settled(parts: Iterable[Part]) -> dict[int, Result]:
 
 
 def remove(output: str) -> None:
-    """Delete every part of an output."""
-    storage.delete(list(_listed(output)))
-    if not storage.is_s3(output) and (local := Path(folder(output))).is_dir():
-        local.rmdir()
+    """Delete every part of an output, and what a killed process left of one.
+
+    Raises StorageError.
+    """
+    storage.delete_below(folder(output))
 
 
 def assemble(output: str, parts: Sequence[Part], provenance: Provenance, scratch: Path) -> None:
@@ -126,9 +141,10 @@ def assemble(output: str, parts: Sequence[Part], provenance: Provenance, scratch
         contract.write_provenance(file, provenance)
         for part in parts:
             with _opened(part, scratch) as source:
+                images = source["images"]
                 for image_id in (result.done.image_id for result in part.results if result.done is not None):
-                    if image_id not in file:
-                        source.copy(f"images/{image_id}", file, name=image_id)
+                    if image_id in images and image_id not in file:
+                        images.copy(image_id, file, name=image_id)
     outcomes = [result for _, result in sorted(settled(parts).items())]
     write_lines(output, "index", (result.done for result in outcomes if result.done is not None))
     write_lines(output, "rejects", (result.reject for result in outcomes if result.reject is not None))

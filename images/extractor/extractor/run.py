@@ -75,6 +75,7 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
         machine.check_disk(scratch, _disk_needed(request))
         if (before := parts.finished(request.output, identity, scratch)) is not None:
             log.info("already complete", output=request.output, images=before.images, rejects=before.rejects)
+            parts.remove(request.output)
             return progress.complete(before.rejects, synthetic=before.synthetic)
         earlier = parts.saved(request.output, identity, scratch)
         options = Options(request.rule, device, request.precision, request.cls_prob)

@@ -323,3 +323,20 @@ def delete(uris: Iterable[str]) -> None:
                 Path(uri).unlink(missing_ok=True)
         except _ERRORS as error:
             _fail(uri, "deleting", error)
+
+
+def delete_below(uri: str) -> None:
+    """Remove everything below an address, unfinished writes included; that nothing is there is no error.
+
+    Raises StorageError.
+    """
+    if is_s3(uri):
+        bucket, _ = split(uri)
+        delete([f"s3://{bucket}/{item.key}" for item in listing(f"{uri.rstrip('/')}/")])
+        return
+    try:
+        shutil.rmtree(uri)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        _fail(uri, "deleting", error)
