@@ -1,6 +1,8 @@
 """Objects by address, on a real S3 server and on the local disk."""
 
 import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -85,3 +87,68 @@ def test_store_that_is_down_is_named_with_its_endpoint(tmp_path, monkeypatch):
             storage.read_bytes("s3://pictures/x")
     finally:
         storage.client.cache_clear()
+
+
+class Flaky(ThreadingHTTPServer):
+    """A store of one object, whose first `breaks` answers end in the middle of their body."""
+
+    data = bytes(range(256)) * 64
+    breaks = 0
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Flaky
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.data)))
+        self.send_header("ETag", '"e"')
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.server.breaks -= 1
+        self.wfile.write(self.server.data[: 1000 if self.server.breaks >= 0 else None])
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def flaky(monkeypatch) -> Flaky:
+    with Flaky(("127.0.0.1", 0), Answer) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "unused")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        storage.client.cache_clear()
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+    storage.client.cache_clear()
+
+
+def fetched(uri, tmp_path) -> bytes:
+    storage.download(uri, tmp_path / "object")
+    return (tmp_path / "object").read_bytes()
+
+
+FETCHES = pytest.mark.parametrize("fetch", [lambda uri, _: storage.read_bytes(uri), fetched], ids=["read", "download"])
+
+
+@FETCHES
+def test_an_answer_that_breaks_off_is_asked_for_again(flaky, tmp_path, fetch):
+    flaky.breaks = 2
+    assert fetch("s3://pictures/a/b.png", tmp_path) == flaky.data
+
+
+@FETCHES
+def test_answers_that_always_break_off_are_a_failure_of_the_store(flaky, tmp_path, fetch):
+    flaky.breaks = 1000
+    with pytest.raises(StorageError, match=rf"s3://pictures/a/b.png: no answer from .*:{flaky.server_port}, or only"):
+        fetch("s3://pictures/a/b.png", tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -21,10 +21,19 @@ from typing import Any, NoReturn
 
 import boto3
 import botocore.session
+from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 from botocore.utils import parse_timestamp
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from extractor.outcome import StorageError
 
@@ -115,16 +124,17 @@ def _fail(uri: str, doing: str, error: Exception) -> NoReturn:
         raise StorageError(
             f"{doing} {uri}: {endpoint()} answered {code}: {error.response['Error'].get('Message', '')}"
         ) from error
-    if isinstance(error, BotoCoreError):
+    if isinstance(error, BotoCoreError | Boto3Error):
         raise StorageError(
-            f"{doing} {uri}: no answer from {endpoint()} ({error}); check AWS_ENDPOINT_URL and that the store is up"
+            f"{doing} {uri}: no answer from {endpoint()}, or only the beginning of one "
+            f"({getattr(error, 'last_exception', error)}); check AWS_ENDPOINT_URL and that the store is up"
         ) from error
     if isinstance(error, FileNotFoundError):
         raise NotFound(f"{doing} {uri}: no such file") from error
     raise StorageError(f"{doing} {uri}: {error}") from error
 
 
-_ERRORS = (ClientError, BotoCoreError, OSError)
+_ERRORS = (ClientError, BotoCoreError, Boto3Error, OSError)
 
 
 def read_bytes(uri: str) -> bytes:
@@ -143,11 +153,25 @@ def read(uri: str) -> tuple[bytes, str]:
     try:
         if is_s3(uri):
             bucket, key = split(uri)
-            found = client().get_object(Bucket=bucket, Key=key)
-            return found["Body"].read(), found["ETag"].strip('"')
+            return _get(bucket, key)
         return Path(uri).read_bytes(), _local_info(Path(uri), uri).etag
     except _ERRORS as error:
         _fail(uri, "reading", error)
+
+
+def _get(bucket: str, key: str) -> tuple[bytes, str]:
+    """An object and its etag, asked for anew when the answer breaks off: botocore repeats requests, but no body."""
+    broken_off = (ResponseStreamingError, IncompleteReadError, ReadTimeoutError, ConnectionClosedError)
+    for attempt in Retrying(
+        retry=retry_if_exception_type(broken_off),
+        stop=stop_after_attempt(4),
+        wait=wait_random_exponential(multiplier=0.5, max=2),
+        reraise=True,
+    ):
+        found = client().get_object(Bucket=bucket, Key=key)
+        with attempt:
+            data: bytes = found["Body"].read()
+    return data, found["ETag"].strip('"')
 
 
 def head(uri: str) -> ObjectInfo | None:
