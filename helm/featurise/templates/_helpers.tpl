@@ -5,13 +5,21 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
-{{/* Service accounts of the Airflow that is installed with this chart, unless others are named. */}}
+{{/* How the names of Airflow's own chart begin: its `airflow.fullname`. */}}
+{{- define "featurise.airflow" -}}
+{{- contains "airflow" .Release.Name | ternary .Release.Name (printf "%s-airflow" .Release.Name) -}}
+{{- end }}
+
+{{/*
+Service accounts of the Airflow that is installed with this chart, unless others are named: tasks run in the scheduler
+and wait in the triggerer.
+*/}}
 {{- define "featurise.launchers" -}}
 {{- if .Values.launchers }}
 {{- toYaml .Values.launchers }}
 {{- else if .Values.airflow.enabled }}
-{{- range $role := list "worker" "scheduler" "triggerer" }}
-- name: {{ $.Release.Name }}-airflow-{{ $role }}
+{{- range $role := list "scheduler" "triggerer" }}
+- name: {{ include "featurise.airflow" $ }}-{{ $role }}
 {{- end }}
 {{- end }}
 {{- end }}
