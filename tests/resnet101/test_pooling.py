@@ -1,12 +1,16 @@
 """Pooling of distinct rectangles against torchvision's operator, to the last bit."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 from torchvision.ops import roi_pool
 
-from resnet101_detectron2.pooling import pool
+from resnet101_detectron2.pooling import bin_size, pool
 
 # Multiples of 8 are the corners that rounding to cells of 16 pixels decides.
 corner = st.one_of(st.integers(0, 40).map(lambda eighth: 8.0 * eighth), st.floats(0, 320, width=32))
@@ -48,3 +52,35 @@ def test_a_repeated_roi_adds_no_cells():
 def test_a_roi_beyond_the_last_cell_pools_to_zeros():
     pooled = pool(torch.ones(5, 5, 2), torch.tensor([[85.0, 0, 90, 40]]))
     assert not pooled.cells[pooled.bins].any()
+
+
+class DividesLikeAGpu(TorchFunctionMode):
+    """CUDA's division of a tensor by a number: a product with the inverse, which is rounded to the tensor's type."""
+
+    divided = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (torch.Tensor.__truediv__, torch.Tensor.div, torch.div) and isinstance(args[1], int | float):
+            self.divided += 1
+            return args[0] * torch.ones((), dtype=args[0].dtype).div(torch.tensor(args[1], dtype=args[0].dtype))
+        return function(*args, **kwargs or {})
+
+
+def test_a_bin_s_size_is_the_rounded_quotient_however_the_device_divides():
+    cells = np.arange(1, 201)
+    quotients = torch.from_numpy(cells.astype(np.float32) / np.float32(14))
+    assert torch.equal(bin_size(torch.from_numpy(cells)), quotients)
+    with DividesLikeAGpu() as mode:
+        assert torch.equal(bin_size(torch.from_numpy(cells)), quotients)
+        # What the mode is for: the same product in float32 misses some.
+        assert not torch.equal(torch.from_numpy(cells.astype(np.float32)) / 14, quotients)
+    assert mode.divided == 2
+
+
+def test_a_gpu_s_division_moves_no_bin():
+    features = torch.randn(84, 84, 3, generator=torch.Generator().manual_seed(0))
+    ends = 16.0 * torch.arange(84)
+    rois = torch.stack((torch.zeros(84), torch.zeros(84), ends, ends.flip(0)), dim=1)
+    with DividesLikeAGpu():
+        pooled = pool(features, rois)
+    assert torch.equal(pooled.cells[pooled.bins], expected(features, rois))

@@ -45,11 +45,20 @@ def pool(features: torch.Tensor, rois: torch.Tensor) -> Pooled:
 
 def _ranges(first: torch.Tensor, last: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
     """First cell and the one after the last of each bin, [14, R]; float32, as the operator computes them."""
-    size = (last - first + 1).clamp(min=1).float() / POOLED
+    size = bin_size((last - first + 1).clamp(min=1))
     edges = torch.arange(POOLED + 1, device=first.device, dtype=torch.float32)[:, None] * size
     low = (edges[:-1].floor().int() + first).clamp(0, limit)
     high = (edges[1:].ceil().int() + first).clamp(0, limit)
     return low.long(), high.long()
+
+
+def bin_size(cells: torch.Tensor) -> torch.Tensor:
+    """The cells of one bin, float32, of RoIs that are `cells` long: the quotient that the operator's division gives.
+
+    A GPU divides by a number by multiplying with its inverse. In float32 that misses the quotient by a last bit, and an
+    edge that falls on a cell's border then takes in the next cell. In double both ways round to the same float32.
+    """
+    return (cells.double() / POOLED).float()
 
 
 def _pairs(low: torch.Tensor, high: torch.Tensor, limit: int) -> torch.Tensor:
