@@ -21,9 +21,12 @@ def day(batch: str) -> datetime.date:
     Raises BatchInvalid.
     """
     try:
-        return datetime.date.fromisoformat(batch)
+        found = datetime.date.fromisoformat(batch)
     except ValueError as error:
         raise BatchInvalid(f"batch {batch!r}: expected a day as in 2026-11-23") from error
+    if found.isoformat() != batch:  # other writings of a day would be other batches with the same images
+        raise BatchInvalid(f"batch {batch!r}: write it {found.isoformat()}")
+    return found
 
 
 def prefix(pair: Pair, batch: str) -> str:

@@ -5,12 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from extractor.manifest import Reason
 from extractor.storage import ObjectInfo
 from featurise.registry.outcomes import Known
-
-PASSING = frozenset({Reason.MISSING, Reason.CHANGED})
-"""Reasons that speak of a moment, not of the picture: it is looked at again."""
 
 
 @dataclass
@@ -61,7 +57,7 @@ def new(
 
 def _outcome(item: ObjectInfo, rows: list[Known]) -> Known | None:
     """The row that settles a listed image: a live one before others."""
-    settled = [row for row in rows if row.etag == item.etag and row.reason not in PASSING]
+    settled = [row for row in rows if row.etag == item.etag and not row.passing]
     return max(settled, key=lambda row: row.live, default=None)
 
 

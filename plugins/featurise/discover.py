@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from extractor import storage
 from extractor.manifest import Entry, Reason, dump, image_id
 from extractor.storage import ObjectInfo
-from featurise import abandoned, addresses, batches, claims, compare, duplicates, ordering
+from featurise import abandoned, addresses, batches, claims, compare, duplicates, latest, ordering
 from featurise.compare import Tally
 from featurise.duplicates import Owner
 from featurise.options import Options
@@ -45,6 +45,10 @@ class Discovered(BaseModel):
     late: int = 0
     """How many of the fresh ones belong to earlier batches."""
     deleted: int = 0
+    refused: int = 0
+    """New images that are rejects already: another picture has their id, or their names make none."""
+    listed_at: datetime.datetime | None = None
+    """Just before the store was listed; what is registered later by another run knows more."""
     left: str | None = None
     """Why nothing is done although there may be new images: another run's claim, or a batch that is not ready."""
 
@@ -86,9 +90,19 @@ def run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
     """
     pair = options.applied(pair)
     found = _run(pair, batch, run_id, options)
+    # What an earlier discovery of this run led to holds no more.
+    storage.delete([addresses.plan(pair, batch, run_id)])
     uri = addresses.discovered(pair, batch, run_id)
     storage.write_bytes(uri, found.model_dump_json().encode(), content_type="application/json")
     return found
+
+
+def of_run(pair: Pair, batch: str, run_id: str) -> Discovered:
+    """What a run discovered.
+
+    Raises storage.NotFound, storage.StorageError.
+    """
+    return Discovered.model_validate_json(storage.read_bytes(addresses.discovered(pair, batch, run_id)))
 
 
 def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
@@ -101,6 +115,7 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
         return nothing.model_copy(update={"left": f"batch {batch} is being worked on by run {holder}"})
     if not options.dry_run:
         abandoned.remove(pair, batch)
+    listed_at = datetime.datetime.now(datetime.UTC)
     with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
         lines = Path(scratch) / "fresh.jsonl"
         seen = _Seen(run_id)
@@ -111,8 +126,8 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
         with lines.open("ab") as file:
             _settle(pair, seen, file)
         storage.upload(lines, nothing.listing_uri)
-    if not options.dry_run:
-        _write_down(pair, batch, claimed, seen)
+    if not options.dry_run and _write_down(pair, batch, claimed, seen):
+        latest.update(pair)
     return nothing.model_copy(
         update={
             "found": seen.tally.found.total(),
@@ -121,6 +136,8 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
             "rejected": seen.tally.rejected.total(),
             "late": seen.fresh.total() - seen.fresh[batch],
             "deleted": len(seen.tally.deleted),
+            "refused": len(seen.rejected),
+            "listed_at": listed_at,
         }
     )
 
@@ -205,22 +222,32 @@ def _settle(pair: Pair, seen: _Seen, file: IO[bytes]) -> None:
             seen.tally.rejected[image.batch] += 1
 
 
-def _write_down(pair: Pair, batch: str, claimed: Sequence[str], seen: _Seen) -> None:
-    """Everything that the look at the store changes in the registry, in one transaction.
+def _write_down(pair: Pair, batch: str, claimed: Sequence[str], seen: _Seen) -> bool:
+    """Everything that the look at the store changes in the registry, in one transaction; whether outcomes changed.
 
     Claims on earlier batches without anything new are given back: a backfill may want them.
     """
     with writing() as connection:
         number = feature_sets.ensure(connection, pair)
         feature_sets.lock(connection, number)
-        touched = outcomes.revive(connection, number, seen.tally.revived)
-        touched |= outcomes.note_deleted(connection, number, seen.tally.deleted)
+        touched = outcomes.note_deleted(connection, number, seen.tally.deleted)
+        touched |= outcomes.revive(connection, number, seen.tally.revived)
+        _give_way(connection, number, seen)
         touched |= store.images(connection, number, seen.done) | store.rejects(connection, number, seen.rejected)
         for one in claimed:
             outcomes.listed(connection, number, one, seen.tally.found[one], seen.run_id)
         outcomes.recount(connection, number, touched.union(claimed))
         idle = [one for one in claimed if one != batch and not seen.fresh[one]]
         claims.release(connection, number, seen.run_id, idle)
+    return bool(touched)
+
+
+def _give_way(connection: Connection, number: int, seen: _Seen) -> None:
+    """Pictures that came back and whose id another picture got meanwhile are rejects now."""
+    for image, batch, owner in duplicates.contested(connection, number, seen.tally.revived):
+        seen.rejected.append(duplicates.reject_row(image, batch, owner, seen.run_id))
+        seen.tally.done[batch] -= 1
+        seen.tally.rejected[batch] += 1
 
 
 def _unsettled(pair: Pair, newest: datetime.datetime | None) -> str | None:

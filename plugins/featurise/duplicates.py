@@ -1,6 +1,7 @@
 """Two keys with one image id: the same bytes count as done already, other bytes are a reject that names both keys."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -38,16 +39,38 @@ def owned(
     while page := list(islice(source, PAGE)):
         owners = _owners(connection, feature_set, page)
         for image in page:
-            found = owners.get(image.image_id)
-            yield image, found if found is not None and found.key != image.key else None
+            yield image, next((owner for owner in owners[image.image_id] if owner.key != image.key), None)
 
 
-def _owners(connection: Connection, feature_set: int | None, images: Sequence[Entry | IndexEntry]) -> dict[str, Owner]:
-    """Who has these images' ids by now."""
+def contested(
+    connection: Connection, feature_set: int, pictures: Sequence[tuple[str, str]]
+) -> Iterator[tuple[IndexEntry, str, Owner]]:
+    """Those of these live images (key and etag) whose id is another picture's, each with its batch and that owner."""
+    columns = (Image.key, Image.etag, Image.size, Image.image_id, Image.sha256, Image.boxes, Image.batch)
+    lost: set[str] = set()
+    for start in range(0, len(pictures), PAGE):
+        keys = [key for key, _ in pictures[start : start + PAGE]]
+        statement = select(*columns).where(Image.feature_set_id == feature_set, Image.key.in_(keys), live(Image))
+        rows = connection.execute(statement.order_by(Image.key)).all()
+        images = [IndexEntry.model_validate(row, from_attributes=True) for row in rows]
+        owners = _owners(connection, feature_set, images)
+        for image, row in zip(images, rows, strict=True):
+            others = [each for each in owners[image.image_id] if each.key != image.key and each.key not in lost]
+            if other := next((each for each in others if each.sha256 != image.sha256), None):
+                lost.add(image.key)
+                yield image, row.batch, other
+
+
+def _owners(
+    connection: Connection, feature_set: int | None, images: Sequence[Entry | IndexEntry]
+) -> dict[str, list[Owner]]:
+    """Who has these images' ids by now: several keys where their bytes are the same."""
     columns = (Image.image_id, Image.key, Image.etag, Image.size, Image.sha256, Image.shard_id, Image.boxes)
     wanted = Image.image_id.in_([image.image_id for image in images])
-    rows = connection.execute(select(*columns).where(Image.feature_set_id == feature_set, wanted, live(Image)))
-    return {row[0]: Owner(*row[1:]) for row in rows}
+    found: dict[str, list[Owner]] = defaultdict(list)
+    for row in connection.execute(select(*columns).where(Image.feature_set_id == feature_set, wanted, live(Image))):
+        found[row[0]].append(Owner(*row[1:]))
+    return found
 
 
 def same_bytes(uri: str, image: Entry, owner: Owner) -> bool:

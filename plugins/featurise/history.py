@@ -2,17 +2,16 @@
 
 import datetime
 from itertools import groupby
-from typing import TypeVar
 
 from pydantic import BaseModel
 from sqlalchemy import Connection, select
 
 from extractor import storage
-from featurise import addresses
+from featurise import discover
 from featurise.discover import Discovered
 from featurise.examine import Sample
 from featurise.pair import Pair
-from featurise.plan import Plan
+from featurise.plan import Plan, made
 from featurise.registry import feature_sets
 from featurise.registry.models import GpuAttempt, Reject, Shard
 from featurise.registry.session import reading
@@ -20,7 +19,6 @@ from featurise.statistics import Statistics
 
 NIGHTS = 14
 """Earlier batches that a report compares with."""
-Loaded = TypeVar("Loaded", bound=BaseModel)
 
 
 class Refused(BaseModel):
@@ -83,16 +81,21 @@ class Run(BaseModel):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images of the run: found in its batches, new, featurised, rejected, still to do; and files."""
+        """Images of the run: found, new, featurised, rejected (at once, or when tried), still to do; and files."""
         found = self.discovered or Discovered(batch=self.batch, listing_uri="")
         done, rejected = sum(file.images for file in self.files), sum(file.rejects for file in self.files)
+        registered = {file.name for file in self.files}
+        shards = self.plan.shards if self.plan is not None else []
+        # Without a plan, everything that was discovered is still to do.
+        pending = sum(shard.images for shard in shards if shard.name not in registered) if shards else found.fresh
         return {
             "found": found.found,
-            "new": found.fresh,
+            "new": done + rejected + pending,
             "late": found.late,
+            "refused": found.refused,
             "done": done,
             "rejected": rejected,
-            "pending": found.fresh - done - rejected,
+            "pending": pending,
             "files": len(self.files),
         }
 
@@ -106,8 +109,8 @@ def of_run(pair: Pair, batch: str, run_id: str) -> Run:
         feature_set=pair.feature_set,
         batch=batch,
         run_id=run_id,
-        discovered=_load(Discovered, addresses.discovered(pair, batch, run_id)),
-        plan=_load(Plan, addresses.plan(pair, batch, run_id)),
+        discovered=_discovered(pair, batch, run_id),
+        plan=made(pair, batch, run_id),
     )
     with reading() as connection:
         number = feature_sets.find(connection, pair)
@@ -116,9 +119,9 @@ def of_run(pair: Pair, batch: str, run_id: str) -> Run:
     return run
 
 
-def _load(model: type[Loaded], uri: str) -> Loaded | None:
+def _discovered(pair: Pair, batch: str, run_id: str) -> Discovered | None:
     try:
-        return model.model_validate_json(storage.read_bytes(uri))
+        return discover.of_run(pair, batch, run_id)
     except storage.NotFound:
         return None
 

@@ -8,16 +8,21 @@ extractor settles which of them holds it.
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Row
 
-from extractor import storage
-from featurise import addresses
+from extractor import manifest, storage
+from extractor.manifest import IndexEntry, Reject
+from featurise import addresses, claims
 from featurise.discover import Discovered, Fresh
 from featurise.options import Options
 from featurise.pair import Pair
+from featurise.registry.shards import of_run
 from featurise.settings import settings
 
 DEPTH = 16
@@ -46,14 +51,21 @@ class Plan(BaseModel):
 def run(pair: Pair, discovered: Discovered, run_id: str, options: Options) -> list[Shard]:
     """Write one manifest per shard; the same images give the same shards. A dry run plans and returns nothing to do.
 
-    Raises storage.StorageError.
+    Raises storage.StorageError, or claims.ClaimLost when another run works on the batch by now.
     """
     pair = options.applied(pair)
     if discovered.fresh == 0:
         return []
+    registered = of_run(pair, discovered.batch, run_id)
+    earlier = made(pair, discovered.batch, run_id)
+    if earlier is not None and registered.keys() >= {shard.name for shard in earlier.shards}:
+        return earlier.shards  # all of them are done, and their work objects are gone
+    if not options.dry_run:
+        claims.renew(pair, discovered.batch, run_id)
     size, groups = split(_images(discovered), pair)
     shards = []
-    for name, members in groups:
+    for node, members in groups:
+        name = _named(node, members, registered)
         work = storage.join(addresses.work(pair, discovered.batch, run_id), name)
         uri = storage.join(work, "manifest.jsonl")
         storage.write_bytes(uri, b"".join(members), content_type="application/jsonl")
@@ -62,6 +74,34 @@ def run(pair: Pair, discovered: Discovered, run_id: str, options: Options) -> li
     uri = addresses.plan(pair, discovered.batch, run_id)
     storage.write_bytes(uri, plan.model_dump_json().encode(), content_type="application/json")
     return [] if options.dry_run else shards
+
+
+def made(pair: Pair, batch: str, run_id: str) -> Plan | None:
+    """What a run has planned, if it has come so far.
+
+    Raises storage.StorageError.
+    """
+    try:
+        return Plan.model_validate_json(storage.read_bytes(addresses.plan(pair, batch, run_id)))
+    except storage.NotFound:
+        return None
+
+
+def _named(node: str, members: Sequence[bytes], registered: Mapping[str, Row[Any]]) -> str:
+    """A shard's name in its run: where discovery is repeated, a shard that is registered keeps its name to itself."""
+    images = (Fresh.model_validate_json(line) for line in members)
+    pictures = {(image.key, image.etag) for image in images}
+    names = chain([node], (f"{node}.{number}" for number in count(2)))
+    return next(name for name in names if name not in registered or _pictures(registered[name]) == pictures)
+
+
+def _pictures(shard: Row[Any]) -> set[tuple[str, str]]:
+    """Keys and etags of a registered shard."""
+    lines: list[IndexEntry | Reject] = [
+        *manifest.load(IndexEntry, storage.read_bytes(shard.index_uri), shard.index_uri),
+        *manifest.load(Reject, storage.read_bytes(shard.rejects_uri), shard.rejects_uri),
+    ]
+    return {(line.key, line.etag) for line in lines}
 
 
 def _images(discovered: Discovered) -> Iterator[tuple[str, bytes]]:

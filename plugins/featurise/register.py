@@ -1,7 +1,6 @@
 """A published file into the registry: from this transaction on it counts."""
 
 import datetime
-import json
 from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict
@@ -9,7 +8,7 @@ from sqlalchemy import Connection
 
 from extractor import manifest, storage
 from extractor.manifest import IndexEntry, Reject
-from featurise import addresses, claims, duplicates
+from featurise import addresses, claims, discover, duplicates, latest
 from featurise.discover import Fresh
 from featurise.examine import Report
 from featurise.pair import Pair
@@ -46,28 +45,9 @@ def run(pair: Pair, shard: Shard, published: Published, batch: str, run_id: str)
             raise
     else:
         found = Registered(images=done.images, rejects=done.rejects)
-    update_latest(pair)
+    latest.update(pair)
     storage.delete([f"s3://{addresses.bucket(pair)}/{item.key}" for item in storage.listing(f"{shard.work_uri}/")])
     return found
-
-
-def update_latest(pair: Pair) -> None:
-    """Write the feature set's list of files anew, from the registry; writers take turns, so the last one knows all."""
-    with writing() as connection:
-        number = feature_sets.ensure(connection, pair)
-        feature_sets.lock(connection, number)
-        files = [{**row._mapping} for row in shards.visible(connection, number)]
-        view = {
-            "feature_set": pair.feature_set,
-            "dataset": pair.dataset,
-            "backbone": pair.backbone,
-            "revision": pair.revision,
-            "synthetic": feature_sets.synthetic(connection, number),
-            "images": shards.live_images(connection, number),
-            "files": files,
-        }
-        data = json.dumps(view, indent=1).encode()
-        storage.write_bytes(addresses.latest(pair), data, content_type="application/json")
 
 
 def _commit(pair: Pair, shard: Shard, published: Published, batch: str, run_id: str) -> Registered:
@@ -76,6 +56,7 @@ def _commit(pair: Pair, shard: Shard, published: Published, batch: str, run_id: 
     index = manifest.load(IndexEntry, storage.read_bytes(published.index_uri), published.index_uri)
     rejects = manifest.load(Reject, storage.read_bytes(published.rejects_uri), published.rejects_uri)
     report = Report.model_validate_json(storage.read_bytes(addresses.validation(shard.work_uri)))
+    seen = discover.of_run(pair, batch, run_id)
     with writing() as connection:
         number = feature_sets.ensure(connection, pair)
         claims.hold(connection, number, pair, batch, run_id)
@@ -93,7 +74,8 @@ def _commit(pair: Pair, shard: Shard, published: Published, batch: str, run_id: 
         }
         file = shards.add(connection, facts)
         done, refused = _rows(connection, number, file, index, rejects, batch_of, run_id)
-        touched = store.images(connection, number, done) | store.rejects(connection, number, refused)
+        touched = store.images(connection, number, done, seen_at=seen.listed_at)
+        touched |= store.rejects(connection, number, refused, seen_at=seen.listed_at)
         outcomes.recount(connection, number, touched)
         if report.provenance is not None:
             feature_sets.mark(connection, number, synthetic=report.provenance.synthetic)

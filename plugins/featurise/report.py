@@ -3,10 +3,10 @@
 from pydantic import BaseModel, ConfigDict
 
 from extractor import storage
-from featurise import addresses, claims, history, page
+from featurise import addresses, batches, claims, history, page
 from featurise.history import Run
 from featurise.pair import Pair
-from featurise.registry import feature_sets
+from featurise.registry import feature_sets, outcomes
 from featurise.registry.session import writing
 
 
@@ -33,16 +33,19 @@ def run(pair: Pair, batch: str, run_id: str) -> Reported:
     storage.write_bytes(reported.uri, page.render(pair, found, text).encode(), content_type="text/html; charset=utf-8")
     with writing() as connection:
         number = feature_sets.ensure(connection, pair)
-        if found.counts["pending"] == 0 and claims.holder(connection, number, batch) == run_id:
-            _remove_work(pair, batch)
+        finished = found.discovered is not None and found.counts["pending"] == 0
+        if finished and claims.holder(connection, number, batch) == run_id:
+            _remove_below(pair, f"{addresses.work(pair, batch, run_id)}/")
+            if not outcomes.is_open(connection, number, [*batches.earlier(pair, batch), batch]):
+                # Whatever failed runs on this batch left on the way is done now, too.
+                _remove_below(pair, addresses.works(pair, batch))
         claims.release(connection, number, run_id)
     return reported
 
 
-def _remove_work(pair: Pair, batch: str) -> None:
-    """Remove what runs on this batch, this one and failed ones before, left on the way: all of it is done now."""
+def _remove_below(pair: Pair, folder: str) -> None:
     bucket = addresses.bucket(pair)
-    storage.delete([f"s3://{bucket}/{item.key}" for item in storage.listing(addresses.works(pair, batch))])
+    storage.delete([f"s3://{bucket}/{item.key}" for item in storage.listing(folder)])
 
 
 def summary(run: Run) -> str:
@@ -52,14 +55,13 @@ def summary(run: Run) -> str:
     if run.discovered.left is not None:
         return run.discovered.left
     counts = run.counts
+    refused = f", {counts['refused']:,} rejected at once" if counts["refused"] else ""
     if counts["new"] == 0:
-        return "no new images"
+        return f"no new images{refused}"
     if run.plan is not None and run.plan.dry_run:
         return f"dry run: {counts['new']:,} new images in {len(run.plan.shards):,} shards"
     open_ = f", {counts['pending']:,} still to do" if counts["pending"] else ""
     synthetic = " (synthetic weights)" if run.synthetic else ""
     files = "1 file" if counts["files"] == 1 else f"{counts['files']:,} files"
-    return (
-        f"{counts['done']:,} of {counts['new']:,} new images featurised, {counts['rejected']:,} rejected{open_}; "
-        f"{files}{synthetic}"
-    )
+    new = f"{counts['done']:,} of {counts['new']:,} new images featurised, {counts['rejected']:,} rejected"
+    return f"{new}{refused}{open_}; {files}{synthetic}"

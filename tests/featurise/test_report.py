@@ -34,7 +34,16 @@ def test_a_page_shows_counts_rejects_charts_and_pictures_and_loads_nothing(pair,
     night(DAY)
     done, page = told(pair)
     assert done.text == "2 of 3 new images featurised, 1 rejected; 1 file (synthetic weights)"
-    assert done.counts == {"found": 6, "new": 3, "late": 0, "done": 2, "rejected": 1, "pending": 0, "files": 1}
+    assert done.counts == {
+        "found": 6,
+        "new": 3,
+        "late": 0,
+        "refused": 0,
+        "done": 2,
+        "rejected": 1,
+        "pending": 0,
+        "files": 1,
+    }
     assert json.loads(storage.read_bytes(done.uri.replace(".html", ".json")))["synthetic"] is True
     assert "synthetic weights" in page
     assert f"images/birds/{DAY}/broken.jpg" in page

@@ -23,7 +23,7 @@ from kubernetes.utils.quantity import parse_quantity
 from sqlalchemy.exc import OperationalError
 from urllib3.exceptions import HTTPError
 
-from featurise import failures
+from featurise import claims, failures
 from featurise.airflow import current
 from featurise.airflow.lines import readable
 from featurise.airflow.pod_evidence import CONTAINER, gather
@@ -115,11 +115,13 @@ class PodOperator(KubernetesPodOperator):
     def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Any) -> k8s.V1Pod:
         """The attempt's pod: the one that is there already, else a new one.
 
-        Raises AttemptFailed when the pod was there and is gone, or when the cluster does not accept it.
+        Raises AttemptFailed when the pod was there and is gone, or when the cluster does not accept it; and
+        claims.ClaimLost when another run works on the batch by now: no GPU is asked for in vain.
         """
         name, namespace = pod_request_obj.metadata.name, pod_request_obj.metadata.namespace
         self._remove_strays(namespace, context, keep=name)
         if self._under_way is None:
+            claims.renew(self._whose.pair, self._whose.batch, self._whose.run_id)
             self._row = attempts.begin(
                 self._whose,
                 number=self._attempt.number,

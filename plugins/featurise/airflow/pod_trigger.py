@@ -16,6 +16,7 @@ from airflow.sdk.timezone import parse as parse_time
 from airflow.triggers.base import TriggerEvent
 from kubernetes_asyncio.client.api_client import ApiClient
 from kubernetes_asyncio.client.exceptions import ApiException
+from sqlalchemy.exc import SQLAlchemyError
 
 from featurise.airflow.lines import readable
 
@@ -24,6 +25,8 @@ OUTAGE_SECONDS = 900
 LONGEST_WAIT_SECONDS = 10
 LOST_SECONDS = 30
 """Beyond its grace: a deleted pod that has not ended by then is on a node that nobody hears of any more."""
+RENEW_SECONDS = 300
+"""Between two renewals of the claim: often enough for a lease to live through an outage of the registry."""
 FRESH_SECONDS = 1.0
 """How long an answer of the API is good for: a trigger that starts would else ask five times at once."""
 _TRANSIENT = {409, 429, 500, 502, 503, 504}
@@ -158,16 +161,19 @@ class PodTrigger(KubernetesPodTrigger):
     async def _renew(self) -> None:
         from featurise import claims
         from featurise.pair import Pair
+        from featurise.registry.session import RegistryUnavailable
 
         pair = Pair.model_validate_json(self.claim["pair"])
         while True:
-            await asyncio.sleep(pair.limits.lease_minutes * 60 / 3)
+            await asyncio.sleep(min(RENEW_SECONDS, pair.limits.lease_minutes * 60 / 3))
             try:
                 await asyncio.to_thread(claims.renew, pair, self.claim["batch"], self.claim["run_id"])
             except claims.ClaimLost as error:
                 # The pod goes on; nothing of it can be registered, and the steps that follow say so.
                 self.log.warning("%s", error)
                 return
+            except (RegistryUnavailable, SQLAlchemyError) as error:
+                self.log.warning("The claim on batch %s is not renewed now, but soon: %s", self.claim["batch"], error)
 
 
 def is_lost(deleted_at: datetime | str | None, grace: int | None) -> bool:

@@ -59,8 +59,7 @@ class ProcessOperator(BaseOperator):
 
     def execute(self, context: Any) -> str:
         """Run one attempt; returns the address of the shard's file."""
-        from featurise import job
-        from featurise.claims import ClaimLost
+        from featurise import claims, job
         from featurise.plan import Shard
         from featurise.registry import attempts, shards
 
@@ -83,6 +82,7 @@ class ProcessOperator(BaseOperator):
             spec = job.specification(
                 run.pair, shard, run.batch, attempt, summary_path=str(Path(folder) / "summary.json")
             )
+            claims.renew(run.pair, run.batch, run.run_id)
             row = attempts.begin(
                 whose,
                 number=attempt.number,
@@ -93,7 +93,7 @@ class ProcessOperator(BaseOperator):
             )
             try:
                 evidence = self._run(spec, run)
-            except ClaimLost as error:
+            except claims.ClaimLost as error:
                 attempts.failed(row, Evidence(node=_node()), Reason.UNKNOWN, "fail", str(error))
                 raise
         if evidence.exit_code == Exit.OK:
@@ -144,7 +144,10 @@ class ProcessOperator(BaseOperator):
 
     def _follow(self, process: "subprocess.Popen[str]", run: current.Run, last: "deque[str]") -> None:
         """Tell what the extractor tells until it is silent for good; keep the run's claim alive meanwhile."""
+        from sqlalchemy.exc import SQLAlchemyError
+
         from featurise import claims
+        from featurise.registry.session import RegistryUnavailable
 
         renewed = time.monotonic()
         for line in process.stdout or ():
@@ -153,7 +156,10 @@ class ProcessOperator(BaseOperator):
             self.log.info(text)
             if time.monotonic() - renewed > RENEW_SECONDS:
                 renewed = time.monotonic()
-                claims.renew(run.pair, run.batch, run.run_id)
+                try:
+                    claims.renew(run.pair, run.batch, run.run_id)
+                except (RegistryUnavailable, SQLAlchemyError) as error:
+                    self.log.warning("The claim on batch %s is not renewed now, but soon: %s", run.batch, error)
 
     def _pass_limit(self, late: threading.Event) -> None:
         late.set()

@@ -6,13 +6,31 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from sqlalchemy import ColumnElement, Connection, Select, Text, and_, cast, func, null, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Text,
+    and_,
+    cast,
+    exists,
+    false,
+    func,
+    null,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.orm import aliased
 
+from extractor.manifest import Reason
 from featurise.registry.bulk import insert_into
 from featurise.registry.models import Batch, Image, Reject
 
 PAGE = 10_000
 TABLES: tuple[type[Image] | type[Reject], ...] = (Image, Reject)
+PASSING = (Reason.MISSING.value, Reason.CHANGED.value)
+"""Reasons that speak of a moment, not of the picture: it is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +42,8 @@ class Known:
     batch: str
     live: bool
     reason: str | None
+    passing: bool
+    """Whether it settles nothing any more: it spoke of a moment, or of an id that is free by now."""
 
 
 def live(table: type[Image] | type[Reject]) -> ColumnElement[bool]:
@@ -38,9 +58,9 @@ def known(connection: Connection, feature_set: int | None, prefix: str) -> Itera
     behind = prefix[:-1] + chr(ord(prefix[-1]) + 1)
     streams = []
     for table in TABLES:
-        reason = Reject.reason if table is Reject else cast(null(), Text)
+        reason, passing = (Reject.reason, _passing()) if table is Reject else (cast(null(), Text), false())
         statement = (
-            select(table.key, table.etag, table.batch, live(table), reason)
+            select(table.key, table.etag, table.batch, live(table), reason, passing)
             .where(table.feature_set_id == feature_set, table.key >= prefix, table.key < behind)
             .order_by(table.key)
         )
@@ -49,27 +69,47 @@ def known(connection: Connection, feature_set: int | None, prefix: str) -> Itera
         yield key, list(rows)
 
 
-def _pages(connection: Connection, statement: Select[str, str, str, bool, str | None]) -> Iterator[Known]:
+def _passing() -> ColumnElement[bool]:
+    """Whether a reject settles nothing any more."""
+    owner = aliased(Image)
+    same_id = (owner.feature_set_id == Reject.feature_set_id, owner.image_id == Reject.image_id)
+    taken = exists().where(*same_id, owner.key != Reject.key, live(owner))
+    return or_(Reject.reason.in_(PASSING), and_(Reject.reason == Reason.DUPLICATE_ID.value, ~taken))
+
+
+def _pages(connection: Connection, statement: Select[str, str, str, bool, str | None, bool]) -> Iterator[Known]:
     options = {"stream_results": True, "yield_per": PAGE}
     with connection.execute(statement, execution_options=options) as result:
         for page in result.partitions():
-            for key, etag, batch, alive, reason in page:
-                yield Known(key, etag, batch, bool(alive), reason)
+            for key, etag, batch, alive, reason, passing in page:
+                yield Known(key, etag, batch, bool(alive), reason, bool(passing))
 
 
 def revive(connection: Connection, feature_set: int, pictures: Iterable[tuple[str, str]]) -> set[str]:
-    """These pictures (key and etag) stand where they stood: their rows count again, other rows of their keys do not.
+    """These pictures (key and etag) stand where they stood: the latest outcome of each counts again, and no other does.
 
     Returns the batches whose counts change.
     """
     touched: set[str] = set()
     for key, etag in pictures:
+        rows = []
         for table in TABLES:
             where = (table.feature_set_id == feature_set, table.key == key)
-            older = update(table).where(*where, table.etag != etag).values(superseded=True)
-            again = update(table).where(*where, table.etag == etag).values(superseded=False, deleted_at=None)
-            touched.update(*(connection.scalars(change.returning(table.batch)) for change in (older, again)))
+            touched.update(
+                connection.scalars(update(table).where(*where).values(superseded=True).returning(table.batch))
+            )
+            found = select(table.registered_at).where(*where, table.etag == etag)
+            rows += [(moment, table) for moment in connection.scalars(found)]
+        _, table = max(rows, key=lambda row: row[0])
+        chosen = (table.feature_set_id == feature_set, table.key == key, table.etag == etag)
+        connection.execute(update(table).where(*chosen).values(superseded=False, deleted_at=None))
     return touched
+
+
+def is_open(connection: Connection, feature_set: int, batches: Iterable[str]) -> bool:
+    """Whether one of these batches has images without an outcome."""
+    mine = (Batch.feature_set_id == feature_set, Batch.batch.in_(list(batches)))
+    return bool(connection.scalar(select(exists().where(*mine, Batch.found > Batch.done + Batch.rejected))))
 
 
 def note_deleted(connection: Connection, feature_set: int, keys: Iterable[str]) -> set[str]:

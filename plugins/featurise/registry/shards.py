@@ -22,6 +22,14 @@ def find(pair: Pair, batch: str, run_id: str, name: str) -> Row[Any] | None:
         return connection.execute(select(Shard.__table__).where(*mine)).first()
 
 
+def of_run(pair: Pair, batch: str, run_id: str) -> dict[str, Row[Any]]:
+    """A run's registered shards, by name."""
+    with reading() as connection:
+        number = feature_sets.find(connection, pair)
+        mine = (Shard.feature_set_id == number, Shard.batch == batch, Shard.run_id == run_id)
+        return {row.name: row for row in connection.execute(select(Shard.__table__).where(*mine))}
+
+
 def history(pair: Pair, files: int) -> Statistics:
     """The statistics of a feature set's latest files together."""
     with reading() as connection:

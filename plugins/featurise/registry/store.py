@@ -14,30 +14,45 @@ Row = Mapping[str, Any]
 Model = type[Image] | type[Reject]
 
 
-def images(connection: Connection, feature_set: int, rows: Iterable[Row]) -> set[str]:
+def images(
+    connection: Connection, feature_set: int, rows: Iterable[Row], *, seen_at: datetime.datetime | None = None
+) -> set[str]:
     """Write featurised images; one that is there already (same key, same etag) gets this outcome.
 
-    A row has the columns that `Image` adds to an outcome, and key, etag, image_id, batch and size.
+    A row has the columns that `Image` adds to an outcome, and key, etag, image_id, batch and size. The pictures were
+    listed at `seen_at` (now, by default): where another etag of a key was registered since, that one stays live.
     Returns the batches whose counts change.
     """
-    return _store(connection, feature_set, rows, Image, Reject)
+    return _store(connection, feature_set, rows, Image, Reject, seen_at)
 
 
-def rejects(connection: Connection, feature_set: int, rows: Iterable[Row]) -> set[str]:
+def rejects(
+    connection: Connection, feature_set: int, rows: Iterable[Row], *, seen_at: datetime.datetime | None = None
+) -> set[str]:
     """Write rejected images; one that is there already (same key, same etag) gets this outcome.
 
-    Returns the batches whose counts change.
+    `seen_at` is that of `images`. Returns the batches whose counts change.
     """
-    return _store(connection, feature_set, rows, Reject, Image)
+    return _store(connection, feature_set, rows, Reject, Image, seen_at)
 
 
-def _store(connection: Connection, feature_set: int, rows: Iterable[Row], mine: Model, other: Model) -> set[str]:
+def _store(
+    connection: Connection,
+    feature_set: int,
+    rows: Iterable[Row],
+    mine: Model,
+    other: Model,
+    seen_at: datetime.datetime | None,
+) -> set[str]:
     with staged(connection, mine, _live(feature_set, rows)) as table:
         first, last = connection.execute(select(func.min(table.c.key), func.max(table.c.key))).one()
         if first is None:
             return set()
         # Without the range the database would read every row of the feature set for each shard.
         near = partial(_near, feature_set, first, last)
+        if seen_at is not None:
+            for model in (mine, other):
+                _outrun(connection, table, model, near(model), seen_at)
         touched = _supersede(connection, table, mine, near(mine), same_etag=False)
         touched |= _supersede(connection, table, other, near(other), same_etag=True)
         _upsert(connection, table, mine)
@@ -53,11 +68,20 @@ def _live(feature_set: int, rows: Iterable[Row]) -> Iterator[Row]:
     return ({"feature_set_id": feature_set, **facts, **row} for row in rows)
 
 
+def _outrun(
+    connection: Connection, table: Table, model: Model, near: ColumnElement[bool], seen_at: datetime.datetime
+) -> None:
+    """Let those staged rows count no more whose picture was replaced, and registered, since it was listed."""
+    replaced = and_(near, table.c.key == model.key, table.c.etag != model.etag, ~model.superseded)
+    newer = exists().where(replaced, model.registered_at > seen_at)
+    connection.execute(update(table).where(newer).values(superseded=True))
+
+
 def _supersede(
     connection: Connection, table: Table, model: Model, near: ColumnElement[bool], *, same_etag: bool
 ) -> set[str]:
     """Let the staged keys' earlier rows count no more; with `same_etag`, those of the same picture too."""
-    match = table.c.key == model.key
+    match = and_(table.c.key == model.key, ~table.c.superseded)
     if not same_etag:
         match = and_(match, table.c.etag != model.etag)
     statement = update(model).where(near, ~model.superseded, exists().where(match)).values(superseded=True)

@@ -1,5 +1,6 @@
 """The process launcher, with a real process in the extractor's place that behaves as its script says."""
 
+import datetime
 import os
 import signal
 import stat
@@ -13,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from featurise import claims
 from featurise.airflow.process import ProcessOperator
 from featurise.airflow.retries import AttemptFailed
 from featurise.failures import Reason
 from featurise.pair import Pair
 from featurise.plan import Shard
-from featurise.registry import attempts, schema, session
+from featurise.registry import attempts, feature_sets, schema, session
+from featurise.registry.session import RegistryUnavailable, writing
 from featurise.settings import settings
 
 BATCH, RUN = "2026-11-23", "scheduled__2026-11-24"
@@ -184,6 +187,33 @@ def test_an_attempt_that_nobody_saw_end_is_closed_by_the_next(pair: Pair, script
     lost, done = past(pair)
     assert (lost.reason, lost.running) == (Reason.UNKNOWN, False)
     assert (done.reason, done.running, done.number) == (None, False, 2)
+
+
+def test_a_run_that_lost_its_batch_starts_nothing(pair: Pair, script: Callable[[str], Path]) -> None:
+    folder = script(f"echo '{SUMMARY}' > $summary")
+    now = datetime.datetime.now(datetime.UTC)
+    with writing() as connection:
+        claims.take(connection, feature_sets.ensure(connection, pair), pair, BATCH, "another", now)
+    with pytest.raises(claims.ClaimLost, match="run another works on it"):
+        operator(pair).execute(context())
+    assert not (folder / "arguments").exists()
+
+
+def test_a_registry_that_is_away_for_a_while_ends_no_extraction(
+    pair: Pair, script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(f"echo 1\necho 2\necho '{SUMMARY}' > $summary")
+    monkeypatch.setattr("featurise.airflow.process.RENEW_SECONDS", -1.0)
+    answers = iter([None, RegistryUnavailable("away"), None])
+
+    def renew(*_: object) -> None:
+        if (trouble := next(answers)) is not None:
+            raise trouble
+
+    monkeypatch.setattr(claims, "renew", renew)
+    operator(pair).execute(context())
+    assert list(answers) == []
+    assert past(pair)[0].succeeded
 
 
 def _until(holds: Callable[[], bool]) -> None:

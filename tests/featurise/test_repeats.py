@@ -1,0 +1,209 @@
+"""Runs that are repeated, overtaken or contradicted: the newest picture counts, and nothing that is open is lost."""
+
+import pytest
+from sqlalchemy import select
+
+from extractor import storage
+from extractor.manifest import Reason, Reject
+from featurise import addresses, discover, plan, publish, register, report, validate
+from featurise.options import Options
+from featurise.pair import Pair
+from featurise.registry import feature_sets, models, store
+from featurise.registry.session import reading, writing
+from featurise.status import coverage, places
+
+DAY, BEFORE = "2026-11-23", "2026-11-22"
+pytestmark = pytest.mark.usefixtures("registry")
+
+
+def begin(pair: Pair, batch: str, run_id: str, **options) -> list[plan.Shard]:
+    """The shards of a run."""
+    return plan.run(pair, discover.run(pair, batch, run_id, Options(**options)), run_id, Options(**options))
+
+
+def finish(pair: Pair, shard: plan.Shard, batch: str, run_id: str) -> None:
+    published = publish.run(pair, shard, validate.run(pair, shard, batch, run_id), batch, run_id)
+    register.run(pair, shard, published, batch, run_id)
+
+
+def states(image: str) -> dict[str, str]:
+    with reading() as connection:
+        found = places(connection, image)
+    return {f"{place.batch} {place.etag[:4]}": place.state for place in found}
+
+
+def live(image: str) -> list[str]:
+    with reading() as connection:
+        return sorted(f"{place.batch} {place.state}" for place in places(connection, image) if "," not in place.state)
+
+
+def day(batch: str = DAY):
+    with reading() as connection:
+        return next(one for one in coverage(connection) if one.batch == batch)
+
+
+def remove(pair: Pair, name: str) -> None:
+    storage.delete([f"s3://{pair.bucket}/{pair.prefix}{name}"])
+
+
+def test_a_run_that_is_cleared_from_discovery_does_what_is_new_since(pair, upload, night, extract):
+    upload({f"{DAY}/a.jpg": b"a", f"{DAY}/b.jpg": b"b"})
+    night(run_id="run")
+    upload({f"{DAY}/a.jpg": b"changed", f"{DAY}/c.jpg": b"c"})
+    night(run_id="run")
+
+    assert sorted(extract.made[2:]) == [f"{pair.prefix}{DAY}/a.jpg", f"{pair.prefix}{DAY}/c.jpg"]
+    assert (day().found, day().done, day().pending) == (3, 3, 0)
+    told = report.run(pair, DAY, "run")
+    assert (told.counts["done"], told.counts["pending"], told.counts["files"]) == (4, 0, 2)
+
+
+def test_a_finished_run_that_is_cleared_finds_all_of_it_done(pair, upload, night, extract):
+    upload({f"{DAY}/a.jpg": b"a"})
+    found = night(run_id="run")
+
+    (shard,) = plan.run(pair, found, "run", Options())  # `plan` alone is cleared
+    assert shard.name == "shard-00001"
+    night(run_id="run")
+    assert len(extract.made) == 1
+    told = report.run(pair, DAY, "run")
+    assert (told.counts["new"], told.counts["done"], told.counts["pending"]) == (1, 1, 0)
+
+
+def test_the_newer_picture_stays_when_an_old_run_ends_after_it(pair, upload, night, extract):
+    upload({f"{DAY}/a.jpg": b"old"})
+    (shard,) = begin(pair, DAY, "slow")
+    extract(pair, shard, DAY)
+    report.run(pair, DAY, "slow")
+    upload({f"{DAY}/a.jpg": b"new", f"{DAY}/b.jpg": b"open"})
+    night(run_id="quick", options=Options(keys=[f"{pair.prefix}{DAY}/a.jpg"]))
+    finish(pair, shard, DAY, "slow")
+
+    found = states("a")
+    assert sorted(found.values()) == ["featurised", "featurised, superseded"]
+    with reading() as connection:
+        (current,) = [place for place in places(connection, "a") if place.state == "featurised"]
+    assert current.etag == storage.head(f"s3://{pair.bucket}/{pair.prefix}{DAY}/a.jpg").etag
+    assert day().done == 1
+
+
+def test_an_old_runs_reject_does_not_touch_the_newer_picture(pair, upload, night):
+    upload({f"{DAY}/a.jpg": b"old"})
+    found = discover.run(pair, DAY, "slow", Options())
+    old = storage.head(f"s3://{pair.bucket}/{pair.prefix}{DAY}/a.jpg")
+    report.run(pair, DAY, "slow")
+    upload({f"{DAY}/a.jpg": b"new"})
+    night(run_id="quick")
+    line = Reject(key=old.key, etag=old.etag, size=old.size, image_id="a", reason=Reason.CHANGED, detail="replaced")
+    row = line.model_dump(mode="json") | {"batch": DAY, "run_id": "slow"}
+    with writing() as connection:
+        store.rejects(connection, feature_sets.ensure(connection, pair), [row], seen_at=found.listed_at)
+
+    assert live("a") == [f"{DAY} featurised"]
+
+
+def test_a_copy_that_changes_is_no_second_owner_of_its_id(pair, upload, night):
+    upload({f"{BEFORE}/x.jpg": b"one"})
+    night(BEFORE)
+    upload({f"{DAY}/x.jpg": b"one"})
+    night(DAY)
+    for name in (DAY, BEFORE):
+        upload({f"{name}/x.jpg": b"other"})
+        night(DAY, run_id=f"changed {name}")
+        assert f"{name} rejected" in live("x")
+        assert len([state for state in live("x") if "featurised" in state]) == 1
+        upload({f"{name}/x.jpg": b"one"})
+        night(DAY, run_id=f"as it was {name}")
+        assert live("x") == [f"{BEFORE} featurised", f"{DAY} featurised"]
+
+
+def test_a_picture_that_returns_does_not_take_its_id_back(pair, upload, night):
+    upload({f"{BEFORE}/x.jpg": b"one"})
+    night(BEFORE)
+    remove(pair, f"{BEFORE}/x.jpg")
+    upload({f"{DAY}/x.jpg": b"two"})
+    night(DAY)
+    upload({f"{BEFORE}/x.jpg": b"one"})
+    found = night(DAY, run_id="returned")
+
+    assert live("x") == [f"{BEFORE} rejected", f"{DAY} featurised"]
+    assert (found.done, found.rejected, found.refused) == (1, 1, 1)
+    assert (day(BEFORE).done, day(BEFORE).rejected, day(BEFORE).pending) == (0, 1, 0)
+    assert report.run(pair, DAY, "returned").text == "no new images, 1 rejected at once"
+
+
+def test_a_reject_for_its_id_is_tried_again_when_the_id_is_free(pair, upload, night):
+    upload({f"{BEFORE}/x.jpg": b"one"})
+    night(BEFORE)
+    upload({f"{DAY}/x.jpg": b"two"})
+    night(DAY)
+    assert live("x") == [f"{BEFORE} featurised", f"{DAY} rejected"]
+    assert night(DAY, run_id="nothing new").fresh == 0
+    remove(pair, f"{BEFORE}/x.jpg")
+    night(DAY, run_id="deleted")
+    night(DAY, run_id="free")
+
+    assert live("x") == [f"{DAY} featurised"]
+
+
+def test_a_picture_that_returns_has_its_latest_outcome_and_no_other(pair, upload, night):
+    upload({f"{DAY}/a.jpg": b"bad", f"{DAY}/b.jpg": b"b"})
+    night()
+    with reading() as connection:
+        refused = connection.execute(select(models.Reject.__table__)).one()
+        other = connection.execute(select(models.Image.__table__)).one()
+    row = {name: getattr(refused, name) for name in ("key", "etag", "size", "image_id", "batch")}
+    with writing() as connection:  # what a forced run does that finds the picture good after all
+        number = feature_sets.ensure(connection, pair)
+        store.images(connection, number, [row | {"shard_id": other.shard_id, "sha256": "0" * 64, "boxes": 36}])
+    remove(pair, f"{DAY}/a.jpg")
+    night(run_id="deleted")
+    upload({f"{DAY}/a.jpg": b"bad"})
+    night(run_id="returned")
+
+    assert live("a") == [f"{DAY} featurised"]
+    assert (day().found, day().done, day().rejected) == (2, 2, 0)
+
+
+def test_a_report_keeps_what_another_run_has_still_to_do(pair, upload, night, extract):
+    upload({f"{DAY}/{name}.jpg": name.encode() for name in "abcd"})
+    (shard,) = begin(pair, DAY, "first")
+    extract(pair, shard, DAY)
+    report.run(pair, DAY, "first")
+    night(run_id="one more", options=Options(limit=1))
+
+    assert storage.head(shard.manifest_uri) is not None
+    finish(pair, shard, DAY, "first")
+    assert (day().done, day().pending) == (4, 0)
+    report.run(pair, DAY, "first")
+    assert list(storage.listing(addresses.works(pair, DAY))) == []
+
+
+def test_a_report_of_a_failed_discovery_removes_nothing(pair, upload, extract, monkeypatch):
+    upload({f"{DAY}/a.jpg": b"a"})
+    (shard,) = begin(pair, DAY, "first")
+    report.run(pair, DAY, "first")
+    monkeypatch.setattr(discover, "_look", lambda *_: storage.read_bytes("s3://nowhere-at-all/x"))
+    with pytest.raises(storage.StorageError):
+        discover.run(pair, DAY, "second", Options())
+    report.run(pair, DAY, "second")
+
+    extract(pair, shard, DAY)
+    finish(pair, shard, DAY, "first")
+    assert day().done == 1
+
+
+def test_the_list_for_readers_follows_deletions(pair, upload, night):
+    upload({f"{DAY}/a.jpg": b"a", f"{DAY}/b.jpg": b"b"})
+    night()
+    remove(pair, f"{DAY}/a.jpg")
+    night(run_id="second")
+    assert b'"images": 1' in storage.read_bytes(addresses.latest(pair))
+    remove(pair, f"{DAY}/b.jpg")
+    night(run_id="third")
+    assert b'"images": 0' in storage.read_bytes(addresses.latest(pair))
+
+
+def test_a_day_has_one_name(pair):
+    with pytest.raises(discover.batches.BatchInvalid, match="write it 2026-11-23"):
+        discover.run(pair, "20261123", "run", Options())
