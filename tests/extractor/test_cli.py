@@ -1,11 +1,12 @@
-"""`extractor weights` and `extractor inspect`: what a person is told of a checkpoint and of a file."""
+"""What a person is told: of a checkpoint, of a file, and of arguments that cannot be meant."""
 
 import hashlib
 
 import pytest
-from shards import picture
+from shards import Shard, picture
 
 from extractor import cli
+from extractor.outcome import Exit
 
 TENSORS = {
     # SHA-256 over names, shapes and values, as the reference generator of these checkpoints prints it for seed 0
@@ -85,3 +86,52 @@ def test_truncated_file_is_named(command, make_shard, extract):
     shard.output.write_bytes(whole[: len(whole) // 2])
     code, text = command("inspect", shard.output)
     assert (code, "HDF5 cannot read it" in text) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--workers", "--batch-size", "--part-images", "--max-pixels"])
+@pytest.mark.parametrize("number", [0, -1])
+def test_numbers_below_one_are_refused(command, make_shard, option, number):
+    shard = make_shard({"one.png": picture(1)})
+    code, text = command(*shard.arguments(), f"{option}={number}")
+    assert (code, option in text) == (Exit.USAGE, True)
+    assert not shard.output.exists()
+
+
+def on(device: str, shard: Shard) -> list[str]:
+    return [device if argument == "cpu" else argument for argument in shard.arguments()]
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:x", "cuda:99", "cpu:0"])
+def test_a_device_that_is_not_there_is_refused(make_shard, extract, device):
+    ended = extract(on(device, make_shard({"one.png": picture(1)})))
+    assert ended.code == Exit.USAGE
+    assert f"--device {device}: " in ended.events("failed")[0]["message"]
+
+
+def test_a_box_rule_that_cannot_be_is_refused_in_plain_words(make_shard, extract):
+    shard = make_shard({"one.png": picture(1)})
+    (crossed,) = extract([*shard.arguments()[:-2], "--min-boxes=50", "--max-boxes=10"]).events("failed")
+    assert crossed["message"] == "box rule: min_boxes is 50, above max_boxes 10"
+    (none,) = extract([*shard.arguments()[:-2], "--min-boxes=0"]).events("failed")
+    assert none["message"] == "box rule --min-boxes: Input should be greater than or equal to 1"
+
+
+def test_scratch_that_is_not_there_is_named(make_shard, extract, tmp_path):
+    ended = extract([*make_shard({"one.png": picture(1)}).arguments(), "--scratch", tmp_path / "nowhere"])
+    assert ended.code == Exit.STORAGE
+    assert f"scratch {tmp_path / 'nowhere'}: no folder can be made there" in ended.events("failed")[0]["message"]
+
+
+def test_how_a_run_ended_outlives_a_summary_that_cannot_be_written(make_shard, extract, tmp_path):
+    shard = make_shard({"one.png": picture(1)})
+    nowhere = str(tmp_path / "nowhere" / "summary.json")
+    ended = extract([*shard.arguments(), "--summary", nowhere])
+    assert ended.code == Exit.OK
+    assert ended.events("summary not written")[0]["summary"] == nowhere
+    assert extract([*on("tpu", shard), "--summary", nowhere]).code == Exit.USAGE
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(command, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    code, text = command("weights", "make", "resnet101", tmp_path / "file" / "x.pkl")
+    assert (code, str(tmp_path / "file") in text) == (Exit.STORAGE, True)

@@ -1,6 +1,8 @@
 """One stated outcome for every kind of picture: the table "Bad input" of the extractor's README."""
 
+import contextlib
 import io
+import random
 import struct
 import zlib
 from pathlib import Path
@@ -9,10 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from extractor.decode import MAX_PIXELS, Undecodable, decode
-from extractor.manifest import Reason
+from extractor.decode import Undecodable, decode
+from extractor.manifest import MAX_PIXELS, Reason
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "images"
 ORIENTATION = 0x0112
@@ -43,6 +45,14 @@ def animated(kind: str) -> bytes:
     return encoded(PICTURE, kind, save_all=True, append_images=[PICTURE.rotate(90)])
 
 
+def prompted() -> PngImagePlugin.PngInfo:
+    """What image generators write into their pictures."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("prompt", "x" * 3_000_000, zip=True)
+    text.add_itxt("workflow", "y" * 3_000_000, zip=True)
+    return text
+
+
 def png_of_size(width: int, height: int) -> bytes:
     """A few bytes that claim to be a huge picture."""
     chunks = (
@@ -70,6 +80,7 @@ FEATURISED = {
     "CMYK JPEG": encoded(PICTURE.convert("CMYK"), "JPEG"),
     "16-bit grey PNG": sixteen_bits(1),
     "16-bit RGB PNG": sixteen_bits(3),
+    "PNG with much compressed text": encoded(PICTURE, "PNG", pnginfo=prompted()),
     "EXIF-rotated JPEG": (GOLDEN / "chelsea_exif6.jpg").read_bytes(),
     "EXIF-rotated PNG": encoded(PICTURE, "PNG", exif=TURNED),
     "JPEG of several pictures (MPO)": encoded(PICTURE, "MPO", save_all=True, append_images=[PICTURE.rotate(90)]),
@@ -78,6 +89,7 @@ FEATURISED = {
     "AVIF": encoded(PICTURE, "AVIF"),
     "BMP": encoded(PICTURE, "BMP"),
     "TIFF": encoded(PICTURE, "TIFF"),
+    "TIFF of several pages": animated("TIFF"),
     "JPEG 2000": encoded(PICTURE, "JPEG2000"),
 }
 
@@ -103,6 +115,10 @@ def test_16_bits_lose_the_lower_8():
     np.testing.assert_array_equal(decode(FEATURISED["16-bit RGB PNG"]), np.asarray(PICTURE))
 
 
+def with_flipped_bit(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
 JPEG, PNG = FEATURISED["JPEG"], FEATURISED["grey PNG"]
 REJECTED = {
     "no bytes": (b"", Reason.EMPTY),
@@ -110,6 +126,11 @@ REJECTED = {
     "HTML": (b"<!DOCTYPE html><html><title>404 Not Found</title></html>", Reason.NOT_AN_IMAGE),
     "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', Reason.NOT_AN_IMAGE),
     "PDF": (b"%PDF-1.7\n", Reason.NOT_AN_IMAGE),
+    "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500), Reason.NOT_AN_IMAGE),
+    "MP4": (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + bytes(500), Reason.NOT_AN_IMAGE),
+    "WAV": (b"RIFF\x90\1\0\0WAVEfmt " + bytes(400), Reason.NOT_AN_IMAGE),
+    "text that begins with BM": (b"BMW cars are listed here", Reason.NOT_AN_IMAGE),
+    "longer text that begins with BM": (b"BMW cars are listed here. " * 20, Reason.NOT_AN_IMAGE),
     "JPEG cut in its header": (JPEG[:20], Reason.TRUNCATED),
     "JPEG cut before its pixels": (JPEG[:600], Reason.TRUNCATED),
     "JPEG cut in its pixels": (JPEG[:900], Reason.TRUNCATED),
@@ -118,8 +139,15 @@ REJECTED = {
     "PNG cut": (PNG[:-40], Reason.TRUNCATED),
     "AVIF cut": (FEATURISED["AVIF"][:-20], Reason.TRUNCATED),
     "BMP cut": (FEATURISED["BMP"][:-20], Reason.TRUNCATED),
+    "BMP cut in its header": (FEATURISED["BMP"][:20], Reason.TRUNCATED),
+    "TIFF cut before its directory": (FEATURISED["TIFF"][:6], Reason.TRUNCATED),
+    "TIFF cut in the directory of its first page": (FEATURISED["TIFF of several pages"][:5000], Reason.TRUNCATED),
+    "TIFF cut in the directory of its second page": (FEATURISED["TIFF of several pages"][:9450], Reason.UNREADABLE),
+    "animated GIF cut where its second picture begins": (animated("GIF")[:3353], Reason.TRUNCATED),
+    "animated GIF cut in its second picture's header": (animated("GIF")[:3365], Reason.TRUNCATED),
+    "AVIF with a flipped bit": (with_flipped_bit(FEATURISED["AVIF"], 81), Reason.UNREADABLE),
     "WebP cut": (FEATURISED["WebP"][:-20], Reason.UNREADABLE),
-    "PNG with a flipped bit": (PNG[:300] + bytes([PNG[300] ^ 1]) + PNG[301:], Reason.UNREADABLE),
+    "PNG with a flipped bit": (with_flipped_bit(PNG, 300), Reason.UNREADABLE),
     "30,000 x 30,000": (png_of_size(30_000, 30_000), Reason.TOO_LARGE),
     "more pixels than a number holds": (png_of_size(2**31 - 1, 2**31 - 1), Reason.TOO_LARGE),
     "animated GIF": (animated("GIF"), Reason.UNSUPPORTED),
@@ -136,6 +164,23 @@ def test_everything_else_is_rejected_with_its_reason(name: str):
         decode(data)
     assert rejected.value.reason is reason, str(rejected.value)
     assert str(rejected.value)
+
+
+ANIMATED = {f"animated {kind}": animated(kind) for kind in ("GIF", "WEBP", "PNG", "AVIF")}
+
+
+@pytest.mark.parametrize("name", [*FEATURISED, *ANIMATED])
+def test_whatever_becomes_of_a_picture_s_bytes_is_pixels_or_a_reject(name: str):
+    """Cuts and wrong bytes, most of them in the header, as storage and networks leave them."""
+    sound, chance = (FEATURISED | ANIMATED)[name], random.Random(name)
+    for _ in range(150):
+        damaged = bytearray(sound)
+        for _ in range(chance.choice((0, 1, 2, 8))):
+            damaged[chance.randrange(min(len(sound), chance.choice((64, 300, len(sound)))))] = chance.randrange(256)
+        if chance.random() < 0.4:
+            del damaged[chance.randrange(len(damaged)) :]
+        with contextlib.suppress(Undecodable):
+            assert decode(bytes(damaged), max_pixels=100_000).shape[2] == 3
 
 
 @pytest.mark.parametrize("cut", ["JPEG cut in its pixels", "JPEG without its last two bytes", "progressive JPEG cut"])

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
 from pydantic import ValidationError
 
 from extractor import __version__, inspection, log, manifest
 from extractor.backbones import SPECS, ClsProb, Precision, box_rule
-from extractor.manifest import ImageIds
+from extractor.manifest import MAX_PIXELS, ImageIds
 from extractor.outcome import Exit, ExtractorError, Interrupted, Summary, UsageError
 from extractor.progress import Progress
 
 TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes reads a container's last word; it creates the file."""
+
+AT_LEAST_ONE = Parameter(validator=Number(gte=1))
 
 app = App(
     name="extractor",
@@ -49,13 +52,13 @@ def run(
     max_boxes: int | None = None,
     confidence_threshold: float | None = None,
     background: Annotated[bool, Parameter(negative="")] = False,
-    batch_size: int | None = None,
-    part_images: int = 256,
+    batch_size: Annotated[int | None, AT_LEAST_ONE] = None,
+    part_images: Annotated[int, AT_LEAST_ONE] = 256,
     part_seconds: float = 600.0,
     max_reject_share: float = 0.5,
     image_ids: ImageIds = ImageIds.STEM,
-    max_pixels: int = 128 * 1024 * 1024,
-    workers: int = 8,
+    max_pixels: Annotated[int, AT_LEAST_ONE] = MAX_PIXELS,
+    workers: Annotated[int, AT_LEAST_ONE] = 8,
     scratch: Path | None = None,
     summary: Path | None = None,
 ) -> int:
@@ -82,7 +85,7 @@ def run(
     revision
         The feature set's revision; the run fails at once if weights and options make another.
     device
-        `auto`, `cpu` or `cuda`.
+        `auto`, `cpu`, `cuda`, or one GPU as `cuda:1`.
     precision
         Arithmetic of the network; `fp32` is the parity reference.
     cls_prob
@@ -122,13 +125,16 @@ def run(
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         _check_backbone(backbone)
-        rule = box_rule(
-            backbone,
-            min_boxes=min_boxes,
-            max_boxes=max_boxes,
-            confidence_threshold=confidence_threshold,
-            background=background,
-        )
+        try:
+            rule = box_rule(
+                backbone,
+                min_boxes=min_boxes,
+                max_boxes=max_boxes,
+                confidence_threshold=confidence_threshold,
+                background=background,
+            )
+        except ValidationError as error:
+            raise UsageError(_box_rule_refused(error)) from error
         listed = _manifest(manifest, images, image_ids)
         progress = Progress(len(listed.entries))
         log.log.info("started", backbone=backbone, images=progress.of, output=output)
@@ -163,8 +169,6 @@ def run(
             stop,
         )
         log.log.info("finished", **left.model_dump(exclude={"exit_code", "reason", "message"}), output=output)
-    except ValidationError as error:
-        left = _failed(progress, Exit.USAGE, f"box rule: {error.errors()[0]['msg']}")
     except Interrupted as error:
         left = progress.summary(exit_code=error.exit, message=str(error))
         log.log.warning("interrupted", message=str(error))
@@ -289,6 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ExtractorError as error:
         print(f"extractor: {error}", file=sys.stderr)
         code = error.exit
+    except OSError as error:
+        print(f"extractor: {error}; name a place with room that this user may read and write", file=sys.stderr)
+        code = Exit.STORAGE
     sys.exit(code)
 
 
@@ -303,6 +310,12 @@ def _manifest(uri: str | None, images: str | None, rule: ImageIds) -> manifest.M
     if images is not None and uri is None:
         return manifest.of_images(images, rule)
     raise UsageError("either --manifest or --images must be given, and not both")
+
+
+def _box_rule_refused(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = " ".join(["box rule", *(f"--{str(name).replace('_', '-')}" for name in first["loc"])])
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _classed(error: Exception) -> tuple[Exit, str]:
@@ -326,4 +339,9 @@ def _failed(progress: Progress, code: Exit, message: str) -> Summary:
 
 def _leave(left: Summary, target: Path) -> None:
     """Write the summary in place: Kubernetes mounts its termination log as a file, which cannot be renamed over."""
-    target.write_text(left.model_dump_json())
+    try:
+        target.write_text(left.model_dump_json())
+    except OSError as error:  # the run has ended, and how must not be lost
+        log.log.error(
+            "summary not written", summary=str(target), message=f"{error}; name a file in a folder that is there"
+        )

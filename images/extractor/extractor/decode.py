@@ -6,24 +6,41 @@ each picture first: at its size before anything is decoded, and strictly at its 
 """
 
 import io
+import re
+import struct
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from extractor.manifest import Reason
-
-MAX_PIXELS = 128 * 1024 * 1024
-"""The largest picture that is decoded, in pixels (384 MB of BGR): beyond any camera, below decompression bombs."""
+from extractor.manifest import MAX_PIXELS, Reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """What OpenCV's wheels read too. Pillow's other formats may run foreign programs and stay closed."""
 
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+_BEGINNING = re.compile(
+    b"|".join(
+        (
+            rb"\xff\xd8\xff",
+            rb"\x89PNG",
+            rb"RIFF.{4}WEBP",
+            rb"GIF8",
+            rb".{4}ftyp.{0,60}avi[fs]",
+            rb"BM.{0,7}\0",
+            rb"II[*+]\0|MM\0[*+]",
+            rb"P[1-6]\s",
+            rb"\0\0\0\x0cjP|\xff\x4f\xff\x51",
+        )
+    ),
+    re.DOTALL,
+)
+"""How files of these formats begin, and how no text, film or sound does."""
+
 _ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit comes first, with a reason of its own
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # OpenCV passes over text, however long
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what OpenCV would print is in the reject's detail
 
 
@@ -54,30 +71,30 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
 
 def _inspect(data: bytes, max_pixels: int) -> None:
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        if data.startswith(_SIGNATURES) or data[4:8] == b"ftyp":
-            raise Undecodable(Reason.TRUNCATED, f"its header breaks off ({len(data)} bytes in all)") from error
-        raise Undecodable(Reason.NOT_AN_IMAGE, f"no known picture format; it begins with {data[:16]!r}") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise _broken(error, "its header cannot be read") from error
-    with picture:
-        width, height = picture.size
-        if width * height > max_pixels:
-            raise Undecodable(
-                Reason.TOO_LARGE, f"{width} x {height} is {width * height:,} pixels; the limit is {max_pixels:,}"
-            )
-        frames = getattr(picture, "n_frames", 1)
-        if frames > 1 and picture.format in _ANIMATED:
-            raise Undecodable(Reason.UNSUPPORTED, f"an animation of {frames} frames; a single picture is expected")
-        try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                raise Undecodable(
+                    Reason.TOO_LARGE, f"{width} x {height} is {width * height:,} pixels; the limit is {max_pixels:,}"
+                )
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1 and picture.format in _ANIMATED:
+                raise Undecodable(Reason.UNSUPPORTED, f"an animation of {frames} frames; a single picture is expected")
             # The smallest scale a JPEG offers: the whole stream is read, hardly a pixel is computed.
             picture.draft(None, (1, 1))
             picture.load()
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise _broken(error, "its pixels cannot be read") from error
+    except (Undecodable, MemoryError):
+        raise
+    except Exception as error:  # on bytes of unknown origin decoders raise anything, and one picture must not end a run
+        raise _broken(error, data) from error
 
 
-def _broken(error: Exception, what: str) -> Undecodable:
-    reason = Reason.TRUNCATED if "truncated" in str(error).lower() else Reason.UNREADABLE
-    return Undecodable(reason, f"{what}: {error}")
+def _broken(error: Exception, data: bytes) -> Undecodable:
+    if not _BEGINNING.match(data):
+        return Undecodable(Reason.NOT_AN_IMAGE, f"no known picture format; it begins with {data[:16]!r}")
+    if isinstance(error, UnidentifiedImageError):
+        return Undecodable(Reason.TRUNCATED, f"its header breaks off ({len(data)} bytes in all)")
+    ended = isinstance(error, IndexError | EOFError | struct.error)
+    told = any(words in str(error).lower() for words in ("truncated", "missing dimensions"))
+    reason = Reason.TRUNCATED if ended or told else Reason.UNREADABLE
+    return Undecodable(reason, f"it cannot be read to its end: {type(error).__name__}: {error}")

@@ -2,8 +2,10 @@
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import torch
@@ -15,14 +17,17 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 
 
 def device_of(name: str) -> torch.device:
-    """The torch device for `auto`, `cpu` or `cuda`.
+    """The torch device for `auto`, `cpu`, `cuda` or a certain GPU such as `cuda:1`.
 
-    Raises UsageError when a GPU is asked for and there is none.
+    Raises UsageError when it is none of these, or a GPU that is not there.
     """
+    known = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
+    if known is None:
+        raise UsageError(f"--device {name}: there is no such device; expected auto, cpu, cuda, or one GPU as cuda:0")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no GPU here; give the pod one, or use --device auto")
+    if name != "cpu" and int(known[1] or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: torch sees no such GPU here; give the pod one, or use --device auto")
     return torch.device(name)
 
 
@@ -65,6 +70,20 @@ def _mallopt(option: int, value: int) -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(option, value)
+
+
+def scratch_folder(parent: Path | None) -> tempfile.TemporaryDirectory[str]:
+    """A folder of this process's own, below `parent` or else the system's temporary folder.
+
+    Raises StorageError when none can be made there.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix="featurise-", dir=parent)
+    except OSError as error:
+        raise StorageError(
+            f"scratch {parent or 'below TMPDIR'}: no folder can be made there ({error}); "
+            "expected a folder that is there and that this user may write to: name one (TMPDIR or --scratch)"
+        ) from error
 
 
 def check_disk(folder: Path, needed: int) -> None:

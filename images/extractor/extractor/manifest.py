@@ -70,6 +70,10 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate_id"
 
 
+MAX_PIXELS = 128 * 1024 * 1024
+"""The largest picture that is decoded, in pixels (384 MB of BGR): beyond any camera, below decompression bombs."""
+
+
 class Reject(BaseModel):
     """One image that cannot be featurised: a line of `X.rejects.jsonl`."""
 

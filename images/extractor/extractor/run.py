@@ -1,7 +1,6 @@
 """One shard, from manifest to file: what is saved already, then batches, parts, and the assembly."""
 
 import json
-import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,9 +15,8 @@ from extractor.backbone import Backbone, Checkpoint, Loader, Options
 from extractor.backbones import SPECS, BoxRule, ClsProb, Precision, revision
 from extractor.batches import in_order
 from extractor.contract import Provenance, Regions, image_bytes
-from extractor.decode import MAX_PIXELS
 from extractor.log import log
-from extractor.manifest import IndexEntry, Manifest, Reason, Reject
+from extractor.manifest import MAX_PIXELS, IndexEntry, Manifest, Reason, Reject
 from extractor.outcome import Interrupted, Summary, TooManyRejects, WeightsInvalid
 from extractor.parts import Part, Result
 from extractor.pictures import Picture, ahead
@@ -64,13 +62,13 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
     (Interrupted after `stop`), MemoryError and torch.OutOfMemoryError; what is finished by then is saved in parts, and
     the next run goes on from there.
     """
+    device = machine.device_of(request.device)
     weights = resolve(request.backbone, request.weights, sha256=request.weights_sha256)
     planned = _revision(request, weights)
     identity = f"{request.manifest.sha256}:{planned}"
-    device = machine.device_of(request.device)
     if device.type != "cpu":
         machine.return_freed_memory()
-    with tempfile.TemporaryDirectory(prefix="featurise-", dir=request.scratch) as folder:
+    with machine.scratch_folder(request.scratch) as folder:
         scratch = Path(folder)
         machine.check_disk(scratch, _disk_needed(request))
         if (before := parts.finished(request.output, identity, scratch)) is not None:
