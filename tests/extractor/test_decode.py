@@ -197,6 +197,15 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
         decode(REJECTED["30,000 x 30,000"][0])
 
 
+def test_a_chunk_that_claims_gigabytes_costs_none(monkeypatch):
+    """The high byte of a PNG's chunk length: its pixels are whole, and OpenCV would set aside 3 GB for them."""
+    place = PNG.index(b"IDAT") - 4
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("OpenCV decoded it"))
+    with pytest.raises(Undecodable, match="a chunk of 3,") as rejected:
+        decode(PNG[:place] + b"\xce" + PNG[place + 1 :])
+    assert rejected.value.reason is Reason.TRUNCATED
+
+
 def test_the_limit_is_the_caller_s():
     assert decode(JPEG, max_pixels=64 * 48).shape == (48, 64, 3)
     with pytest.raises(Undecodable, match="64 x 48"):

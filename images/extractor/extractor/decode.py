@@ -83,10 +83,22 @@ def _inspect(data: bytes, max_pixels: int) -> None:
             # The smallest scale a JPEG offers: the whole stream is read, hardly a pixel is computed.
             picture.draft(None, (1, 1))
             picture.load()
+            if picture.format == "PNG":
+                _check_chunks(data)
     except (Undecodable, MemoryError):
         raise
     except Exception as error:  # on bytes of unknown origin decoders raise anything, and one picture must not end a run
         raise _broken(error, data) from error
+
+
+def _check_chunks(data: bytes) -> None:
+    """OpenCV sets aside what a PNG's chunk claims to hold, up to 4 GB, before it looks whether that is there."""
+    place, kind = 8, b""
+    while place < len(data) and kind != b"IEND":
+        length, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
+        place += 12 + length
+        if place > len(data):
+            raise Undecodable(Reason.TRUNCATED, f"a chunk of {length:,} bytes ends {place - len(data):,} behind it")
 
 
 def _broken(error: Exception, data: bytes) -> Undecodable:
