@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -38,9 +39,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.ObjectS
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     """The URL of a PostgreSQL server."""
-    with embedded.postgres(tmp_path_factory.mktemp("server") / "data") as url:
+    # Not in pytest's folder: it runs as a user of its own, whom another pytest that starts would shut out.
+    with tempfile.TemporaryDirectory(prefix="featurise-") as folder, embedded.postgres(Path(folder) / "data") as url:
         yield url
 
 
