@@ -97,4 +97,4 @@ lock: $(UV) ## resolve both environments anew
 
 .PHONY: clean
 clean: ## remove environments, caches and the demo's state
-	rm -rf .venv .tools $(EXTRACTOR) .demo .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .tools $(EXTRACTOR) .demo .featurise .cache .mypy_cache images/extractor/.mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
