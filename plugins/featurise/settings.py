@@ -4,8 +4,16 @@ import os
 from functools import cache
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from featurise.errors import FeaturiseError
+
+PREFIX = "FEATURISE_"
+
+
+class SettingsInvalid(FeaturiseError):
+    """Raised when an environment variable does not hold what its setting takes."""
 
 
 def _embedded_registry() -> str:
@@ -17,7 +25,7 @@ def _embedded_registry() -> str:
 class Settings(BaseSettings):
     """Settings of the control plane, each from an environment variable `FEATURISE_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix="FEATURISE_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     registry: str = Field(
         default_factory=_embedded_registry,
@@ -62,5 +70,12 @@ class Settings(BaseSettings):
 
 @cache
 def settings() -> Settings:
-    """The process's settings, read once."""
-    return Settings()
+    """The process's settings, read once.
+
+    Raises SettingsInvalid.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = (f"{PREFIX}{str(one['loc'][0]).upper()}={one['input']}: {one['msg']}" for one in error.errors())
+        raise SettingsInvalid(f"{'; '.join(wrong)}; correct it in the environment, or unset it") from error

@@ -1,5 +1,6 @@
 """The registry's schema: brought up to date by one command, refused when it is not the one that this version knows."""
 
+import os
 from pathlib import Path
 
 from alembic import command
@@ -9,6 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 from featurise.errors import FeaturiseError
+from featurise.registry import session
 
 VERSION_TABLE = "featurise_schema"
 """Airflow may share the database, and keeps its own version in alembic's usual table."""
@@ -19,11 +21,19 @@ class SchemaMismatch(FeaturiseError):
 
 
 def migrate(engine: Engine) -> str:
-    """Bring the registry to this version's schema; returns its revision.
+    """Bring the registry to this version's schema; returns its revision. An SQLite database is made, with its folder.
 
-    Raises SchemaMismatch when the registry is newer.
+    Raises SchemaMismatch when the registry is newer, or session.RegistryUnavailable.
     """
-    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+    if (file := session.file(engine.url)) is not None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise session.RegistryUnavailable(
+                f"the registry's folder {file.parent} cannot be made ({error.strerror}); "
+                "set FEATURISE_REGISTRY to a database in a folder that can"
+            ) from error
+    with session.transaction(engine, writes=True) as connection:
         if engine.dialect.name == "postgresql":
             # Several processes may start at once; SQLite's write lock makes them take turns anyway.
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('featurise_schema'))"))
@@ -34,10 +44,12 @@ def migrate(engine: Engine) -> str:
 
 
 def check(engine: Engine) -> None:
-    """Raises SchemaMismatch unless the registry has exactly this version's schema."""
-    with engine.connect() as connection, connection.begin():
-        found = _current(connection)
-    where = engine.url.render_as_string(hide_password=True)
+    """Raises SchemaMismatch unless the registry has exactly this version's schema, session.RegistryUnavailable."""
+    found, file = None, session.file(engine.url)
+    if file is None or os.access(file, os.F_OK):  # to connect would make it
+        with session.transaction(engine, writes=False) as connection:
+            found = _current(connection)
+    where = session.shown(engine.url)
     if found is None:
         raise SchemaMismatch(f"the registry {where} has no tables yet; run `featurise migrate`")
     _refuse_unknown(found, engine)
@@ -51,7 +63,7 @@ def _refuse_unknown(found: str, engine: Engine) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     if found not in known:
         raise SchemaMismatch(
-            f"the registry {engine.url.render_as_string(hide_password=True)} has schema {found}, this version knows "
+            f"the registry {session.shown(engine.url)} has schema {found}, this version knows "
             f"up to {_head()}: a newer version migrated it; upgrade this installation"
         )
 

@@ -1,14 +1,13 @@
 """Connections to the registry: one engine a process, transactions that read and transactions that write."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from featurise.errors import FeaturiseError
 from featurise.settings import settings
@@ -18,21 +17,61 @@ BUSY_MILLISECONDS = 60_000
 
 
 class RegistryUnavailable(FeaturiseError):
-    """Raised when the registry's database does not answer."""
+    """Raised when the registry's database cannot be used: it does not answer, or its URL names none."""
 
 
 @cache
 def engine(url: str) -> Engine:
-    """The engine for a URL; SQLite with write-ahead log, foreign keys, and real transactions."""
-    found = make_url(url)
-    if found.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
-    if found.database not in (None, "", ":memory:"):
-        Path(str(found.database)).parent.mkdir(parents=True, exist_ok=True)
-    made = create_engine(url)
-    event.listen(made, "connect", _sqlite_connected)
-    event.listen(made, "begin", _sqlite_begins)
+    """The engine for a URL; SQLite with write-ahead log, foreign keys, and real transactions.
+
+    Raises RegistryUnavailable when the URL is none, or of a database that the registry does not know.
+    """
+    try:
+        backend = make_url(url).get_backend_name()
+        if backend not in ("sqlite", "postgresql"):
+            raise ValueError(backend)
+        made = create_engine(url, pool_pre_ping=backend == "postgresql")
+    except (ArgumentError, ValueError, ImportError):
+        # What cannot be taken apart may hold a password: neither the text nor its error is shown.
+        raise RegistryUnavailable(
+            "FEATURISE_REGISTRY names no database that the registry can be in; "
+            "expected postgresql+psycopg://user:password@host/database or sqlite:////folder/registry.db"
+        ) from None
+    if backend == "sqlite":
+        event.listen(made, "connect", _sqlite_connected)
+        event.listen(made, "begin", _sqlite_begins)
     return made
+
+
+def shown(url: URL) -> str:
+    """A URL without its password."""
+    return url.difference_update_query(["password"]).render_as_string(hide_password=True)
+
+
+def file(url: URL) -> Path | None:
+    """The file of an SQLite database; none of one in memory, and of a server's."""
+    name = url.database or ":memory:"
+    is_file = url.get_backend_name() == "sqlite" and name != ":memory:" and not name.startswith("file:")
+    return Path(name) if is_file else None
+
+
+@contextmanager
+def transaction(database: Engine, *, writes: bool) -> Iterator[Connection]:
+    """A transaction on a database, whatever its schema: committed at the end of the block, rolled back when it raises.
+
+    Raises RegistryUnavailable.
+    """
+    with ExitStack() as stack:
+        try:
+            connection = stack.enter_context(database.connect()).execution_options(writes=writes)
+            stack.enter_context(connection.begin())
+        except SQLAlchemyError as error:
+            why = " ".join(str(getattr(error, "orig", error)).split())
+            raise RegistryUnavailable(
+                f"the registry {shown(database.url)} does not answer: {why}; check FEATURISE_REGISTRY and that the "
+                "database is up"
+            ) from error
+        yield connection
 
 
 def _sqlite_connected(connection: Any, _record: object) -> None:
@@ -58,26 +97,12 @@ def _checked(url: str) -> Engine:
 
 
 @contextmanager
-def _transaction(*, writes: bool) -> Iterator[Connection]:
-    url = settings().registry
-    try:
-        connected = _checked(url).connect()
-    except OperationalError as error:
-        shown = make_url(url).render_as_string(hide_password=True)
-        raise RegistryUnavailable(
-            f"the registry {shown} does not answer: {error.orig}; check FEATURISE_REGISTRY and that the database is up"
-        ) from error
-    with connected as connection, connection.execution_options(writes=writes).begin():
-        yield connection
-
-
-@contextmanager
 def reading() -> Iterator[Connection]:
     """A transaction that reads.
 
     Raises RegistryUnavailable, or schema.SchemaMismatch when the tables are not those of this version.
     """
-    with _transaction(writes=False) as connection:
+    with transaction(_checked(settings().registry), writes=False) as connection:
         yield connection
 
 
@@ -87,5 +112,5 @@ def writing() -> Iterator[Connection]:
 
     Raises as `reading` does.
     """
-    with _transaction(writes=True) as connection:
+    with transaction(_checked(settings().registry), writes=True) as connection:
         yield connection
