@@ -1,4 +1,4 @@
-"""Where the time of a run goes, stage by stage: for the benchmark and the progress log."""
+"""Where the time of a run goes, stage by stage: for the benchmark."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""3x3 convolutions with a third of the multiplications: Winograd's F(4x4, 3x3).
+"""3x3 convolutions with a quarter of the multiplications: Winograd's F(4x4, 3x3).
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016): a row of 6 inputs gives 4 outputs of a 3-tap
 filter from 6 products instead of 12, in both directions 36 instead of 144. Tiles are cut and put together by small
