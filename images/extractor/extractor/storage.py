@@ -198,10 +198,9 @@ def _local_info(path: Path, key: str) -> ObjectInfo:
     return ObjectInfo(key, f"{status.st_mtime_ns:x}-{status.st_size:x}", status.st_size, modified)
 
 
-def listing(uri: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
+def listing(uri: str) -> Iterator[ObjectInfo]:
     """Every object below an address, in key order, one page of the store at a time.
 
-    `start_after` is a key of the bucket: only what sorts behind it is listed.
     Raises StorageError when bucket or folder is not there.
     """
     try:
@@ -213,7 +212,7 @@ def listing(uri: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
                 yield _local_info(path, path.relative_to(root).as_posix())
             return
         bucket, prefix = split(uri)
-        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, StartAfter=start_after)
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         for page in pages:
             for item in page.get("Contents", ()):
                 yield ObjectInfo(item["Key"], item["ETag"].strip('"'), item["Size"], item["LastModified"])

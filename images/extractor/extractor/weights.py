@@ -30,10 +30,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def resolve(backbone: str, uri: str, *, sha256: str | None = None, cache: Path | None = None) -> Weights:
+def resolve(backbone: str, uri: str, *, sha256: str | None = None) -> Weights:
     """Bring the weights at `uri` (a checkpoint, or a folder with one) to this disk and verify them.
 
-    A remote checkpoint is kept in `cache` under its declared SHA-256, so that the next pod on this node reads it there.
+    A remote checkpoint is kept below FEATURISE_WEIGHTS_CACHE under its declared SHA-256, so that the next pod on this
+    node reads it there.
     Raises WeightsInvalid when it is missing or its SHA-256 is not the declared one, StorageError when the store is
     down.
     """
@@ -41,7 +42,7 @@ def resolve(backbone: str, uri: str, *, sha256: str | None = None, cache: Path |
     if not storage.is_s3(checkpoint_uri):
         path = Path(checkpoint_uri)
     else:
-        root = cache or Path(os.environ.get("FEATURISE_WEIGHTS_CACHE") or tempfile.gettempdir()) / "featurise-weights"
+        root = Path(os.environ.get("FEATURISE_WEIGHTS_CACHE") or tempfile.gettempdir()) / "featurise-weights"
         name = hashlib.sha256(checkpoint_uri.encode()).hexdigest()[:16]
         path = root / (sha256 or name) / Path(checkpoint_uri).name
         if sha256 is None or not path.exists():
