@@ -4,15 +4,21 @@ import hashlib
 from dataclasses import dataclass
 from itertools import groupby
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, select
 
 from featurise.errors import FeaturiseError
-from featurise.registry.models import FeatureSet, Image, Shard
+from featurise.registry import chosen
+from featurise.registry.chosen import Chosen
+from featurise.registry.models import Image, Shard
 from featurise.registry.outcomes import live
 
 
 class ExportFailed(FeaturiseError):
     """Raised when features cannot be exported as asked."""
+
+
+class Outdated(ExportFailed):
+    """Raised when a folder holds an export of images that have been replaced or removed since."""
 
 
 @dataclass(frozen=True)
@@ -32,31 +38,22 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """What identifies this source's share of an export."""
-        return hashlib.sha256("\n".join((self.sha256, *self.ids)).encode()).hexdigest()
+        """What identifies this source's share of an export, whichever keys its ids were found under."""
+        return hashlib.sha256("\n".join((self.sha256, *sorted(self.ids))).encode()).hexdigest()
 
 
-def feature_set(
-    connection: Connection, dataset: str, backbone: str, revision: str | None
-) -> Row[int, str, bool | None]:
-    """Number, name and whether synthetic, of the feature set that is meant.
+def feature_set(connection: Connection, dataset: str, backbone: str, revision: str | None) -> Chosen:
+    """The feature set that is meant.
 
-    Raises ExportFailed when there is none, or more than one.
+    Raises chosen.NoSuchFeatureSet, or ExportFailed when there is more than one.
     """
-    where = [FeatureSet.dataset == dataset, FeatureSet.backbone == backbone]
-    if revision is not None:
-        where.append(FeatureSet.revision == revision)
-    rows = connection.execute(
-        select(FeatureSet.id, FeatureSet.name, FeatureSet.synthetic).where(*where).order_by(FeatureSet.id)
-    ).all()
-    if len(rows) == 1:
-        return rows[0]
-    asked = f"dataset {dataset!r} under {backbone!r}" + (f", revision {revision}" if revision else "")
-    if not rows:
-        raise ExportFailed(f"the registry has no features of {asked}; `featurise status` lists what there is")
-    names = ", ".join(row.name.rsplit("-", 1)[1] for row in rows)
+    found = chosen.feature_sets(connection, dataset, backbone, revision)
+    if len(found) == 1:
+        return found[0]
+    revisions = ", ".join(row.revision for row in found)
     raise ExportFailed(
-        f"{asked} has {len(rows)} revisions, which are not comparable: choose one of {names} (--revision)"
+        f"dataset {dataset!r} under {backbone!r} has {len(found)} revisions, which are not comparable: "
+        f"choose one of {revisions} (--revision)"
     )
 
 
