@@ -1,7 +1,9 @@
 """An example of what can follow a feature set: when a day has brought something, the training data grow with it.
 
 One DAG per feature set, scheduled on its asset. The asset's event says what was added and carries the day on, so that a
-run here stands for the same day as the run that it follows. Off unless FEATURISE_TRAINING names a folder to write to.
+run here stands for the same day as the run that it follows. Readers find a feature set in the folder of its name: new
+files are added to it; when a picture was replaced or deleted, all is exported anew beside it and then takes its place.
+Off unless FEATURISE_TRAINING names a folder to write to.
 """
 
 from pathlib import Path
@@ -28,13 +30,13 @@ def build(pair: Pair, folder: Path) -> None:
 
         @task
         def export(*, triggering_asset_events: Any = None) -> dict[str, Any]:
-            from featurise.export.run import run
+            from featurise.export.run import renew
 
             for events in triggering_asset_events.values():
                 for event in events:
                     print(f"{event.extra['images']} images in {len(event.extra['files'])} new files")
             out = folder / pair.feature_set
-            done = run(pair.dataset, pair.backbone, pair.revision, "h5", out, lambda *_: None)
+            done = renew(pair.dataset, pair.backbone, pair.revision, "h5", out, lambda *_: None)
             return {"folder": str(out), "images": done.images}
 
         export()

@@ -16,6 +16,7 @@ from extractor.contract import Regions
 from featurise.export import mmf_names, pickles, run
 from featurise.export.source import ExportFailed, Source
 from featurise.pair import Pair, Weights
+from featurise.registry.chosen import NoSuchFeatureSet
 from featurise.registry.session import reading
 
 DAY, NEXT = "2026-11-22", "2026-11-23"
@@ -194,8 +195,68 @@ def test_replaced_pictures_and_other_exports_are_not_mixed_in(pair, pictures, up
         export(pair, "h5", tmp_path)
 
 
+def test_a_copy_under_an_earlier_key_changes_no_export(pair, pictures, upload, night, tmp_path):
+    export(pair, "h5", tmp_path)
+    upload({f"{DAY}/again/bird_5.jpg": pictures["bird_5"]})
+    night(DAY, run_id="again")
+    assert export(pair, "h5", tmp_path).before == len(pictures)
+
+
+def test_an_outdated_export_is_renewed_in_its_place(pair, pictures, upload, night, extract, tmp_path):
+    def renew() -> run.Exported:
+        return run.renew(pair.dataset, pair.backbone, pair.revision, "h5", tmp_path / "out", lambda done, of: None)
+
+    assert renew().images == len(pictures)
+    assert renew().before == len(pictures)
+    upload({f"{DAY}/bird_0.jpg": b"replaced"})
+    night(DAY, run_id="again")
+    (tmp_path / "out.new").mkdir()
+    (tmp_path / "out.new" / "export.jsonl").write_text((tmp_path / "out" / "export.jsonl").read_text())
+    assert (renew().before, renew().before) == (0, len(pictures))
+    assert [path.name for path in tmp_path.glob("out*")] == ["out"]
+    with h5py.File(tmp_path / "out" / "birds.h5") as file:
+        assert set(file) == set(pictures)
+        np.testing.assert_array_equal(file["bird_0"]["features"][()], extract.find(b"replaced").features)
+
+
+def test_a_torn_journal_is_gone_on_with_more_than_once(pair, pictures, tmp_path):
+    out = tmp_path / "out"
+    export(pair, "tsv-lxmert", out)
+    whole = content(out)
+    first, second = (out / "export.jsonl").read_text().splitlines(keepends=True)
+    (out / "export.jsonl").write_text(first + second[:20])
+    assert export(pair, "tsv-lxmert", out).before == 6
+    assert export(pair, "tsv-lxmert", out).before == 7
+    assert content(out) == whole
+
+
+def test_a_feature_set_without_images_makes_no_export(pair, upload, night, tmp_path):
+    upload({f"{DAY}/x.jpg": b"bad"})
+    night(DAY)
+    with pytest.raises(ExportFailed, match=f"{pair.feature_set} has no image to export"):
+        export(pair, "h5", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ['"a', "a\rb", "a\tb", "a\nb"])
+def test_ids_that_lxmert_would_read_as_others_are_refused_before_anything_is_written(name, tmp_path):
+    with pytest.raises(ExportFailed, match="holds a tab, a line break or a quotation mark"):
+        run.FORMATS["tsv-lxmert"](tmp_path, "birds", [Source("s3://b/f/d/x.h5", "0", 1, ("b", name))], 0)
+    assert not (tmp_path / "birds_obj.tsv").exists()
+
+
+def test_ids_are_as_long_as_mmf_s_file_names_allow(pair, upload, night, tmp_path):
+    upload({f"{DAY}/{246 * 'a'}.jpg": b"a"})
+    night(DAY)
+    export(pair, "npy-mmf", tmp_path)
+    assert len(list((tmp_path / "birds").iterdir())) == 2
+    with pytest.raises(ExportFailed, match=r"is 248 bytes long, and .* have room for 246"):
+        run.FORMATS["npy-mmf"](tmp_path, "other", [Source("s3://b/f/d/x.h5", "0", 1, (124 * "\u00e9",))], 0)
+    assert not (tmp_path / "other").exists()
+
+
 def test_what_is_not_there_or_not_meant_is_said(pair, pictures, night, tmp_path):
-    with pytest.raises(ExportFailed, match="no features of dataset 'cats'"):
+    with pytest.raises(NoSuchFeatureSet, match=f"no feature set of dataset 'cats'.*{pair.feature_set}"):
         run.run("cats", "resnet101", None, "h5", tmp_path, lambda done, of: None)
     other = pair.model_copy(update={"weights": Weights(uri="s3://models/new/", sha256="b" * 64)})
     night(DAY, of=other)

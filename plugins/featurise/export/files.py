@@ -10,7 +10,9 @@ import numpy as np
 
 from extractor import contract
 from featurise.export import items, mmf_names, pickles
-from featurise.export.source import Source
+from featurise.export.source import ExportFailed, Source
+
+INFO = "_info.npy"
 
 
 class MmfFiles:
@@ -19,6 +21,7 @@ class MmfFiles:
     def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int) -> None:
         del offset
         mmf_names.check_files(sources)
+        _check_lengths(sources, os.pathconf(folder, "PC_NAME_MAX") - len(INFO))
         self._folder = folder / dataset
         self._folder.mkdir(exist_ok=True)
 
@@ -27,7 +30,7 @@ class MmfFiles:
         found = contract.read_image(group)
         features = io.BytesIO()
         np.save(features, found.features)
-        self._put(f"{image_id}_info.npy", pickles.npy(items.mmf_info(found)))
+        self._put(f"{image_id}{INFO}", pickles.npy(items.mmf_info(found)))
         self._put(f"{image_id}.npy", features.getvalue())
 
     def commit(self, source: Source) -> int:
@@ -39,6 +42,16 @@ class MmfFiles:
         """Nothing is left to do."""
 
     def _put(self, name: str, data: bytes) -> None:
-        partial = self._folder / f".{name}.partial"
+        partial = self._folder / ".partial"
         partial.write_bytes(data)
         partial.replace(self._folder / name)
+
+
+def _check_lengths(sources: Sequence[Source], most: int) -> None:
+    for source in sources:
+        for image_id in source.ids:
+            if len(image_id.encode()) > most:
+                raise ExportFailed(
+                    f"image id {image_id[:80]!r}… is {len(image_id.encode())} bytes long, and the names of npy-mmf's "
+                    f"files have room for {most}; export in another format, or rename the picture"
+                )

@@ -1,6 +1,7 @@
 """An export from start to end, source by source; the journal in its folder says what is done, so that it can go on."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from extractor.weights import sha256_of
 from featurise.export.files import MmfFiles
 from featurise.export.hdf5 import Hdf5
 from featurise.export.lightning import Mmf, Volta
-from featurise.export.source import ExportFailed, Source, feature_set, sources
+from featurise.export.source import ExportFailed, Outdated, Source, feature_set, sources
 from featurise.export.tsv import Lxmert
 from featurise.export.writer import Writer
 from featurise.registry.session import reading
@@ -52,12 +53,18 @@ def run(dataset: str, backbone: str, revision: str | None, form: str, out: Path,
     """Export a feature set's live images; called again after whatever happened, it goes on where it stopped.
 
     `tell` is given images done and in all.
-    Raises ExportFailed, storage.StorageError, or session.RegistryUnavailable.
+    Raises ExportFailed, chosen.NoSuchFeatureSet, storage.StorageError, or session.RegistryUnavailable.
     """
     with reading() as connection:
-        number, name, synthetic = feature_set(connection, dataset, backbone, revision)
-        planned = sources(connection, number)
-    out.mkdir(parents=True, exist_ok=True)
+        found = feature_set(connection, dataset, backbone, revision)
+        planned = sources(connection, found.id)
+    name = found.name
+    if not planned:
+        raise ExportFailed(f"{name} has no image to export; `featurise status` shows how far it is")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportFailed(f"{out} cannot be made a folder ({error.strerror}); choose another") from error
     journal = out / "export.jsonl"
     done = _done(journal, form, name, planned)
     todo = [source for source in planned if source.name not in done]
@@ -77,7 +84,24 @@ def run(dataset: str, backbone: str, revision: str | None, form: str, out: Path,
         line = Committed(form=form, feature_set=name, source=source.name, digest=source.digest, offset=offset)
         _append(journal, line)
     writer.close()
-    return Exported(feature_set=name, synthetic=synthetic, images=total, before=before)
+    return Exported(feature_set=name, synthetic=found.synthetic, images=total, before=before)
+
+
+def renew(dataset: str, backbone: str, revision: str | None, form: str, out: Path, tell: Tell) -> Exported:
+    """As `run`; an export that is outdated is made anew, and takes the old one's place once it is whole.
+
+    Raises as `run` does, but for Outdated.
+    """
+    try:
+        return run(dataset, backbone, revision, form, out, tell)
+    except Outdated:
+        anew = out.with_name(f"{out.name}.new")
+        if anew.exists():  # what an attempt left behind that was cut off; it may be outdated, too
+            shutil.rmtree(anew)
+        done = run(dataset, backbone, revision, form, anew, tell)
+        shutil.rmtree(out)
+        anew.rename(out)
+        return done
 
 
 def _images(planned: list[Source]) -> int:
@@ -87,11 +111,15 @@ def _images(planned: list[Source]) -> int:
 def _done(journal: Path, form: str, name: str, planned: list[Source]) -> dict[str, Committed]:
     """What the folder holds already; new files may have come since, but what was exported must still be so.
 
+    A last line that was cut off is removed: the next one would be written behind it.
     Raises ExportFailed.
     """
     if not journal.exists():
         return {}
-    lines = [Committed.model_validate_json(text) for text in journal.read_text().splitlines() if text.endswith("}")]
+    data = journal.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    os.truncate(journal, len(whole))
+    lines = [Committed.model_validate_json(text) for text in whole.splitlines()]
     wanted = {source.name: source.digest for source in planned}
     for line in lines:
         if (line.form, line.feature_set) != (form, name):
@@ -100,7 +128,7 @@ def _done(journal: Path, form: str, name: str, planned: list[Source]) -> dict[st
                 "choose another folder"
             )
         if wanted.get(line.source) != line.digest:
-            raise ExportFailed(
+            raise Outdated(
                 f"{journal.parent} holds images of {line.source} that have been replaced or removed since; "
                 "choose another folder, or remove this one"
             )

@@ -14,12 +14,15 @@ from extractor.contract import Regions
 from featurise.export import items
 from featurise.export.source import ExportFailed, Source
 
+UNREADABLE = frozenset('"\t\r\n')
+"""What Python's `csv`, as LXMERT uses it, takes for the end of a field or for its quotes."""
+
 
 class Lxmert:
     """Writer of `<dataset>_obj.tsv`. Boxes are clipped: the reader asserts that they lie in the image."""
 
     def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int) -> None:
-        del sources
+        _check_ids(sources)
         path = folder / f"{dataset}_obj.tsv"
         self._file = path.open("r+b" if path.exists() else "w+b")
         self._file.truncate(offset)
@@ -32,8 +35,6 @@ class Lxmert:
                 f"{source.uri}: tsv-lxmert holds attributes of every box, this backbone has none; export resnet101, "
                 "or in another format"
             )
-        if "\t" in image_id or "\n" in image_id:
-            raise ExportFailed(f"image id {image_id!r} holds a tab or a line break, which end a field of tsv-lxmert")
         self._file.write(_line(image_id, found, found.attr_id, found.attr_conf))
 
     def commit(self, source: Source) -> int:
@@ -44,6 +45,16 @@ class Lxmert:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _check_ids(sources: Sequence[Source]) -> None:
+    for source in sources:
+        for image_id in source.ids:
+            if not UNREADABLE.isdisjoint(image_id):
+                raise ExportFailed(
+                    f"image id {image_id!r} holds a tab, a line break or a quotation mark, with which tsv-lxmert's "
+                    "reader would take several images for one; export in another format, or rename the picture"
+                )
 
 
 def _line(image_id: str, found: Regions, attr_id: NDArray[np.int64], attr_conf: NDArray[np.float32]) -> bytes:
