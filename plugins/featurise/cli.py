@@ -17,7 +17,8 @@ from featurise import declaration, status, verify
 from featurise.declaration import Broken
 from featurise.errors import FeaturiseError
 from featurise.export import run as export
-from featurise.registry import schema, session
+from featurise.pair import Pair
+from featurise.registry import chosen, schema, session
 from featurise.settings import settings
 from featurise.status import Day
 
@@ -70,6 +71,7 @@ def show_status(*, dataset: str | None = None, backbone: str | None = None, as_j
         JSON lines instead of a table.
     """
     with session.reading() as connection:
+        chosen.feature_sets(connection, dataset, backbone)
         days = status.coverage(connection, dataset, backbone)
     if as_json:
         for day in days:
@@ -163,15 +165,21 @@ def verify_objects(*, dataset: str | None = None, read: bool = False) -> int:
     dataset
         Only this dataset.
     read
-        Read every file and compare its SHA-256; otherwise sizes are compared.
+        Read every file and the lists beside it; otherwise names and sizes are compared.
     """
+    declared = declaration.load(settings().declaration)
+    pairs = [one for one in declared if isinstance(one, Pair) and dataset in (None, one.dataset)]
     with session.reading() as connection:
+        sets = chosen.feature_sets(connection, dataset)
         files = verify.shards(connection, dataset)
+    if any(isinstance(one, Broken) for one in declared):
+        _say("the declaration has mistakes (`featurise check`): a file may be overlooked", style="yellow")
     with console.status("") as shown:
-        findings = list(verify.run(files, read=read, tell=lambda uri: shown.update(uri)))
+        also = verify.folders(sets, pairs)
+        findings = list(verify.run(files, read=read, tell=lambda uri: shown.update(uri), also=also))
     for finding in findings:
         _say(f"{finding.kind}: {finding.uri} ({finding.detail})", style="red")
-    _say(f"{len(files):,} files, {len(findings):,} findings")
+    _say(f"{len(files):,} files, {len(findings):,} findings" + ("" if read else "; contents not read"))
     return int(bool(findings))
 
 

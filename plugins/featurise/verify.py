@@ -1,15 +1,25 @@
 """Whether the published objects are still what the registry says: missing, altered, orphaned."""
 
+import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy import Connection, Row, select
 
-from extractor import storage
+from extractor import manifest, storage
+from extractor.manifest import IndexEntry, Reject
+from extractor.outcome import ManifestInvalid
 from extractor.weights import sha256_of
-from featurise.registry.models import FeatureSet, Shard
+from featurise import addresses
+from featurise.pair import Pair
+from featurise.registry import models
+from featurise.registry.chosen import Chosen
+from featurise.registry.models import FeatureSet, Image, Shard
+from featurise.registry.session import reading
+from featurise.registry.shards import live_images, visible
 from featurise.settings import settings
 
 
@@ -22,26 +32,36 @@ class Finding(BaseModel):
     detail: str
 
 
-def shards(connection: Connection, dataset: str | None = None) -> list[Row[str, str, str, str, int]]:
-    """The published files that are to be there."""
-    columns = (Shard.uri, Shard.index_uri, Shard.rejects_uri, Shard.sha256, Shard.bytes)
-    statement = select(*columns).join(FeatureSet, Shard.feature_set_id == FeatureSet.id).order_by(Shard.uri)
+def shards(connection: Connection, dataset: str | None = None) -> list[Row[Any]]:
+    """The published files that are to be there, with what the registry knows of each."""
+    statement = select(Shard.__table__).join(FeatureSet, Shard.feature_set_id == FeatureSet.id).order_by(Shard.uri)
     return list(connection.execute(statement if dataset is None else statement.where(FeatureSet.dataset == dataset)))
 
 
-def run(files: Iterable[Row[str, str, str, str, int]], *, read: bool, tell: Callable[[str], None]) -> Iterator[Finding]:
-    """Compare the objects below every registered feature set with the registry.
+def folders(sets: Sequence[Chosen], pairs: Iterable[Pair]) -> Iterator[str]:
+    """Where files of these pairs may lie, registered or not: a folder for each revision, declared or known."""
+    for pair in pairs:
+        declared = addresses.features(pair)
+        mine = [row.revision for row in sets if (row.dataset, row.backbone) == (pair.dataset, pair.backbone)]
+        yield from (declared.removesuffix(pair.revision) + revision for revision in {pair.revision, *mine})
 
-    By size; with `read`, every file is read and its SHA-256 compared. `tell` is given the address at work.
-    Raises storage.StorageError.
+
+def run(
+    files: Iterable[Row[Any]], *, read: bool, tell: Callable[[str], None], also: Iterable[str] = ()
+) -> Iterator[Finding]:
+    """Compare the objects in these files' folders, and in those of `also`, with the registry.
+
+    By name and size, and `latest.json` as a whole; with `read`, every file's SHA-256, and the lists beside it line by
+    line. `tell` is given the address at work.
+    Raises storage.StorageError, or session.RegistryUnavailable.
     """
     registered = list(files)
     listed: dict[str, storage.ObjectInfo] = {}
-    for folder in sorted({row.uri.rsplit("/", 2)[0] for row in registered}):
+    for folder in sorted({_folder(row) for row in registered}.union(also)):
         tell(folder)
         bucket, _ = storage.split(folder)
         listed |= {f"s3://{bucket}/{item.key}": item for item in storage.listing(f"{folder}/")}
-    expected = {f"{row.uri.rsplit('/', 2)[0]}/latest.json" for row in registered}
+    expected = {f"{_folder(row)}/latest.json" for row in registered}
     for row in registered:
         expected.update((row.uri, row.index_uri, row.rejects_uri))
         for uri in (row.uri, row.index_uri, row.rejects_uri):
@@ -51,11 +71,21 @@ def run(files: Iterable[Row[str, str, str, str, int]], *, read: bool, tell: Call
         if there is not None:
             tell(row.uri)
             yield from _altered(row, there, read=read)
+        if read:
+            yield from _lists(row, listed.keys())
+    # Where a feature set has moved, the list is kept with its newest file.
+    newest = {row.feature_set_id: row for row in sorted(registered, key=lambda row: int(row.id))}
+    for row in newest.values():
+        yield from _latest(row, f"{_folder(row)}/latest.json", listed.keys())
     for uri in sorted(listed.keys() - expected):
         yield Finding(kind="orphaned", uri=uri, detail="in the store, and not registered")
 
 
-def _altered(row: Row[str, str, str, str, int], there: storage.ObjectInfo, *, read: bool) -> Iterator[Finding]:
+def _folder(row: Row[Any]) -> str:
+    return str(row.uri).rsplit("/", 2)[0]
+
+
+def _altered(row: Row[Any], there: storage.ObjectInfo, *, read: bool) -> Iterator[Finding]:
     if there.size != row.bytes:
         yield Finding(kind="altered", uri=row.uri, detail=f"{there.size:,} bytes, registered are {row.bytes:,}")
     elif read and (found := _sha256(row.uri)) != row.sha256:
@@ -67,3 +97,71 @@ def _sha256(uri: str) -> str:
         local = Path(scratch) / "file"
         storage.download(uri, local)
         return sha256_of(local)
+
+
+def _lists(row: Row[Any], there: Iterable[str]) -> Iterator[Finding]:
+    """The lists beside a file that are not what was registered from them."""
+    for uri, wrong in ((row.index_uri, _index), (row.rejects_uri, _rejects)):
+        if uri in there:
+            try:
+                detail = wrong(row, storage.read_bytes(uri))
+            except ManifestInvalid as error:
+                detail = str(error)
+            if detail is not None:
+                yield Finding(kind="altered", uri=uri, detail=detail)
+
+
+def _index(row: Row[Any], data: bytes) -> str | None:
+    """What is wrong with an index. A line may have no row any more: a later file holds that picture.
+
+    Raises ManifestInvalid.
+    """
+    lines = {(line.key, line.etag): line for line in manifest.load(IndexEntry, data, row.index_uri)}
+    if len(lines) != row.images:
+        return f"{len(lines):,} images, registered are {row.images:,}"
+    with reading() as connection:
+        for image in connection.execute(select(Image.__table__).where(Image.shard_id == row.id)):
+            if lines.get((image.key, image.etag)) != IndexEntry.model_validate(image, from_attributes=True):
+                return f"{image.key} is not there as it is registered"
+    return None
+
+
+def _rejects(row: Row[Any], data: bytes) -> str | None:
+    """What is wrong with a list of rejects. Of a picture that a later run has rejected, the registry has that outcome.
+
+    Raises ManifestInvalid.
+    """
+    lines = manifest.load(Reject, data, row.rejects_uri)
+    if len(lines) != row.rejects:
+        return f"{len(lines):,} rejects, registered are {row.rejects:,}"
+    if not lines:
+        return None
+    keys = [line.key for line in lines]
+    table = models.Reject
+    near = (table.feature_set_id == row.feature_set_id, table.key >= min(keys), table.key <= max(keys))
+    with reading() as connection:
+        known = {(found.key, found.etag): found for found in connection.execute(select(table.__table__).where(*near))}
+    for line in lines:
+        found = known.get((line.key, line.etag))
+        same_run = found is not None and found.run_id == row.run_id
+        if found is None or (same_run and line != Reject.model_validate(found, from_attributes=True)):
+            return f"{line.key} is not registered as it is there"
+    return None
+
+
+def _latest(row: Row[Any], uri: str, there: Iterable[str]) -> Iterator[Finding]:
+    """The list for readers without the registry, where it is not what the registry says."""
+    if uri not in there:
+        yield Finding(kind="missing", uri=uri, detail="the list of this folder's files; the next run writes it")
+        return
+    with reading() as connection:
+        files = [{**file._mapping} for file in visible(connection, row.feature_set_id)]
+        expected = {"images": live_images(connection, row.feature_set_id), "files": files}
+    try:
+        view = json.loads(storage.read_bytes(uri))
+        differs = {name: view[name] for name in expected} != expected
+    except (ValueError, KeyError, TypeError):
+        differs = True
+    if differs:
+        detail = f"not the {len(files):,} files and {expected['images']:,} images that are registered"
+        yield Finding(kind="altered", uri=uri, detail=f"{detail}; the next run writes it anew")

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from extractor import storage
-from featurise import addresses, verify
 from featurise.pair import Pair
-from featurise.registry.session import reading
 
 DAY = "2026-11-23"
 # Processes take a second each; what they ask of the registry is tested on PostgreSQL beside the queries themselves.
@@ -45,7 +42,6 @@ def test_status_counts_by_day_and_names_synthetic_weights(done):
     days = map(json.loads, featurise("status", "--as-json", "--dataset", "birds").stdout.splitlines())
     (day,) = (day for day in days if day["batch"] == DAY)
     assert (day["found"], day["done"], day["rejected"], day["pending"]) == (4, 3, 1, 0)
-    assert featurise("status", "--as-json", "--dataset", "cats").stdout == ""
 
 
 def test_show_says_where_features_lie_and_why_there_are_none(done):
@@ -65,25 +61,58 @@ def test_export_ends_with_counts_and_the_word_synthetic(done, tmp_path):
     assert "SYNTHETIC" in found.stdout
     assert len(list((tmp_path / "birds").glob("*.npy"))) == 6
     assert "3 of them there before" in featurise(*argv).stdout
-    other = featurise(*argv[:3], "--backbone", "resnext101", *argv[5:])
-    assert (other.returncode, "no features of dataset 'birds' under 'resnext101'" in other.stdout) == (1, True)
 
 
-def test_verify_finds_missing_altered_and_orphaned_objects(done):
-    assert featurise("verify", "--read").returncode == 0
-    with reading() as connection:
-        (file,) = verify.shards(connection)
-    data = bytearray(storage.read_bytes(file.uri))
-    data[-1] ^= 1
-    storage.write_bytes(file.uri, bytes(data))
-    storage.delete([file.index_uri])
-    orphan = f"{addresses.features(done)}/{DAY}/shard-00007-0123456789ab.h5"
-    storage.write_bytes(orphan, b"nobody's")
-    found = featurise("verify", "--read")
-    assert found.returncode == 1
-    for line in (f"altered: {file.uri}", f"missing: {file.index_uri}", f"orphaned: {orphan}", "1 files, 3 findings"):
-        assert line in found.stdout
-    assert "altered" not in featurise("verify").stdout, "the size is the same: only reading tells"
+def test_a_name_of_no_feature_set_is_said_with_those_that_there_are(done, tmp_path):
+    export = ("export", "--backbone", "resnet101", "--format", "h5", "--out", tmp_path / "out")
+    for command in (("verify",), ("status",), ("status", "--as-json"), export):
+        found = featurise(*command, "--dataset", "bird")
+        assert (found.returncode, done.feature_set in found.stdout) == (1, True), found
+        assert "no feature set of dataset 'bird'" in found.stdout
+    found = featurise("status", "--backbone", "resnext101")
+    assert (found.returncode, "backbone 'resnext101'" in found.stdout) == (1, True)
+
+
+def test_an_export_to_where_no_folder_can_be_is_refused(done, tmp_path):
+    (tmp_path / "file").write_text("")
+    argv = ("--dataset", "birds", "--backbone", "resnet101", "--format", "h5", "--out", tmp_path / "file")
+    found = featurise("export", *argv)
+    assert (found.returncode, found.stderr) == (1, "")
+    assert f"{tmp_path}/file cannot be made a folder (File exists); choose another" in found.stdout
+
+
+def assert_refused(found: subprocess.CompletedProcess[str], says: str) -> None:
+    assert (found.returncode, found.stderr) == (1, "")
+    assert says in found.stdout
+    assert len(found.stdout.splitlines()) == 1
+
+
+def test_a_command_that_reads_makes_no_registry(empty_registry, tmp_path, monkeypatch):
+    monkeypatch.delenv("FEATURISE_REGISTRY")
+    monkeypatch.delenv("AIRFLOW_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert_refused(featurise("status"), "run `featurise migrate`")
+    assert list(tmp_path.iterdir()) == []
+    assert featurise("migrate").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == [".featurise"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("REGISTRY", "nonsense", "FEATURISE_REGISTRY names no database"),
+        ("REGISTRY", "mysql://me:secret@127.0.0.1/registry", "FEATURISE_REGISTRY names no database"),
+        ("REGISTRY", "postgresql+psycopg://me:secret@127.0.0.1:1/registry", "me:***@127.0.0.1:1/registry"),
+        ("REGISTRY", "postgresql+psycopg://127.0.0.1:1/registry?password=secret", "does not answer: "),
+        ("REGISTRY", "sqlite:////dev/null/folder/registry.db", "/dev/null/folder cannot be made (Not a directory)"),
+        ("POD_START_SECONDS", "abc", "FEATURISE_POD_START_SECONDS=abc: Input should be a valid integer"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_one_paragraph(empty_registry, monkeypatch, name, value, says):
+    monkeypatch.setenv(f"FEATURISE_{name}", value)
+    found = featurise("migrate")
+    assert_refused(found, says)
+    assert "secret" not in found.stdout
 
 
 def test_check_prints_feature_sets_or_mistakes(empty_registry, tmp_path):

@@ -1,0 +1,113 @@
+"""Published objects against the registry: what is missing, altered, or nobody's."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from extractor import storage
+from featurise import addresses, discover, plan, publish, validate, verify
+from featurise.options import Options
+from featurise.pair import Pair
+from featurise.registry.session import reading
+
+DAY = "2026-11-23"
+# What is asked of the registry is asked on PostgreSQL in `test_faults`.
+pytestmark = pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True)
+FEATURISE = Path(sys.executable).with_name("featurise")
+
+
+def run(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([FEATURISE, "verify", *argv], capture_output=True, text=True, check=False)
+
+
+def findings(*, read: bool = True) -> list[tuple[str, str]]:
+    with reading() as connection:
+        files = verify.shards(connection)
+    return [(found.kind, found.uri) for found in verify.run(files, read=read, tell=lambda _: None)]
+
+
+@pytest.fixture
+def done(registry, pair: Pair, upload, night) -> Pair:
+    upload({f"{DAY}/{name}.jpg": name.encode() for name in "abc"} | {f"{DAY}/x.jpg": b"bad"})
+    night()
+    return pair
+
+
+@pytest.fixture
+def file(done):
+    with reading() as connection:
+        (row,) = verify.shards(connection)
+    return row
+
+
+def test_missing_altered_and_orphaned_objects(done, file):
+    assert run("--read").returncode == 0
+    data = bytearray(storage.read_bytes(file.uri))
+    data[-1] ^= 1
+    storage.write_bytes(file.uri, bytes(data))
+    storage.delete([file.index_uri])
+    orphan = f"{addresses.features(done)}/{DAY}/shard-00007-0123456789ab.h5"
+    storage.write_bytes(orphan, b"nobody's")
+    found = run("--read")
+    assert found.returncode == 1
+    for line in (f"altered: {file.uri}", f"missing: {file.index_uri}", f"orphaned: {orphan}"):
+        assert line in found.stdout
+    assert "1 files, 3 findings\n" in found.stdout
+    found = run()
+    assert "altered" not in found.stdout, "the size is the same: only reading tells"
+    assert "1 files, 2 findings; contents not read" in found.stdout
+
+
+def test_the_lists_beside_a_file_are_compared_line_by_line(file):
+    index, rejects = (storage.read_bytes(uri) for uri in (file.index_uri, file.rejects_uri))
+    for uri, data in (
+        (file.index_uri, b"garbage"),
+        (file.index_uri, index.splitlines(keepends=True)[0]),
+        (file.index_uri, index.replace(b'"boxes":36', b'"boxes":35', 1)),
+        (file.rejects_uri, b"garbage"),
+        (file.rejects_uri, b""),
+        (file.rejects_uri, rejects.replace(b"not_an_image", b"empty")),
+        (file.rejects_uri, rejects.replace(b"x.jpg", b"y.jpg")),
+    ):
+        before = storage.read_bytes(uri)
+        assert data != before
+        storage.write_bytes(uri, data)
+        assert findings() == [("altered", uri)], data
+        assert findings(read=False) == []
+        storage.write_bytes(uri, before)
+    assert findings() == []
+
+
+def test_lines_of_which_a_later_run_has_the_outcome_are_no_findings(done, upload, night):
+    night(run_id="again", options=Options(force=True))
+    upload({f"{DAY}/a.jpg": b"replaced"})
+    night(run_id="replaced")
+    assert findings() == []
+
+
+def test_the_list_for_readers_is_compared(done, file):
+    uri = addresses.latest(done)
+    view = json.loads(storage.read_bytes(uri))
+    for data in (b"garbage", b"[]", json.dumps({**view, "files": []}).encode()):
+        storage.write_bytes(uri, data)
+        assert findings(read=False) == [("altered", uri)], data
+    storage.delete([uri])
+    assert findings(read=False) == [("missing", uri)]
+
+
+def test_a_file_of_a_first_night_that_nobody_registered_is_found(
+    registry, pair, upload, extract, tmp_path, monkeypatch
+):
+    upload({f"{DAY}/a.jpg": b"a"})
+    (shard,) = plan.run(pair, discover.run(pair, DAY, "first", Options()), "first", Options())
+    extract(pair, shard, DAY)
+    published = publish.run(pair, shard, validate.run(pair, shard, DAY, "first"), DAY, "first")
+    declared = pair.model_dump(mode="json", exclude={"dataset", "backbone"})
+    declaration = {"datasets": {pair.dataset: {**declared, "backbones": [pair.backbone]}}}
+    (tmp_path / "featurise.yaml").write_text(json.dumps(declaration))
+    monkeypatch.setenv("FEATURISE_DECLARATION", str(tmp_path / "featurise.yaml"))
+    found = run("--dataset", pair.dataset)
+    assert (found.returncode, f"orphaned: {published.uri}" in found.stdout) == (1, True), found.stdout
