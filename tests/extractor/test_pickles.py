@@ -2,9 +2,13 @@
 
 import builtins
 import collections
+import contextlib
 import io
 import os
 import pickle
+import random
+import resource
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -171,3 +175,34 @@ def test_one_file_changes_nothing_for_the_next(load):
 def test_the_refusal_names_what_the_file_asked_for(load):
     with pytest.raises(pickles.Refused, match=r"it names posix\.system, for which a file of arrays has no use"):
         load(pickle.dumps(HOSTILE["os.system"]))
+
+
+def peak() -> int:
+    """The most memory this process ever held, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.parametrize("memo", [b"r" + struct.pack("<I", 100_000_000), b"p100000000\n"])
+def test_a_few_bytes_take_no_gigabytes(load, memo: bytes):
+    before = peak()
+    with pytest.raises(pickles.Refused, match="memo place 100,000,000; expected 2 at most"):
+        load(b"\x80\x03}" + memo + b".")
+    assert peak() - before < 100 << 20
+
+
+def test_a_long_program_is_refused_before_it_runs(load):
+    nested = b"\x80\x03})" + b"\x85" * 400_000 + b"K\x01s."  # as a key, a chain of tuples ends the process
+    with pytest.raises(pickles.Refused, match="more than 100,000 instructions"):
+        load(nested)
+
+
+def test_damage_is_refused_by_name(load):
+    sound, chance = pickle.dumps({"model": ARRAYS, "__author__": "x"}, protocol=3), random.Random(0)
+    for _ in range(2000):
+        damaged = bytearray(sound)
+        for _ in range(chance.choice((0, 1, 2, 8))):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        if chance.random() < 0.4:
+            del damaged[chance.randrange(len(damaged)) :]
+        with contextlib.suppress(pickles.Refused):
+            load(bytes(damaged))

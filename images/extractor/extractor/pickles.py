@@ -6,7 +6,9 @@ next.
 """
 
 import math
+import mmap
 import pickle
+import pickletools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,19 +17,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 _NUMBER = re.compile(r"[?]|b1|[biu][1248]|f[248]|c8|c16")
-_DAMAGED = (
-    pickle.UnpicklingError,
-    EOFError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    ImportError,
-    MemoryError,
-    OverflowError,
-    RecursionError,
-)
-"""What unpickling raises for bytes that are no pickle, or a cut or senseless one."""
+MAX_STEPS = 100_000
+"""Instructions of the longest pickle that is read; one of arrays takes about 25 for each."""
+
+_MEMOS = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
 class Refused(Exception):
@@ -42,9 +35,27 @@ def load(path: Path) -> Any:
     """
     with path.open("rb") as file:
         try:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                _check_steps(content)
             return _Restricted(file, encoding="latin1").load()
-        except _DAMAGED as error:
+        except (Refused, OSError, MemoryError):
+            raise
+        except Exception as error:  # unpickling does what the bytes say, and raises whatever comes of that
             raise Refused(f"{path}: not a whole pickle: {type(error).__name__}: {error}") from error
+
+
+def _check_steps(content: mmap.mmap) -> None:
+    """Refuse what would take time or memory out of proportion to the file; arrays are passed over, not looked at.
+
+    A few bytes can name memo place 4,000,000,000, and the unpickler makes room for all before it. Who writes pickles
+    numbers them one by one, so that each is at most the number of instructions so far.
+    """
+    instructions = pickletools.genops(content)  # type: ignore[arg-type]  # a map reads like a file, and copies no more
+    for step, (opcode, argument, _) in enumerate(instructions):
+        if step == MAX_STEPS:
+            raise Refused(f"it has more than {MAX_STEPS:,} instructions; expected arrays, with about 25 for each")
+        if opcode.name in _MEMOS and argument is not None and argument > step:
+            raise Refused(f"its instruction {step:,} refers to memo place {argument:,}; expected {step:,} at most")
 
 
 class _Named:
