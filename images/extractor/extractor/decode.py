@@ -98,7 +98,7 @@ def _check_chunks(data: bytes) -> None:
         length, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
         place += 12 + length
         if place > len(data):
-            raise Undecodable(Reason.TRUNCATED, f"a chunk of {length:,} bytes ends {place - len(data):,} behind it")
+            raise Undecodable(Reason.TRUNCATED, f"a chunk claims {length:,} bytes, {place - len(data):,} too many")
 
 
 def _broken(error: Exception, data: bytes) -> Undecodable:
