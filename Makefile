@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 UV := .tools/bin/uv
+UV_VERSION := 0.13.9
 EXTRACTOR := images/extractor/.venv
 CONTROL := .venv
 OURS := dags plugins images tests
@@ -23,7 +24,7 @@ setup: $(CONTROL_READY) $(EXTRACTOR_READY) ## build both Python environments fro
 $(UV):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and f"Python 3.11 is needed, {sys.executable} is {sys.version.split()[0]}: call make with PYTHON=python3.11")'
 	$(PYTHON) -m venv .tools
-	.tools/bin/pip install --quiet --disable-pip-version-check uv
+	.tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(CONTROL_READY): | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(CONTROL)

@@ -4,14 +4,13 @@ h5py's convenient objects would take ten times as long for so many small arrays.
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5s, h5t
+from h5py import h5d, h5g, h5s
 
-from extractor.contract import Field, Regions
+from extractor.contract import Field, Regions, stored_type
 
 
 def read(file: h5py.File, image_id: str, fields: Sequence[Field]) -> tuple[Regions | None, list[str]]:
@@ -31,12 +30,12 @@ def read(file: h5py.File, image_id: str, fields: Sequence[Field]) -> tuple[Regio
     arrays: dict[str, Any] = {}
     for field in fields:
         dataset, shape = datasets[field.name], field.shape_for(rows)
-        if dataset.shape != shape or not dataset.get_type().equal(_type(field.dtype.str)):
+        if dataset.shape != shape or not dataset.get_type().equal(stored_type(field.dtype.str)):
             found = f"{dataset.dtype} {list(dataset.shape)}"
             wrong.append(f"{field.name} is {found}, expected {field.dtype} {list(shape)}")
             continue
         array = np.empty(shape, field.dtype)
-        dataset.read(h5s.ALL, h5s.ALL, array, _type(field.dtype.str))
+        dataset.read(h5s.ALL, h5s.ALL, array, stored_type(field.dtype.str))
         arrays[field.name] = array if shape else int(array)
     return (None, wrong) if wrong else (Regions(**arrays), [])
 
@@ -47,8 +46,3 @@ def _names(found: h5py.Group, fields: Sequence[Field]) -> list[str]:
     wrong += [f"{name} is no field of this feature set" for name in sorted(found.keys() - wanted)]
     present = sorted(wanted & found.keys())
     return wrong + [f"{name} is no dataset" for name in present if not isinstance(found[name], h5py.Dataset)]
-
-
-@cache
-def _type(dtype: str) -> h5t.TypeID:
-    return h5t.py_create(np.dtype(dtype), logical=True)

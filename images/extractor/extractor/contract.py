@@ -151,7 +151,7 @@ def write_image(group: h5py.Group, image_id: str, regions: Regions) -> None:
     # HDF5's own calls with types and spaces kept: twice as fast as h5py's convenient ones for so many small arrays.
     made = h5g.create(group.id, image_id.encode(), lcpl=_utf8())
     for name, value in arrays.items():
-        kind = _type(value.dtype.str)
+        kind = stored_type(value.dtype.str)
         dataset = h5d.create(made, name.encode(), kind, _space(value.shape))
         dataset.write(h5s.ALL, h5s.ALL, value, kind)
 
@@ -164,7 +164,8 @@ def _utf8() -> h5p.PropLCID:
 
 
 @cache
-def _type(dtype: str) -> h5t.TypeID:
+def stored_type(dtype: str) -> h5t.TypeID:
+    """HDF5's type for a field's dtype, given as `dtype.str`."""
     return h5t.py_create(np.dtype(dtype), logical=True)
 
 
