@@ -3,6 +3,7 @@
 import datetime
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -11,14 +12,24 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from extractor.outcome import ExtractorError
 from featurise.demo import night, pictures, platform, processes, state, weights
 from featurise.demo.airflow import Airflow
-from featurise.demo.api import Api
+from featurise.demo.api import Api, Refused
 from featurise.demo.show import Progress, console, outcomes, say
+from featurise.errors import FeaturiseError
 
 UP_SECONDS = 600.0
 DOWN_SECONDS = 120.0
 DAGS = ("photos__resnet101", "photos__resnext101")
+FAILURES = (
+    FeaturiseError,
+    ExtractorError,
+    processes.ProcessDied,
+    Refused,
+    subprocess.CalledProcessError,
+    OSError,  # TimeoutError, FileNotFoundError and their like
+)
 
 app = App(name="featurise.demo", help="The whole platform on this machine: two nights, both detectors.")
 
@@ -43,10 +54,22 @@ def up(
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    started, folder = time.monotonic(), folder.absolute()
+    folder = folder.absolute()
+    try:
+        return _up(images, folder, keep=keep)
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except FAILURES as error:
+        say(f"{_told(error)}\nThe demo has ended; logs, if it came so far: {folder}/logs, {folder}/airflow/processes")
+        return 1
+
+
+def _up(images: Path | None, folder: Path, *, keep: bool) -> int:
+    started = time.monotonic()
+    batches = pictures.batches(images, state.EXTRACTOR.with_name("python"))
     weights.download(state.CACHE / "weights", state.EXTRACTOR, say)
     checkpoints = weights.provide(state.CACHE / "weights", state.EXTRACTOR, say)
-    batches = pictures.batches(images, state.EXTRACTOR.with_name("python"))
     nights = state.nights(folder, datetime.datetime.now(datetime.UTC))
     nights.save(folder)
     running, ours = state.running(folder), None
@@ -67,9 +90,6 @@ def up(
             say(f"`. {os.path.relpath(folder)}/env` sets the variables to look by hand; `make demo-down` ends it")
             ours = None
         return 1 if failed else 0
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
     finally:
         if ours is not None:
             say("ending every process")
@@ -97,8 +117,20 @@ def down(*, folder: Path = state.FOLDER) -> int:
 @app.command(show=False)
 def serve(folder: Path, /) -> int:
     """The process that holds everything up; started by `up`."""
-    platform.serve(folder, state.ROOT / "dags", dict(os.environ))
+    try:
+        platform.serve(folder, state.ROOT / "dags", dict(os.environ))
+    except FAILURES as error:
+        say(_told(error))
+        return 1
     return 0
+
+
+def _told(error: Exception) -> str:
+    """A failure as a person is told it: with what a command said before it ended."""
+    if not isinstance(error, subprocess.CalledProcessError):
+        return str(error)
+    said = f":\n{error.stderr.decode(errors='replace').strip()}" if error.stderr else ""
+    return f"`{' '.join(map(str, error.cmd))}` ended with exit code {error.returncode}{said}"
 
 
 def _variables(checkpoints: Sequence[weights.Checkpoint], nights: state.Nights) -> dict[str, str]:

@@ -16,7 +16,7 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 def say(text: str) -> None:
     """One line."""
-    console.print(text, soft_wrap=True)
+    console.print(text, soft_wrap=True, markup=False)
 
 
 class Progress:

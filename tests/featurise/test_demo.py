@@ -1,0 +1,78 @@
+"""The demo says what is wrong in a sentence, and where its logs are."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from featurise import embedded
+from featurise.demo import __main__ as demo
+from featurise.demo import platform, processes, weights
+
+
+@pytest.fixture(autouse=True)
+def signals_stay(monkeypatch):
+    monkeypatch.setattr(demo.signal, "signal", lambda *_: None)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).write_bytes(b"a picture")
+    return folder
+
+
+@pytest.fixture
+def ready(monkeypatch):
+    """Weights are at hand, and the platform is another program."""
+    monkeypatch.setattr(weights, "download", lambda *_: None)
+    monkeypatch.setattr(weights, "provide", lambda *_: [])
+
+    def platform_is(code: str) -> None:
+        argv = [sys.executable, "-c", code]
+        monkeypatch.setattr(demo, "_serve", lambda folder, _: processes.start("platform", argv, {}, folder / "logs"))
+
+    return platform_is
+
+
+def test_folders_that_are_not_there_are_said_before_anything_starts(tmp_path, monkeypatch, capsys, pictures):
+    monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: pytest.fail("something was started"))
+    assert demo.up(images=tmp_path / "none", folder=tmp_path / "state") == 1
+    assert f"{tmp_path}/none: 0 files; expected a folder with at least two pictures" in capsys.readouterr().out
+    monkeypatch.setenv("WEIGHTS_DIR", str(tmp_path / "none"))
+    assert demo.up(images=pictures, folder=tmp_path / "state") == 1
+    assert f"WEIGHTS_DIR={tmp_path}/none: no such folder" in capsys.readouterr().out
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_command_that_fails_is_told_with_what_it_said(tmp_path, monkeypatch, capsys, pictures):
+    def fails(*_: object) -> None:
+        raise subprocess.CalledProcessError(3, ["extractor", "weights", "fetch"], stderr=b"no space left\n")
+
+    monkeypatch.setattr(weights, "download", fails)
+    assert demo.up(images=pictures, folder=tmp_path / "state") == 1
+    assert "`extractor weights fetch` ended with exit code 3:\nno space left\n" in capsys.readouterr().out
+
+
+def test_a_platform_that_ends_or_is_late_is_told_with_its_log(tmp_path, monkeypatch, capsys, pictures, ready):
+    ready("print('no [/port]'); raise SystemExit(3)")
+    assert demo.up(images=pictures, folder=tmp_path / "state") == 1
+    told = capsys.readouterr().out
+    log = tmp_path / "state" / "logs" / "platform.log"
+    assert f"platform ended with exit code 3; the end of {log}:\nno [/port]\n" in told
+    monkeypatch.setattr(demo, "UP_SECONDS", 0.1)
+    ready("import time; time.sleep(60)")
+    assert demo.up(images=pictures, folder=tmp_path / "state") == 1
+    assert f"for the platform; see {log}" in capsys.readouterr().out
+
+
+def test_a_part_that_cannot_start_is_a_sentence_in_the_platform_s_log(tmp_path, monkeypatch, capsys):
+    def fails(*_: object) -> None:
+        raise embedded.PartFailed("port 8333 of 127.0.0.1 is taken")
+
+    monkeypatch.setattr(platform, "serve", fails)
+    assert demo.serve(tmp_path) == 1
+    assert capsys.readouterr().out == "port 8333 of 127.0.0.1 is taken\n"
