@@ -5,23 +5,25 @@ broken on the way. Everything that was made, on the cluster and in object storag
 """
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 import yaml
-from kubernetes.client import ApiException
 from sqlalchemy import create_engine, text
 
 import needs
+from breaking import TAKEN_AWAY, break_one, taken_away
 from extractor import storage
 from featurise import embedded
 from featurise.demo import airflow, pictures, processes, state, weights
 from featurise.registry import schema, session
-from namespace import Namespace, made
+from namespace import Namespace, made, removed
+from needs import say
 
 REPOSITORY = Path(__file__).parents[2]
 DAG, DAY = "photos__resnet101", "2026-01-15"
@@ -29,7 +31,11 @@ COPIES = 4
 """Of each picture, so that a shard takes long enough to be broken in the midst of it."""
 
 
+T = TypeVar("T")
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was made is removed
     if lacking := needs.missing(os.environ):
         print("This needs a cluster, and cannot run yet:", *(f"  - {each}" for each in lacking), sep="\n")
         return 2
@@ -41,19 +47,13 @@ def main() -> int:
         with made(given, folder) as namespace:
             say(f"namespace {namespace.name}")
             bucket = namespace.name
-            try:
+            with removed(lambda: empty(bucket), f"bucket {bucket}"):
                 variables = prepare(folder, bucket, namespace)
                 problems = night(folder, namespace, variables, given.timeout_minutes * 60)
-            finally:
-                empty(bucket)
     for problem in problems:
         print(f"FAILED: {problem}")
     say("the cluster is as it was before")
     return 1 if problems else 0
-
-
-def say(what: str) -> None:
-    print(f"test-cluster: {what}", flush=True)
 
 
 def prepare(folder: Path, bucket: str, namespace: Namespace) -> dict[str, str]:
@@ -104,10 +104,7 @@ def night(folder: Path, namespace: Namespace, variables: dict[str, str], seconds
             wait(running, lambda: DAG in running.api.dag_ids(), 180, "the DAG")
             running.api.pause(DAG, paused=False)
             run = running.api.trigger(DAG, DAY)
-            wait(running, lambda: bool(at_work(namespace)), seconds, "a pod at work")
-            broken = at_work(namespace)[0]
-            say(f"deleting pod {broken} in the midst of its work")
-            namespace.core.delete_namespaced_pod(broken, namespace.name)
+            broken = wait(running, lambda: break_one(namespace), seconds, "a pod at work")
             wait(running, lambda: running.api.run(DAG, run)["state"] in {"success", "failed"}, seconds, "the run's end")
             state = str(running.api.run(DAG, run)["state"])
     return judged(state, broken, namespace, variables["FEATURISE_REGISTRY"])
@@ -125,39 +122,25 @@ def judged(state: str, broken: str, namespace: Namespace, registry: str) -> list
         f"the run ended as {state}": state == "success",
         f"{images[0]} rows for {images[1]} images, {expected} expected": images[0] == images[1] == expected,
         f"{rejects} rejects, {2 * COPIES} expected": rejects == 2 * COPIES,
-        f"the pod that was deleted is not known as evicted: {attempts}": ("evicted", broken)
-        in [(reason, place) for place, reason, _ in attempts],
+        f"the pod that was deleted is not known as taken away from outside ({' or '.join(sorted(TAKEN_AWAY))}): "
+        f"{attempts}": taken_away(broken, attempts),
         f"pods are left: {[pod.metadata.name for pod in namespace.pods()]}": not namespace.pods(),
     }
     return [problem for problem, holds in checks.items() if not holds]
 
 
-def at_work(namespace: Namespace) -> list[str]:
-    """Names of pods whose log says that images are done."""
-    return [
-        pod.metadata.name
-        for pod in namespace.pods()
-        if pod.status.phase == "Running" and '"progress"' in log(pod.metadata.name, namespace)
-    ]
+def wait(running: airflow.Airflow, sought: Callable[[], T | None], seconds: float, what: str) -> T:
+    """Wait for something while Airflow's processes live, and give it."""
+    found: list[T] = []
 
-
-def log(pod: str, namespace: Namespace) -> str:
-    """What a pod has said so far; nothing while its node does not tell, as between its start and its first line."""
-    try:
-        return str(namespace.core.read_namespaced_pod_log(pod, namespace.name))
-    except ApiException as error:
-        say(f"no log of {pod}: {error.status} {error.reason}")
-        return ""
-
-
-def wait(running: airflow.Airflow, holds: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait for something while Airflow's processes live."""
-
-    def alive_and_holds() -> bool:
+    def alive_and_found() -> bool:
         running.must_run()
-        return holds()
+        if seen := sought():
+            found.append(seen)
+        return bool(found)
 
-    processes.wait_until(alive_and_holds, seconds, what, every=2)
+    processes.wait_until(alive_and_found, seconds, what, every=2)
+    return found[0]
 
 
 def empty(bucket: str) -> None:

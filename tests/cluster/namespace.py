@@ -3,24 +3,27 @@
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tenacity
 import yaml
 from helm_python.chart import Chart
 from kubernetes import client, config, utils
 from kubernetes.client import ApiException
+from urllib3.exceptions import HTTPError
 
-from needs import Needs
+from needs import Needs, credentials, in_short, say
 
 CHART = Path(__file__).parents[2] / "helm" / "featurise"
 LAUNCHER = "launcher"
 STORAGE_SECRET = "featurise-s3"
 TOKEN_SECONDS = 4 * 3600
 DELETED_SECONDS = 300
+OUTAGE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,70 @@ def made(needs: Needs, folder: Path) -> Iterator[Namespace]:
     name = f"featurise-test-{secrets.token_hex(3)}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted", "app.kubernetes.io/name": "featurise-test"}
     core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name, labels=labels)))
-    try:
+    with removed(lambda: remove(core, name), f"namespace {name}"):
         templates = _furnish(api, core, name, needs, folder)
         yield Namespace(name, core, templates, _limited_kubeconfig(core, name, needs, folder))
-    finally:
+
+
+@contextmanager
+def removed(removal: Callable[[], None], what: str) -> Iterator[None]:
+    """Call `removal` at the end, however it comes. An error before it is not hidden by one of its own."""
+    try:
+        yield
+    except BaseException:
+        try:
+            removal()
+        except Exception as error:  # noqa: BLE001 - told, since the one before it goes on
+            say(f"{what} could not be removed, remove it by hand: {in_short(error)}")
+        raise
+    removal()
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether the API may answer if it is asked again."""
+    return isinstance(error, HTTPError) or (isinstance(error, ApiException) and (error.status or 500) >= 500)
+
+
+_patiently = tenacity.retry(
+    retry=tenacity.retry_if_exception(_passes),
+    wait=tenacity.wait_fixed(2),
+    stop=tenacity.stop_after_delay(OUTAGE_SECONDS),
+    reraise=True,
+)
+
+
+def remove(core: client.CoreV1Api, name: str) -> None:
+    """Delete a namespace, and wait until nothing of it is left."""
+    deadline = time.monotonic() + DELETED_SECONDS
+    there = _patiently(_delete)(core, name)
+    while there and time.monotonic() < deadline:
+        time.sleep(2)
+        there = _patiently(_is_there)(core, name)
+    if there:
+        raise TimeoutError(
+            f"namespace {name} is still there {DELETED_SECONDS} s after its deletion: kubectl get all -n {name}"
+        )
+
+
+def _delete(core: client.CoreV1Api, name: str) -> bool:
+    """Ask for the deletion; False when it is gone. 409 says that it is going: an attempt before this one was heard."""
+    try:
         core.delete_namespace(name)
-        _wait_until_gone(core, name)
+    except ApiException as error:
+        if error.status not in {404, 409}:
+            raise
+        return bool(error.status == 409)
+    return True
+
+
+def _is_there(core: client.CoreV1Api, name: str) -> bool:
+    try:
+        core.read_namespace(name)
+    except ApiException as error:
+        if error.status != 404:
+            raise
+        return False
+    return True
 
 
 def _furnish(api: client.ApiClient, core: client.CoreV1Api, name: str, needs: Needs, folder: Path) -> Path:
@@ -59,7 +120,7 @@ def _furnish(api: client.ApiClient, core: client.CoreV1Api, name: str, needs: Ne
         name,
         client.V1Secret(
             metadata=client.V1ObjectMeta(name=STORAGE_SECRET),
-            string_data={key: os.environ[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
+            string_data=credentials(os.environ),
         ),
     )
     core.create_namespaced_resource_quota(
@@ -68,7 +129,7 @@ def _furnish(api: client.ApiClient, core: client.CoreV1Api, name: str, needs: Ne
             metadata=client.V1ObjectMeta(name="pods"), spec=client.V1ResourceQuotaSpec(hard={"pods": "8"})
         ),
     )
-    objects = _rendered(name, needs)
+    objects = rendered(name, needs)
     for each in objects:
         utils.create_from_dict(api, each, namespace=name)
     templates = folder / "pods"
@@ -79,7 +140,8 @@ def _furnish(api: client.ApiClient, core: client.CoreV1Api, name: str, needs: Ne
     return templates
 
 
-def _rendered(name: str, needs: Needs) -> list[dict[str, Any]]:
+def rendered(name: str, needs: Needs) -> list[dict[str, Any]]:
+    """The chart's objects, as the run wants them."""
     values = {
         "backbones": {
             "resnet101": {"enabled": True, "image": needs.image},
@@ -124,18 +186,3 @@ def _limited_kubeconfig(core: client.CoreV1Api, name: str, needs: Needs, folder:
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
         yaml.safe_dump(content, handle)
     return file
-
-
-def _wait_until_gone(core: client.CoreV1Api, name: str) -> None:
-    deadline = time.monotonic() + DELETED_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            core.read_namespace(name)
-        except ApiException as error:
-            if error.status == 404:
-                return
-            raise
-        time.sleep(2)
-    raise TimeoutError(
-        f"namespace {name} is still there {DELETED_SECONDS} s after its deletion: kubectl get all -n {name}"
-    )
