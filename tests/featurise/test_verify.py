@@ -88,6 +88,15 @@ def test_lines_of_which_a_later_run_has_the_outcome_are_no_findings(done, upload
     assert findings() == []
 
 
+def test_a_deleted_picture_leaves_no_findings(done, night):
+    storage.delete([f"s3://{done.bucket}/{done.prefix}{DAY}/{name}.jpg" for name in "ab"])
+    night(run_id="again")
+    assert findings() == []
+    storage.delete([f"s3://{done.bucket}/{done.prefix}{DAY}/c.jpg"])
+    night(run_id="and again")
+    assert findings() == []
+
+
 def test_the_list_for_readers_is_compared(done, file):
     uri = addresses.latest(done)
     view = json.loads(storage.read_bytes(uri))
