@@ -1,4 +1,4 @@
-"""Where everything lies: one function per kind of object, and nowhere else is an address put together."""
+"""Where everything that runs make lies: one function per kind of object."""
 
 import re
 

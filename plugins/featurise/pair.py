@@ -125,7 +125,7 @@ class Limits(Section):
     pool_slots: int = Field(default=1, ge=1, description="slots that an extract task takes")
     extract_timeout_minutes: int = Field(default=360, ge=1, description="minutes that one attempt at a shard may take")
     step_timeout_minutes: int = Field(default=60, ge=1, description="minutes that any other task may take")
-    lease_minutes: int = Field(default=60, ge=1, description="minutes until a silent run's claim on a batch expires")
+    lease_minutes: int = Field(default=180, ge=1, description="minutes until a silent run's claim on a batch expires")
     max_twin_share: float = Field(
         default=0.01,
         ge=0,

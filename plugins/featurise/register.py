@@ -46,7 +46,7 @@ def run(pair: Pair, shard: Shard, published: Published, batch: str, run_id: str)
     else:
         found = Registered(images=done.images, rejects=done.rejects)
     latest.update(pair)
-    storage.delete([f"s3://{addresses.bucket(pair)}/{item.key}" for item in storage.listing(f"{shard.work_uri}/")])
+    storage.delete_below(shard.work_uri)
     return found
 
 

@@ -35,17 +35,12 @@ def run(pair: Pair, batch: str, run_id: str) -> Reported:
         number = feature_sets.ensure(connection, pair)
         finished = found.discovered is not None and found.counts["pending"] == 0
         if finished and claims.holder(connection, number, batch) == run_id:
-            _remove_below(pair, f"{addresses.work(pair, batch, run_id)}/")
+            storage.delete_below(addresses.work(pair, batch, run_id))
             if not outcomes.is_open(connection, number, [*batches.earlier(pair, batch), batch]):
                 # Whatever failed runs on this batch left on the way is done now, too.
-                _remove_below(pair, addresses.works(pair, batch))
+                storage.delete_below(addresses.works(pair, batch))
         claims.release(connection, number, run_id)
     return reported
-
-
-def _remove_below(pair: Pair, folder: str) -> None:
-    bucket = addresses.bucket(pair)
-    storage.delete([f"s3://{bucket}/{item.key}" for item in storage.listing(folder)])
 
 
 def summary(run: Run) -> str:
