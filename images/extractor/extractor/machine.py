@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from extractor.outcome import StorageError, UsageError
+from extractor.outcome import GpuFault, StorageError, UsageError
 
+DEVICES = Path("/dev")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """Of glibc's mallopt."""
 
@@ -19,13 +20,20 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 def device_of(name: str) -> torch.device:
     """The torch device for `auto`, `cpu`, `cuda` or a certain GPU such as `cuda:1`.
 
-    Raises UsageError when it is none of these, or a GPU that is not there.
+    Raises UsageError when it is none of these, or a GPU that is not there; GpuFault when `auto` meets a GPU that cannot
+    be used: a CPU in its place would take days, and nobody would know why.
     """
     known = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
     if known is None:
         raise UsageError(f"--device {name}: there is no such device; expected auto, cpu, cuda, or one GPU as cuda:0")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        usable = torch.cuda.is_available()
+        if not usable and torch.version.cuda and (there := sorted(map(str, DEVICES.glob("nvidia[0-9]*")))):
+            raise GpuFault(
+                f"{', '.join(there)} is there, and torch {torch.__version__} cannot use it: look at the node's driver, "
+                "or take the CPU by --device cpu"
+            )
+        return torch.device("cuda" if usable else "cpu")
     if name != "cpu" and int(known[1] or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {name}: torch sees no such GPU here; give the pod one, or use --device auto")
     return torch.device(name)
@@ -62,7 +70,8 @@ def return_freed_memory() -> None:
 
 def keep_freed_memory() -> None:
     """Have glibc reuse the pages of freed activations, which it otherwise returns and faults in anew at every layer."""
-    _mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    _mallopt(DEVICES = Path("/dev")
+M_TRIM_THRESHOLD, 2**31 - 1)
     _mallopt(M_MMAP_MAX, 0)
 
 
