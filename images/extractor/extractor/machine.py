@@ -70,8 +70,7 @@ def return_freed_memory() -> None:
 
 def keep_freed_memory() -> None:
     """Have glibc reuse the pages of freed activations, which it otherwise returns and faults in anew at every layer."""
-    _mallopt(DEVICES = Path("/dev")
-M_TRIM_THRESHOLD, 2**31 - 1)
+    _mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     _mallopt(M_MMAP_MAX, 0)
 
 
