@@ -123,6 +123,21 @@ def test_every_kind_of_misfit_is_named(applied, file: File):
     assert "roi_heads.box_predictor.cls_score.weight [81, 2048] instead of [1601, 2048]" in text
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.full(1601, np.nan, np.float32), "1 with infinity or NaN: BIAS"),
+        (np.full(1601, -np.inf, np.float32), "1 with infinity or NaN: BIAS"),
+        (np.full(1601, 1e300), "1 with infinity or NaN: BIAS"),
+        (np.zeros(1601, np.complex64), "1 of numbers that are not real: BIAS complex64"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_by_name(applied, file: File, values: np.ndarray, told: str):
+    bias = "roi_heads.box_predictor.cls_score.bias"
+    with pytest.raises(WeightsInvalid, match=told.replace("BIAS", bias)):
+        applied({**file.tensors, bias: values})
+
+
 def test_a_long_list_of_misfits_is_cut(applied, file: File):
     with pytest.raises(WeightsInvalid, match=r"324 missing: .{50,400} …$"):
         applied(dict(list(file.tensors.items())[:4]))
@@ -138,8 +153,13 @@ ARRAY = np.ones((2, 2), np.float32)
         ({"model": {"a": ARRAY}}, "Caffe2"),
         ({"__author__": "x", "a": ARRAY}, "Caffe2"),
         ([ARRAY], "Caffe2"),
-        ({"model": {"a": "text"}, "__author__": "x"}, "a in `model` are not numpy arrays"),
-        ({"model": {7: ARRAY}, "__author__": "x"}, "7 in `model` are not numpy arrays"),
+        ({"model": {"a": "text"}, "__author__": "x"}, "a in `model`: expected numpy arrays under names"),
+        ({"model": {7: ARRAY}, "__author__": "x"}, "a key of type int in `model`: expected numpy arrays under names"),
+        ({"model": {"a": ARRAY}, "__author__": ["x"]}, "`__author__` is of type list"),
+        (
+            {"model": {"a": ARRAY}, "__author__": "x", "matching_heuristics": ARRAY},
+            "`matching_heuristics` of type ",
+        ),
     ],
 )
 def test_other_content_is_refused(tmp_path: Path, content: Any, message: str):

@@ -1,6 +1,8 @@
 """Checkpoints: names, shapes, and files that are none. All of them are of zeros."""
 
+import io
 import pickle
+import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -207,8 +209,10 @@ class Code:
         (pickle.dumps({"model": {}}, protocol=2), "not a checkpoint"),
         (None, "there is no such file"),
         ([1, 2], "holds a list"),
-        ({"state": 1}, "found the keys state"),
-        ({"model": {"weight": 1.0}}, 'expected {"model": state dict}'),
+        ({"state": 1}, "found state: int"),
+        ({"model": {"weight": 1.0}}, r'expected \{"model": \{name: tensor\}\} .* with a model of weight: float'),
+        ({"model": {1: torch.zeros(1)}}, "with a model of int: Tensor"),
+        ({"model": {("a", "b"): torch.zeros(1)}}, "with a model of tuple: Tensor"),
         ({"model": {}, "code": Code()}, "without running code from it"),
     ],
 )
@@ -220,3 +224,38 @@ def test_files_that_are_no_checkpoint_are_refused(path: Path, content: object, t
     with pytest.raises(WeightsInvalid, match=told):
         checkpoint.load(path, config.Model())
     assert "ran" not in capfd.readouterr().out
+
+
+BIAS = "rpn.head.conv.bias"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (torch.full((512,), torch.nan), rf"1 tensors with infinity or NaN: {BIAS}"),
+        (torch.full((512,), -torch.inf), rf"1 tensors with infinity or NaN: {BIAS}"),
+        (torch.full((512,), 1e300, dtype=torch.float64), rf"1 tensors with infinity or NaN: {BIAS}"),
+        (torch.zeros(512, dtype=torch.complex64), rf"1 not of floats: {BIAS} is torch\.complex64"),
+        (torch.zeros(512).to_sparse(), rf"1 not of floats: {BIAS} is torch\.float32, torch\.sparse_coo"),
+        (torch.zeros(512, device="meta"), rf"1 not of floats: {BIAS} is torch\.float32, torch\.strided, on meta"),
+    ],
+)
+def test_tensors_that_hold_no_numbers_are_named(path: Path, values: torch.Tensor, told: str):
+    with pytest.raises(WeightsInvalid, match=told):
+        checkpoint.load(save(path, shapes() | {BIAS: values}), config.Model())
+
+
+@pytest.mark.parametrize("archive", [True, False])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of numbers of protocols that damage made up
+def test_damage_is_no_crash(path: Path, archive: bool):
+    buffer, chance = io.BytesIO(), random.Random(0)
+    torch.save({"sound": {f"{i}": torch.zeros(4) for i in range(3)}}, buffer, _use_new_zipfile_serialization=archive)
+    for _ in range(500):
+        damaged = bytearray(buffer.getvalue())
+        for _ in range(chance.choice((0, 1, 2, 4))):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        if chance.random() < 0.4:
+            del damaged[chance.randrange(len(damaged)) :]
+        path.write_bytes(damaged)
+        with pytest.raises(WeightsInvalid):
+            checkpoint.load(path, config.Model())

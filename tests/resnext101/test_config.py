@@ -80,14 +80,35 @@ def test_tuples_are_text_or_lists(read, strides: str):
         ("MODEL: {RPN: {USE_FPN: False}}", r"MODEL\.RPN\.USE_FPN is False"),
         ("MODEL: {RPN: {ANCHOR_STRIDE: '(16,)'}}", r"MODEL\.RPN\.ANCHOR_STRIDE"),
         ("MODEL: {RPN: {ANCHOR_SIZES: 'open(1)'}}", r"MODEL\.RPN\.ANCHOR_SIZES"),
+        ("MODEL: {RPN: {ANCHOR_STRIDE: '(4, 8'}}", r"MODEL\.RPN\.ANCHOR_STRIDE is '\(4, 8': .* such as \(4, 8, 16\)"),
+        ("MODEL: {RPN: {ANCHOR_STRIDE: [0, 8, 16, 32, 64]}}", r"MODEL\.RPN\.ANCHOR_STRIDE\.0 is 0: .*equal to 1"),
+        ("MODEL: {RPN: {ASPECT_RATIOS: [0.5, 0, 2]}}", r"MODEL\.RPN\.ASPECT_RATIOS\.1 is 0: .*equal to 0\.01"),
+        ("MODEL: {RPN: {ASPECT_RATIOS: [.nan]}}", r"MODEL\.RPN\.ASPECT_RATIOS\.0 is nan"),
+        ("MODEL: {RPN: {ASPECT_RATIOS: [5e-324]}}", r"MODEL\.RPN\.ASPECT_RATIOS\.0 is "),
+        ("MODEL: {ROI_BOX_HEAD: {POOLER_SCALES: []}}", r"MODEL\.ROI_BOX_HEAD\.POOLER_SCALES is \[\]: .*\(0\.25, "),
+        ("MODEL: {ROI_BOX_HEAD: {POOLER_SCALES: [0.25, 0.0625]}}", r"MODEL\.ROI_BOX_HEAD\.POOLER_SCALES is \[0\.25, "),
+        ("MODEL: {BACKBONE: {OUT_CHANNELS: -4}}", r"MODEL\.BACKBONE\.OUT_CHANNELS is -4: .*equal to 1"),
+        (
+            "MODEL: {RESNETS: {WIDTH_PER_GROUP: 9999999999999999}}",
+            r"MODEL\.RESNETS\.WIDTH_PER_GROUP is 99",
+        ),
         ("MODEL: {FPN: {USE_GN: True}}", r"MODEL\.FPN\.USE_GN is True"),
         ("MODEL: {RESNETS: {NUM_GROUPS: many}}", r"MODEL\.RESNETS\.NUM_GROUPS is 'many'"),
         ("MODEL: 3", r"MODEL is 3"),
         ("", r"the document is None"),
         ("MODEL: {", r"not a YAML configuration"),
+        ("A: 2020-13-45", r"not a YAML configuration: month must be in 1\.\.12"),
+        ("A: !!timestamp x", r"not a YAML configuration"),
     ],
 )
 def test_another_network_s_values_are_refused_by_name(read, text: str, told: str):
     with pytest.raises(WeightsInvalid, match=told) as error:
         read(text)
     assert "detectron_model.yaml" in str(error.value)
+
+
+def test_a_value_that_unfolds_without_end_is_told_in_brief(read):
+    text = "A: &a0 [x, x]\n" + "".join(f"A{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 25))
+    with pytest.raises(WeightsInvalid, match=r"MODEL is \[\[") as error:
+        read(f"{text}MODEL: *a24\n")
+    assert len(str(error.value)) < 2000

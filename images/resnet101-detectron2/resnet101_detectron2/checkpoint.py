@@ -54,14 +54,19 @@ def read(path: Path) -> File:
             "the attribute head; expected faster_rcnn_from_caffe_attr.pkl as published"
         )
     strange = [
-        str(key)
+        key if isinstance(key, str) else f"a key of type {type(key).__name__}"
         for key, value in content["model"].items()
         if not (isinstance(key, str) and isinstance(value, np.ndarray | np.number))
     ]
     if strange:
-        raise WeightsInvalid(f"{path}: {_few(strange)} in `model` are not numpy arrays under names")
-    tensors = {key: np.asarray(value) for key, value in content["model"].items()}
-    return File(tensors, str(content["__author__"]), bool(content.get("matching_heuristics", False)))
+        raise WeightsInvalid(f"{path}: {_few(strange)} in `model`: expected numpy arrays under names")
+    author, by_suffix = content["__author__"], content.get("matching_heuristics", False)
+    if not (isinstance(author, str) and isinstance(by_suffix, int | np.bool_)):
+        raise WeightsInvalid(
+            f"{path}: `__author__` is of type {type(author).__name__} and `matching_heuristics` of type "
+            f"{type(by_suffix).__name__}; expected text and a truth value, as published"
+        )
+    return File({key: np.asarray(value) for key, value in content["model"].items()}, author, bool(by_suffix))
 
 
 def apply(file: File, network: GeneralizedRCNN, where: Path) -> None:
@@ -70,7 +75,7 @@ def apply(file: File, network: GeneralizedRCNN, where: Path) -> None:
     Keys are matched as detectron2 does it: exactly, or, where the file asks for heuristics, each parameter takes the
     longest key that ends its name. A `module.` before every key is dropped. Unlike detectron2, which logs it, a
     parameter without a tensor or a tensor without a parameter is an error.
-    Raises WeightsInvalid naming the first of them.
+    Raises WeightsInvalid naming the first of them, or the first tensors whose numbers are not real and finite.
     """
     tensors = _without_prefix(file.tensors)
     state = network.state_dict()
@@ -86,6 +91,7 @@ def apply(file: File, network: GeneralizedRCNN, where: Path) -> None:
         for name, key in sources.items()
         if tensors[key].shape != tuple(targets[name].shape)
     ]
+    odd = [f"{key} {tensors[key].dtype}" for key in sources.values() if tensors[key].dtype.kind not in "fiub"]
     problems = [
         f"{len(found)} {what}: {_few(found)}"
         for what, found in (
@@ -93,6 +99,7 @@ def apply(file: File, network: GeneralizedRCNN, where: Path) -> None:
             ("unexpected", unexpected),
             ("meant for several parameters", ambiguous),
             ("of another shape", misshapen),
+            ("of numbers that are not real", odd),
         )
         if found
     ]
@@ -106,6 +113,9 @@ def apply(file: File, network: GeneralizedRCNN, where: Path) -> None:
                 target.zero_()
             elif name.endswith(".running_var"):
                 target.fill_(1.0 - NORM_EPSILON if file.by_suffix else 1.0)
+    endless = [key for name, key in sources.items() if not targets[name].isfinite().all()]
+    if endless:
+        raise WeightsInvalid(f"{where}: {len(endless)} with infinity or NaN: {_few(endless)}; fetch the file again")
 
 
 def _without_prefix(tensors: Tensors) -> Tensors:

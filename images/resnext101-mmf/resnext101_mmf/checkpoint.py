@@ -1,6 +1,5 @@
 """From a published checkpoint file to a network with its weights."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,8 @@ UNUSED = (
 """Endings of keys that a checkpoint may have besides: training's counters, and the attribute head that only training
 uses."""
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
 Anchors = list[Tensor | None]
 
 
@@ -48,10 +49,12 @@ def load(path: Path, config: Model) -> tuple[Network, Anchors, bool]:
     """
     content = _read(path)
     model = content.get("model")
-    if not isinstance(model, Mapping) or not all(isinstance(value, Tensor) for value in model.values()):
+    if not isinstance(model, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in model.items()
+    ):
         raise WeightsInvalid(
-            f'{path}: expected {{"model": state dict}} as maskrcnn-benchmark saves it, '
-            f"found the keys {_few(map(str, content))}"
+            f'{path}: expected {{"model": {{name: tensor}}}} as maskrcnn-benchmark saves it, '
+            f"found {_kinds(content)}{' with a model of ' + _kinds(model) if isinstance(model, Mapping) else ''}"
         )
     with torch.device("meta"):
         network = Network(config)
@@ -63,8 +66,8 @@ def load(path: Path, config: Model) -> tuple[Network, Anchors, bool]:
     anchor_names = [f"rpn.anchor_generator.cell_anchors.{level}" for level in range(len(config.rpn.anchor_stride))]
     anchor_shape = (len(config.rpn.aspect_ratios), 4)
     found = _match(path, model, shapes | dict.fromkeys(anchor_names, anchor_shape), optional=set(anchor_names))
-    network.load_state_dict({key: found[name].float() for name, key in names.items()}, assign=True)
-    anchors = [found[name].float() if name in found else None for name in anchor_names]
+    network.load_state_dict({key: found[name] for name, key in names.items()}, assign=True)
+    anchors = [found.get(name) for name in anchor_names]
     return network.eval().requires_grad_(False), anchors, content.get("__author__") == synthetic.AUTHOR
 
 
@@ -86,7 +89,9 @@ def _read(path: Path) -> Mapping[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except FileNotFoundError as error:
         raise WeightsInvalid(f"{path}: there is no such file") from error
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # reading damaged bytes raises anything, AssertionError and struct.error included
         raise WeightsInvalid(
             f"{path}: not a checkpoint that torch reads without running code from it ({_first_line(error)}); "
             "fetch it again, or convert it with torch.save"
@@ -99,8 +104,8 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _match(
     path: Path, model: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], *, optional: set[str]
 ) -> dict[str, Tensor]:
-    """The file's tensor for each published name: the longest key that the name ends with, as maskrcnn-benchmark matches
-    them."""
+    """The file's tensor for each published name, in fp32: that of the longest key that the name ends with, as
+    maskrcnn-benchmark matches them."""
     if all(key.startswith("module.") for key in model):
         model = {key.removeprefix("module."): value for key, value in model.items()}
     owners = {name: max((key for key in _endings(name) if key in model), key=len, default=None) for name in shapes}
@@ -112,9 +117,15 @@ def _match(
         for name, key in owners.items()
         if key is not None and tuple(model[key].shape) != shapes[name]
     ]
+    odd = [f"{key} is {_kind(model[key])}" for key in owners.values() if key is not None and not _plain(model[key])]
     faults = [
         f"{len(names)} {what}: {_few(names)}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", wrong),
+            ("not of floats", odd),
+        )
         if names
     ]
     if faults:
@@ -122,7 +133,25 @@ def _match(
             f"{path}: not the weights of the configured network; tensors {'; '.join(faults)}; "
             "give the checkpoint that belongs to the YAML configuration beside it (without one: X-101 64x4d)"
         )
-    return {name: model[key] for name, key in owners.items() if key is not None}
+    found = {name: model[key].float() for name, key in owners.items() if key is not None}
+    endless = [str(owners[name]) for name, tensor in found.items() if not _finite(tensor)]
+    if endless:
+        raise WeightsInvalid(f"{path}: {len(endless)} tensors with infinity or NaN: {_few(endless)}; fetch it again")
+    return found
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether it is an ordinary array of floats in memory; complex, sparse and quantised ones are not."""
+    return tensor.dtype in FLOATS and tensor.layout is torch.strided and tensor.device.type == "cpu"
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Without a mask as large as the tensor: both extremes are NaN where anything is."""
+    return all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
 
 
 def _endings(name: str) -> list[str]:
@@ -131,6 +160,13 @@ def _endings(name: str) -> list[str]:
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _kinds(content: Mapping[Any, Any]) -> str:
+    """The keys of a file's dictionary, by name where they have one, with the types of what lies under them."""
+    return _few(
+        f"{key if isinstance(key, str) else type(key).__name__}: {type(content[key]).__name__}" for key in content
+    )
 
 
 def _few(names: Any) -> str:

@@ -5,11 +5,12 @@ no YAML changes there either.
 """
 
 import ast
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from extractor.contract import CLASSES, FEATURE_WIDTH
 from extractor.outcome import WeightsInvalid
@@ -17,12 +18,30 @@ from extractor.outcome import WeightsInvalid
 
 def _literal(value: Any) -> Any:
     """YAML has no tuples; maskrcnn-benchmark writes them as Python text, such as `(4, 8, 16)`."""
-    return ast.literal_eval(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:  # as its documentation has it
+        raise ValueError("Input should be numbers in Python's text, such as (4, 8, 16)") from error
 
 
-Levels = Annotated[tuple[int, int, int, int, int], BeforeValidator(_literal)]
-Ratios = Annotated[tuple[float, ...], BeforeValidator(_literal), Field(min_length=1)]
-Scales = Annotated[tuple[float, ...], BeforeValidator(_literal)]
+def _halved(scales: tuple[float, ...]) -> tuple[float, ...]:
+    """Pooling looks for a box's level among these only, and has no other maps."""
+    expected = tuple(0.25 / 2**level for level in range(5))
+    if not scales or scales != expected[: len(scales)]:
+        raise ValueError(f"Input should be the pyramid's scales from the first on: {expected}")
+    return scales
+
+
+# The upper bounds are far above any network's; beyond them sizes overflow.
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Width = Annotated[int, Field(ge=1, le=4096)]
+Side = Annotated[int, Field(ge=1, le=64)]
+Ratio = Annotated[float, Field(ge=0.01, le=100)]
+Levels = Annotated[tuple[Width, Width, Width, Width, Width], BeforeValidator(_literal)]
+Ratios = Annotated[tuple[Ratio, ...], BeforeValidator(_literal), Field(min_length=1)]
+Scales = Annotated[tuple[float, ...], BeforeValidator(_literal), AfterValidator(_halved)]
 Classes = Annotated[int, Field(ge=CLASSES + 1, le=CLASSES + 1)]
 HeadWidth = Annotated[int, Field(ge=FEATURE_WIDTH, le=FEATURE_WIDTH)]
 
@@ -37,16 +56,16 @@ class Body(_Section):
     """MODEL.BACKBONE: the residual network below the feature pyramid."""
 
     conv_body: Literal["R-50-FPN", "R-101-FPN", "R-152-FPN"] = "R-101-FPN"
-    out_channels: int | None = None
+    out_channels: Width | None = None
 
 
 class Resnets(_Section):
     """MODEL.RESNETS. Newer versions of maskrcnn-benchmark keep the pyramid's width here."""
 
-    num_groups: int = Field(default=64, ge=1)
-    width_per_group: int = Field(default=4, ge=1)
+    num_groups: Width = 64
+    width_per_group: Width = 4
     stride_in_1x1: bool = False
-    backbone_out_channels: int | None = None
+    backbone_out_channels: Width | None = None
     stem_out_channels: Literal[64] = 64
     res2_out_channels: Literal[256] = 256
     res5_dilation: Literal[1] = 1
@@ -70,9 +89,9 @@ class Rpn(_Section):
     anchor_stride: Levels = (4, 8, 16, 32, 64)
     aspect_ratios: Ratios = (0.5, 1.0, 2.0)
     nms_thresh: float = Field(default=0.7, gt=0, le=1)
-    pre_nms_top_n_test: int = Field(default=1000, ge=1)
-    post_nms_top_n_test: int = Field(default=1000, ge=1)
-    fpn_post_nms_top_n_test: int = Field(default=1000, ge=1)
+    pre_nms_top_n_test: Count = 1000
+    post_nms_top_n_test: Count = 1000
+    fpn_post_nms_top_n_test: Count = 1000
     min_size: Literal[0] = 0
 
 
@@ -87,8 +106,8 @@ class BoxHead(_Section):
 
     feature_extractor: Literal["FPN2MLPFeatureExtractor"] = "FPN2MLPFeatureExtractor"
     predictor: Literal["FPNPredictor"] = "FPNPredictor"
-    pooler_resolution: int = Field(default=7, ge=1)
-    pooler_sampling_ratio: int = Field(default=2, ge=1)
+    pooler_resolution: Side = 7
+    pooler_sampling_ratio: Side = 2
     pooler_scales: Scales = (0.25, 0.125, 0.0625, 0.03125)
     mlp_head_dim: HeadWidth = FEATURE_WIDTH
     num_classes: Classes = CLASSES + 1
@@ -125,13 +144,15 @@ def read(path: Path | None) -> Model:
         return Model()
     try:
         document = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # YAML's constructors raise anything for a date or number that is none
         raise WeightsInvalid(f"{path}: not a YAML configuration: {error}") from error
     try:
         return _Document.model_validate(document).model
     except ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'the document'} is {item['input']!r}: {item['msg']}"
+            f"{'.'.join(map(str, item['loc'])) or 'the document'} is {reprlib.repr(item['input'])}: {item['msg']}"
             for item in error.errors(include_url=False)
         )
         raise WeightsInvalid(
