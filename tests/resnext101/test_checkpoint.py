@@ -253,7 +253,7 @@ def test_damage_is_no_crash(path: Path, archive: bool):
     for _ in range(500):
         damaged = bytearray(buffer.getvalue())
         for _ in range(chance.choice((0, 1, 2, 4))):
-            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+            damaged[-chance.randrange(1, chance.choice((100, len(damaged))))] = chance.randrange(256)
         if chance.random() < 0.4:
             del damaged[chance.randrange(len(damaged)) :]
         path.write_bytes(damaged)
