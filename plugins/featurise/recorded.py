@@ -59,6 +59,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self._answer(b"")
 
+    def do_DELETE(self) -> None:
+        self._answer(b"")
+
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 

@@ -95,7 +95,7 @@ def run(
     max_boxes
         The most boxes of an image.
     confidence_threshold
-        A box counts from this probability on.
+        A box counts above this probability.
     background
         Let the background compete for a box's class (`resnext101`).
     batch_size
