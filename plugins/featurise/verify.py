@@ -112,17 +112,24 @@ def _lists(row: Row[Any], there: Iterable[str]) -> Iterator[Finding]:
 
 
 def _index(row: Row[Any], data: bytes) -> str | None:
-    """What is wrong with an index. A line may have no row any more: a later file holds that picture.
+    """What is wrong with an index.
+
+    A line may have no row any more, since a later file holds that picture; a row may have no line of its own, where its
+    picture is another key's copy and done by that one's features.
 
     Raises ManifestInvalid.
     """
     lines = {(line.key, line.etag): line for line in manifest.load(IndexEntry, data, row.index_uri)}
     if len(lines) != row.images:
         return f"{len(lines):,} images, registered are {row.images:,}"
+    held = {(line.image_id, line.sha256) for line in lines.values()}
     with reading() as connection:
-        for image in connection.execute(select(Image.__table__).where(Image.shard_id == row.id)):
-            if lines.get((image.key, image.etag)) != IndexEntry.model_validate(image, from_attributes=True):
-                return f"{image.key} is not there as it is registered"
+        images = connection.execute(select(Image.__table__).where(Image.shard_id == row.id)).all()
+    for image in images:
+        line = lines.get((image.key, image.etag))
+        copy = line is None and (image.image_id, image.sha256) in held
+        if not copy and line != IndexEntry.model_validate(image, from_attributes=True):
+            return f"{image.key} is not there as it is registered"
     return None
 
 

@@ -88,6 +88,12 @@ def test_lines_of_which_a_later_run_has_the_outcome_are_no_findings(done, upload
     assert findings() == []
 
 
+def test_copies_and_ids_that_were_given_away_are_no_findings(done, upload, night):
+    upload({"2026-11-24/a.jpg": b"a", "2026-11-24/b.jpg": b"other"})
+    night("2026-11-24")
+    assert findings() == []
+
+
 def test_a_deleted_picture_leaves_no_findings(done, night):
     storage.delete([f"s3://{done.bucket}/{done.prefix}{DAY}/{name}.jpg" for name in "ab"])
     night(run_id="again")
