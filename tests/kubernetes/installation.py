@@ -166,7 +166,7 @@ def install(folder: Path) -> Iterator[Installation]:
             "KUBECONFIG": str(cluster.kubeconfig),
             "FEATURISE_REGISTRY": registry,
             "FEATURISE_POD_TEMPLATES": str(templates),
-            "FEATURISE_POD_SCHEDULE_SECONDS": "25",
+            "FEATURISE_POD_SCHEDULE_SECONDS": "15",
             "FEATURISE_POD_START_SECONDS": "25",
             "STUB_FOLDER": str(stub),
             "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(

@@ -191,7 +191,7 @@ def test_a_pod_says_whose_it_is(run: Run) -> None:
     labels = second["metadata"]["labels"]
 
     for name, value in {
-        "dataset": "pictures",
+        "dataset": "taxonomy",
         "backbone": "resnet101",
         "shard": "shard-crash",
         "attempt": "2",
