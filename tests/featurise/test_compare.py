@@ -36,7 +36,10 @@ def test_what_passes_through_a_file_comes_out_as_it_was():
 
 @given(LISTED, ROWS)
 def test_every_listed_image_is_new_done_or_rejected_and_every_other_known_one_deleted(listed, rows):
-    known = [(key, [Known(key, etag, "d", live, why) for etag, live, why in rows[key]]) for key in sorted(rows)]
+    known = [
+        (key, [Known(key, etag, "d", live, why, passing=why == "missing") for etag, live, why in rows[key]])
+        for key in sorted(rows)
+    ]
     tally = compare.Tally()
     objects = [item(key, listed[key]) for key in sorted(listed)]
     new = {one.key for one, _ in compare.new(objects, known, lambda _: "d", tally)}
@@ -53,6 +56,6 @@ def test_every_listed_image_is_new_done_or_rejected_and_every_other_known_one_de
 
 def test_objects_of_other_batches_are_neither_new_nor_deleted():
     tally = compare.Tally()
-    known = [("a", [Known("a", "1", "d", True, None)])]
+    known = [("a", [Known("a", "1", "d", True, None, passing=False)])]
     assert list(compare.new([item("a"), item("b")], known, lambda _: None, tally)) == []
     assert (tally.deleted, tally.found.total()) == ([], 0)
