@@ -31,6 +31,8 @@ def test_ctrl_c_ends_every_process(photo: bytes) -> None:
             try:
                 processes.wait_until(lambda: state.running(folder) is not None, 900, "the demo's platform", every=1)
                 assert stat.S_IMODE((folder / "env").stat().st_mode) == 0o600
+                check = f". {folder}/env && {Path(sys.executable).with_name('featurise')} check"
+                assert "photos__resnet101" in subprocess.check_output(["/bin/sh", "-c", check], text=True)
                 assert {"weed", "scheduler", "triggerer", "dag-processor"} <= _names(_of(folder))
                 # The API server writes over its command line; it is known by its port.
                 port = int(json.loads((folder / "running.json").read_text())["url"].rpartition(":")[2])

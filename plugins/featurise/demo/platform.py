@@ -58,8 +58,9 @@ def running(folder: Path, dags: Path, variables: dict[str, str], refresh_seconds
             port=processes.free_port(8080),
             refresh_seconds=refresh_seconds,
         )
-        with airflow.run(settings, {**environment, **variables}) as up:
-            state.Running(os.getpid(), up.url, up.user, up.password, environment).save(folder)
+        everything = {**environment, **variables}
+        with airflow.run(settings, everything) as up:
+            state.Running(os.getpid(), up.url, up.user, up.password, everything).save(folder)
             try:
                 yield Platform(up, store, environment)
             finally:
