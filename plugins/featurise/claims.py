@@ -8,13 +8,14 @@ import datetime
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, case, delete, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from featurise.errors import FeaturiseError
 from featurise.pair import Pair
 from featurise.registry import feature_sets
 from featurise.registry.bulk import insert_into
 from featurise.registry.models import Claim
-from featurise.registry.session import writing
+from featurise.registry.session import RegistryUnavailable, writing
 
 
 class ClaimLost(FeaturiseError):
@@ -73,6 +74,18 @@ def renew(pair: Pair, batch: str, run_id: str) -> None:
     """
     with writing() as connection:
         hold(connection, feature_sets.ensure(connection, pair), pair, batch, run_id)
+
+
+def renew_if_possible(pair: Pair, batch: str, run_id: str) -> str | None:
+    """As `renew`, beside work that a registry which is away for a while must not end: returns why it could not.
+
+    Raises ClaimLost.
+    """
+    try:
+        renew(pair, batch, run_id)
+    except (RegistryUnavailable, SQLAlchemyError) as error:
+        return f"the claim on batch {batch} is not renewed now, but soon: {error}"
+    return None
 
 
 def release(connection: Connection, feature_set: int, run_id: str, batches: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ from featurise import addresses, claims
 from featurise.discover import Discovered, Fresh
 from featurise.options import Options
 from featurise.pair import Pair
-from featurise.registry.shards import of_run
+from featurise.registry import shards
 from featurise.settings import settings
 
 DEPTH = 16
@@ -56,24 +56,24 @@ def run(pair: Pair, discovered: Discovered, run_id: str, options: Options) -> li
     pair = options.applied(pair)
     if discovered.fresh == 0:
         return []
-    registered = of_run(pair, discovered.batch, run_id)
+    registered = shards.of_run(pair, discovered.batch, run_id)
     earlier = made(pair, discovered.batch, run_id)
     if earlier is not None and registered.keys() >= {shard.name for shard in earlier.shards}:
         return earlier.shards  # all of them are done, and their work objects are gone
     if not options.dry_run:
         claims.renew(pair, discovered.batch, run_id)
     size, groups = split(_images(discovered), pair)
-    shards = []
+    planned = []
     for node, members in groups:
         name = _named(node, members, registered)
         work = storage.join(addresses.work(pair, discovered.batch, run_id), name)
         uri = storage.join(work, "manifest.jsonl")
         storage.write_bytes(uri, b"".join(members), content_type="application/jsonl")
-        shards.append(Shard(name=name, manifest_uri=uri, work_uri=work, images=len(members)))
-    plan = Plan(shards=shards, images_per_shard=size, dry_run=options.dry_run)
+        planned.append(Shard(name=name, manifest_uri=uri, work_uri=work, images=len(members)))
+    plan = Plan(shards=planned, images_per_shard=size, dry_run=options.dry_run)
     uri = addresses.plan(pair, discovered.batch, run_id)
     storage.write_bytes(uri, plan.model_dump_json().encode(), content_type="application/json")
-    return [] if options.dry_run else shards
+    return [] if options.dry_run else planned
 
 
 def made(pair: Pair, batch: str, run_id: str) -> Plan | None:

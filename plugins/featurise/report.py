@@ -35,10 +35,10 @@ def run(pair: Pair, batch: str, run_id: str) -> Reported:
         number = feature_sets.ensure(connection, pair)
         finished = found.discovered is not None and found.counts["pending"] == 0
         if finished and claims.holder(connection, number, batch) == run_id:
-            storage.delete_below(addresses.work(pair, batch, run_id))
-            if not outcomes.is_open(connection, number, [*batches.earlier(pair, batch), batch]):
-                # Whatever failed runs on this batch left on the way is done now, too.
-                storage.delete_below(addresses.works(pair, batch))
+            # With nothing open, whatever failed runs on this batch left on the way is done, too.
+            others_open = outcomes.is_open(connection, number, [*batches.earlier(pair, batch), batch])
+            work = addresses.work(pair, batch, run_id) if others_open else addresses.works(pair, batch)
+            storage.delete_below(work)
         claims.release(connection, number, run_id)
     return reported
 

@@ -16,7 +16,6 @@ from airflow.sdk.timezone import parse as parse_time
 from airflow.triggers.base import TriggerEvent
 from kubernetes_asyncio.client.api_client import ApiClient
 from kubernetes_asyncio.client.exceptions import ApiException
-from sqlalchemy.exc import SQLAlchemyError
 
 from featurise.airflow.lines import readable
 
@@ -161,19 +160,20 @@ class PodTrigger(KubernetesPodTrigger):
     async def _renew(self) -> None:
         from featurise import claims
         from featurise.pair import Pair
-        from featurise.registry.session import RegistryUnavailable
 
         pair = Pair.model_validate_json(self.claim["pair"])
         while True:
             await asyncio.sleep(min(RENEW_SECONDS, pair.limits.lease_minutes * 60 / 3))
             try:
-                await asyncio.to_thread(claims.renew, pair, self.claim["batch"], self.claim["run_id"])
+                missed = await asyncio.to_thread(
+                    claims.renew_if_possible, pair, self.claim["batch"], self.claim["run_id"]
+                )
             except claims.ClaimLost as error:
                 # The pod goes on; nothing of it can be registered, and the steps that follow say so.
                 self.log.warning("%s", error)
                 return
-            except (RegistryUnavailable, SQLAlchemyError) as error:
-                self.log.warning("The claim on batch %s is not renewed now, but soon: %s", self.claim["batch"], error)
+            if missed:
+                self.log.warning("%s", missed)
 
 
 def is_lost(deleted_at: datetime | str | None, grace: int | None) -> bool:

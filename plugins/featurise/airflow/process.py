@@ -144,10 +144,7 @@ class ProcessOperator(BaseOperator):
 
     def _follow(self, process: "subprocess.Popen[str]", run: current.Run, last: "deque[str]") -> None:
         """Tell what the extractor tells until it is silent for good; keep the run's claim alive meanwhile."""
-        from sqlalchemy.exc import SQLAlchemyError
-
         from featurise import claims
-        from featurise.registry.session import RegistryUnavailable
 
         renewed = time.monotonic()
         for line in process.stdout or ():
@@ -156,10 +153,8 @@ class ProcessOperator(BaseOperator):
             self.log.info(text)
             if time.monotonic() - renewed > RENEW_SECONDS:
                 renewed = time.monotonic()
-                try:
-                    claims.renew(run.pair, run.batch, run.run_id)
-                except (RegistryUnavailable, SQLAlchemyError) as error:
-                    self.log.warning("The claim on batch %s is not renewed now, but soon: %s", run.batch, error)
+                if missed := claims.renew_if_possible(run.pair, run.batch, run.run_id):
+                    self.log.warning(missed)
 
     def _pass_limit(self, late: threading.Event) -> None:
         late.set()
