@@ -13,6 +13,9 @@ from featurise.settings import settings
 
 log = logging.getLogger(__name__)
 
+RUN_PREFIX = "arrival__"
+"""Of the ids of runs that an arrival starts."""
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -25,7 +28,7 @@ class Arrival:
     @property
     def run_id(self) -> str:
         """The run that the arrival starts: the same news again is the same run."""
-        return f"arrival__{self.batch}__{self.mark}"
+        return f"{RUN_PREFIX}{self.batch}__{self.mark}"
 
 
 def of_messages(bodies: Iterable[str]) -> list[Arrival]:

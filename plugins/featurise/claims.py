@@ -1,7 +1,8 @@
 """Who works on a batch now: a lease that its run renews, and that a dead run loses.
 
-A run takes the claim in `discover` and renews it in every step; `report` gives it back. When a run is silent for longer
-than the lease, another may take the batch; the silent one is refused at its next step, before it can publish anything.
+A run takes the claim in `discover` and renews it in every step that takes long or writes; `report` gives it back. When
+a run is silent for longer than the lease, another may take the batch; the silent one is refused at its next step,
+before it can publish anything.
 """
 
 import datetime

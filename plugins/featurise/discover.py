@@ -1,7 +1,6 @@
 """What is new in a batch: the store's listing against the registry."""
 
 import datetime
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from sqlalchemy import Connection
 from extractor import storage
 from extractor.manifest import Entry, Reason, dump, image_id
 from extractor.storage import ObjectInfo
-from featurise import abandoned, addresses, batches, claims, compare, duplicates, latest, ordering
+from featurise import abandoned, addresses, batches, claims, compare, duplicates, latest, ordering, scratch
 from featurise.compare import Tally
 from featurise.duplicates import Owner
 from featurise.options import Options
@@ -22,7 +21,6 @@ from featurise.pair import Pair
 from featurise.registry import feature_sets, outcomes, store
 from featurise.registry.session import reading, writing
 from featurise.registry.store import Row
-from featurise.settings import settings
 
 
 class Fresh(Entry):
@@ -116,8 +114,8 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
     if not options.dry_run:
         abandoned.remove(pair, batch)
     listed_at = datetime.datetime.now(datetime.UTC)
-    with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
-        lines = Path(scratch) / "fresh.jsonl"
+    with scratch.folder() as folder:
+        lines = folder / "fresh.jsonl"
         seen = _Seen(run_id)
         _look(pair, claimed, options, lines, seen)
         if (why := _unsettled(pair, seen.tally.newest.get(batch))) is not None:
@@ -155,7 +153,8 @@ def _claim(pair: Pair, wanted: Sequence[str], run_id: str) -> tuple[list[str], s
 
 def _release(pair: Pair, run_id: str) -> None:
     with writing() as connection:
-        claims.release(connection, feature_sets.ensure(connection, pair), run_id)
+        if (number := feature_sets.find(connection, pair)) is not None:
+            claims.release(connection, number, run_id)
 
 
 def _look(pair: Pair, claimed: Sequence[str], options: Options, lines: Path, seen: _Seen) -> None:

@@ -70,8 +70,8 @@ RULES: dict[Reason, Rule] = {
     Reason.GPU_OUT_OF_MEMORY: Rule("the batch did not fit into the GPU's memory", Action.SMALLER),
     Reason.HOST_OUT_OF_MEMORY: Rule("the container passed its memory limit", Action.MORE_MEMORY, at_most=2),
     Reason.PREEMPTED: _disrupted("a pod of higher priority took the place on the node"),
-    Reason.EVICTED: _disrupted("the cluster asked the pod to leave"),
-    Reason.NODE_LOST: _disrupted("the pod vanished with its node, or was deleted by someone else"),
+    Reason.EVICTED: _disrupted("the cluster, or somebody, asked the pod to leave"),
+    Reason.NODE_LOST: _disrupted("the pod vanished with its node"),
     Reason.UNSCHEDULABLE: Rule(
         "no node had room (a free GPU) in time", Action.LATER, delay=timedelta(minutes=5), counted=False, at_most=12
     ),

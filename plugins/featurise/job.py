@@ -40,7 +40,6 @@ class Job(BaseModel):
     labels: dict[str, str]
     output_uri: str
     summary_path: str | None
-    memory_factor: float
     timeout_seconds: int
 
 
@@ -50,7 +49,7 @@ def output(shard: Shard) -> str:
 
 
 def specification(pair: Pair, shard: Shard, batch: str, attempt: Attempt, *, summary_path: str | None = None) -> Job:
-    """The job for one attempt; `summary_path` is where its summary goes when there is no termination message."""
+    """The job for one attempt; `summary_path` is where its summary goes, by default to the termination message."""
     argv = [
         *("run", "--backbone", pair.backbone),
         *("--manifest", shard.manifest_uri),
@@ -79,10 +78,8 @@ def specification(pair: Pair, shard: Shard, batch: str, attempt: Attempt, *, sum
             "revision": pair.revision,
             "batch": batch,
             "shard": shard.name,
-            "attempt": str(attempt.number),
         },
         output_uri=output(shard),
         summary_path=summary_path,
-        memory_factor=attempt.memory_factor,
         timeout_seconds=pair.limits.extract_timeout_minutes * 60,
     )

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import IO
 
 from extractor.storage import ObjectInfo
+from featurise import scratch
 
 CHUNK = 50_000
 
@@ -26,10 +27,11 @@ def by_key(items: Iterable[ObjectInfo], *, chunk: int = CHUNK) -> Iterator[Objec
         yield from first
         return
     with ExitStack() as stack:
+        folder = stack.enter_context(scratch.folder())
         files: list[IO[str]] = []
         part = first
         while part:
-            file = stack.enter_context(tempfile.TemporaryFile("w+", prefix="featurise-listing-"))
+            file = stack.enter_context(tempfile.TemporaryFile("w+", dir=folder))
             for item in part:
                 file.write(json.dumps((item.key, item.etag, item.size, item.modified.timestamp())) + "\n")
             file.seek(0)

@@ -2,10 +2,10 @@
 
 import datetime
 import zoneinfo
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from croniter import CroniterError, croniter  # type: ignore[import-untyped]
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from extractor import backbones
 from extractor.backbones import BoxRule, ClsProb, Precision
@@ -13,6 +13,15 @@ from extractor.manifest import ImageIds
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 SHA256 = r"^[0-9a-f]{64}$"
+
+
+def _prefix(value: str) -> str:
+    if not value.endswith("/") or value.startswith("/"):
+        raise ValueError(f"{value!r} is no prefix: expected one that ends, and does not start, with a slash")
+    return value
+
+
+Prefix = Annotated[str, AfterValidator(_prefix)]
 
 
 class Section(BaseModel):
@@ -49,7 +58,7 @@ class Boxes(Section):
     min_boxes: int | None = Field(default=None, ge=1, le=300, description="fewest boxes of an image")
     max_boxes: int | None = Field(default=None, ge=1, le=300, description="most boxes of an image")
     confidence_threshold: float | None = Field(
-        default=None, ge=0, lt=1, description="probability from which a box counts as a detection"
+        default=None, ge=0, lt=1, description="probability above which a box counts as a detection"
     )
     background: bool = Field(default=False, description="whether the background competes for a box's class")
 
@@ -142,17 +151,10 @@ class Outputs(Section):
     """Where results go; prefixes end in a slash."""
 
     bucket: str | None = Field(default=None, description="bucket of all results; by default the images' own")
-    features: str = Field(default="features/", description="prefix of published files")
-    work: str = Field(default="work/", description="prefix of manifests and parts, removed after publishing")
-    quarantine: str = Field(default="quarantine/", description="prefix of files that failed validation")
-    reports: str = Field(default="reports/", description="prefix of the runs' pages")
-
-    @field_validator("features", "work", "quarantine", "reports")
-    @classmethod
-    def _is_a_prefix(cls, value: str) -> str:
-        if not value.endswith("/") or value.startswith("/"):
-            raise ValueError(f"{value!r} is no prefix: expected one that ends, and does not start, with a slash")
-        return value
+    features: Prefix = Field(default="features/", description="prefix of published files")
+    work: Prefix = Field(default="work/", description="prefix of manifests and parts, removed after publishing")
+    quarantine: Prefix = Field(default="quarantine/", description="prefix of files that failed validation")
+    reports: Prefix = Field(default="reports/", description="prefix of the runs' pages")
 
 
 class Pair(Section):
@@ -161,7 +163,7 @@ class Pair(Section):
     dataset: str = Field(pattern=NAME, description="name; the key below `datasets`")
     backbone: str = Field(description="`resnet101` or `resnext101`; the key below `backbones`")
     bucket: str = Field(min_length=3, description="bucket that the images lie in")
-    prefix: str = Field(default="", description="prefix of the images; by default `images/<dataset>/`")
+    prefix: Prefix = Field(default="", description="prefix of the images; by default `images/<dataset>/`")
     image_ids: ImageIds = Field(
         default=ImageIds.STEM,
         description="an image's id: its file name without extension, or its path below the prefix",
@@ -196,13 +198,6 @@ class Pair(Section):
     def _known(cls, value: str) -> str:
         if value not in backbones.SPECS:
             raise ValueError(f"{value!r} is no backbone; expected one of {', '.join(backbones.SPECS)}")
-        return value
-
-    @field_validator("prefix")
-    @classmethod
-    def _is_a_prefix(cls, value: str) -> str:
-        if not value.endswith("/") or value.startswith("/"):
-            raise ValueError(f"{value!r} is no prefix: expected one that ends, and does not start, with a slash")
         return value
 
     @field_validator("boxes")

@@ -7,10 +7,8 @@ extractor settles which of them holds it.
 """
 
 import hashlib
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -18,12 +16,11 @@ from sqlalchemy import Row
 
 from extractor import manifest, storage
 from extractor.manifest import IndexEntry, Reject
-from featurise import addresses, claims
+from featurise import addresses, claims, scratch
 from featurise.discover import Discovered, Fresh
 from featurise.options import Options
 from featurise.pair import Pair
 from featurise.registry import shards
-from featurise.settings import settings
 
 DEPTH = 16
 """Levels of the tree: 65,536 shards at the most, five digits."""
@@ -98,16 +95,16 @@ def _named(node: str, members: Sequence[bytes], registered: Mapping[str, Row[Any
 def _pictures(shard: Row[Any]) -> set[tuple[str, str]]:
     """Keys and etags of a registered shard."""
     lines: list[IndexEntry | Reject] = [
-        *manifest.load(IndexEntry, storage.read_bytes(shard.index_uri), shard.index_uri),
-        *manifest.load(Reject, storage.read_bytes(shard.rejects_uri), shard.rejects_uri),
+        *manifest.fetch(IndexEntry, shard.index_uri),
+        *manifest.fetch(Reject, shard.rejects_uri),
     ]
     return {(line.key, line.etag) for line in lines}
 
 
 def _images(discovered: Discovered) -> Iterator[tuple[str, bytes]]:
     """Id and line of every new image; a million of them fit in memory once, not twice."""
-    with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
-        local = Path(scratch) / "fresh.jsonl"
+    with scratch.folder() as folder:
+        local = folder / "fresh.jsonl"
         storage.download(discovered.listing_uri, local)
         with local.open("rb") as lines:
             for line in lines:

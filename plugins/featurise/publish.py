@@ -1,18 +1,16 @@
 """A validated file to its final, immutable place."""
 
-import tempfile
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from extractor import storage
 from extractor.weights import sha256_of
-from featurise import abandoned, addresses, claims
+from featurise import abandoned, addresses, claims, scratch
 from featurise.errors import FeaturiseError
 from featurise.pair import Pair
 from featurise.plan import Shard
 from featurise.registry import shards
-from featurise.settings import settings
 from featurise.validate import Validated
 
 
@@ -44,8 +42,8 @@ def run(pair: Pair, shard: Shard, validated: Validated, batch: str, run_id: str)
     claims.renew(pair, batch, run_id)
     uri = addresses.published(pair, batch, shard.name, validated.sha256)
     abandoned.remove(pair, batch, f"{shard.name}-", keep=uri)
-    with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
-        local = Path(scratch) / "shard.h5"
+    with scratch.folder() as folder:
+        local = folder / "shard.h5"
         storage.download(validated.file_uri, local)
         size = _verified(local, validated)
         for address in (addresses.index, addresses.rejects):

@@ -51,10 +51,10 @@ def run(pair: Pair, shard: Shard, published: Published, batch: str, run_id: str)
 
 
 def _commit(pair: Pair, shard: Shard, published: Published, batch: str, run_id: str) -> Registered:
-    planned = manifest.load(Fresh, storage.read_bytes(shard.manifest_uri), shard.manifest_uri)
+    planned = manifest.fetch(Fresh, shard.manifest_uri)
     batch_of = {entry.key: entry.batch for entry in planned}
-    index = manifest.load(IndexEntry, storage.read_bytes(published.index_uri), published.index_uri)
-    rejects = manifest.load(Reject, storage.read_bytes(published.rejects_uri), published.rejects_uri)
+    index = manifest.fetch(IndexEntry, published.index_uri)
+    rejects = manifest.fetch(Reject, published.rejects_uri)
     report = Report.model_validate_json(storage.read_bytes(addresses.validation(shard.work_uri)))
     seen = discover.of_run(pair, batch, run_id)
     with writing() as connection:

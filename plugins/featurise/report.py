@@ -32,7 +32,9 @@ def run(pair: Pair, batch: str, run_id: str) -> Reported:
     storage.write_bytes(f"{place}.json", found.model_dump_json(indent=1).encode(), content_type="application/json")
     storage.write_bytes(reported.uri, page.render(pair, found, text).encode(), content_type="text/html; charset=utf-8")
     with writing() as connection:
-        number = feature_sets.ensure(connection, pair)
+        number = feature_sets.find(connection, pair)
+        if number is None:  # a dry run, or one that did not come far: it has left nothing to give back
+            return reported
         finished = found.discovered is not None and found.counts["pending"] == 0
         if finished and claims.holder(connection, number, batch) == run_id:
             # With nothing open, whatever failed runs on this batch left on the way is done, too.

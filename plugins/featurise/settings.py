@@ -41,7 +41,8 @@ class Settings(BaseSettings):
     )
     scratch: Path | None = Field(
         default=None,
-        description="folder for one shard's file at a time under validation; by default the system's temporary one",
+        description="folder for a step's passing files (one shard's file, a long listing); by default the system's "
+        "temporary one",
     )
     training: Path | None = Field(
         default=None,

@@ -1,19 +1,18 @@
 """Whether a shard's file may be published; nothing that the extractor says is taken on trust."""
 
-import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
 from extractor import manifest, storage
 from extractor.manifest import IndexEntry, Reject
-from featurise import addresses, drift, examine, job
+from featurise import addresses, drift, examine, job, scratch
 from featurise.errors import FeaturiseError
 from featurise.examine import Report
 from featurise.pair import Pair
 from featurise.plan import Shard
 from featurise.registry import shards
-from featurise.settings import settings
 
 HISTORY = 50
 """Files of the feature set that a new one is compared with: the latest."""
@@ -47,10 +46,10 @@ def run(pair: Pair, shard: Shard, batch: str, run_id: str) -> Validated:
         return Validated(report_uri=report_uri, warnings=[], **facts)
     uri = job.output(shard)
     planned = manifest.read(shard.manifest_uri)
-    index = manifest.load(IndexEntry, storage.read_bytes(addresses.index(uri)), addresses.index(uri))
-    rejects = manifest.load(Reject, storage.read_bytes(addresses.rejects(uri)), addresses.rejects(uri))
-    with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
-        local = Path(scratch) / "shard.h5"
+    index = manifest.fetch(IndexEntry, addresses.index(uri))
+    rejects = manifest.fetch(Reject, addresses.rejects(uri))
+    with scratch.folder() as folder:
+        local = folder / "shard.h5"
         storage.download(uri, local)
         report = examine.file(pair, batch, local, planned, index, rejects)
         warnings, errors = drift.compare(report.statistics, shards.history(pair, HISTORY), pair.limits)
@@ -69,7 +68,7 @@ def run(pair: Pair, shard: Shard, batch: str, run_id: str) -> Validated:
     )
 
 
-def _quarantine(pair: Pair, shard: Shard, batch: str, run_id: str, report: Report, local: Path) -> None:
+def _quarantine(pair: Pair, shard: Shard, batch: str, run_id: str, report: Report, local: Path) -> NoReturn:
     """Move a failing shard's objects out of the way of publication, beside a report.
 
     Raises ValidationFailed, always.

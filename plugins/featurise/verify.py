@@ -1,9 +1,7 @@
 """Whether the published objects are still what the registry says: missing, altered, orphaned."""
 
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,14 +11,13 @@ from extractor import manifest, storage
 from extractor.manifest import IndexEntry, Reject
 from extractor.outcome import ManifestInvalid
 from extractor.weights import sha256_of
-from featurise import addresses
+from featurise import addresses, scratch
 from featurise.pair import Pair
 from featurise.registry import models
 from featurise.registry.chosen import Chosen
 from featurise.registry.models import FeatureSet, Image, Shard
 from featurise.registry.session import reading
 from featurise.registry.shards import live_images, visible
-from featurise.settings import settings
 
 
 class Finding(BaseModel):
@@ -93,8 +90,8 @@ def _altered(row: Row[Any], there: storage.ObjectInfo, *, read: bool) -> Iterato
 
 
 def _sha256(uri: str) -> str:
-    with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
-        local = Path(scratch) / "file"
+    with scratch.folder() as folder:
+        local = folder / "file"
         storage.download(uri, local)
         return sha256_of(local)
 

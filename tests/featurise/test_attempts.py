@@ -1,11 +1,14 @@
 """Attempts in the registry: begun before there is a pod, closed once, counted by round."""
 
 import pytest
+from sqlalchemy import select
 
 from extractor.outcome import Summary
 from featurise.failures import Evidence, Reason
 from featurise.pair import Pair
 from featurise.registry import attempts
+from featurise.registry.models import GpuAttempt
+from featurise.registry.session import reading
 
 
 @pytest.fixture
@@ -27,6 +30,13 @@ def test_an_attempt_is_under_way_until_it_is_closed(whose: attempts.Of) -> None:
     assert (open_one.running, open_one.place, open_one.batch_size) == (True, "pod-1", 4)
     assert (closed.running, closed.reason, closed.node) == (False, None, "node-1")
     assert (open_one.succeeded, closed.succeeded) == (False, True)
+
+
+def test_how_far_an_attempt_came_is_what_it_settled(whose: attempts.Of) -> None:
+    summary = Summary(exit_code=20, reason="gpu_out_of_memory", images=2000, featurised=127, rejected=1)
+    attempts.failed(begin(whose, 1), Evidence(exit_code=20, summary=summary), Reason.GPU_OUT_OF_MEMORY, "retry", "…")
+    with reading() as connection:
+        assert connection.scalar(select(GpuAttempt.images)) == 128
 
 
 def test_an_attempt_that_was_stopped_has_not_succeeded(whose: attempts.Of) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from extractor import manifest, storage
 from extractor.outcome import StorageError
-from featurise import batches, claims, discover, plan
+from featurise import batches, claims, discover, plan, report
 from featurise.discover import Fresh
 from featurise.options import Options
 from featurise.pair import Pair
@@ -185,6 +185,7 @@ def test_a_dry_run_claims_and_changes_nothing(pair, upload):
     found = discover.run(pair, DAY, "dry", Options(dry_run=True))
     assert found.fresh == 1
     assert plan.run(pair, found, "dry", Options(dry_run=True)) == []
+    assert report.run(pair, DAY, "dry").text == "dry run: 1 new images in 1 shards"
     with reading() as connection:
         assert coverage(connection) == []
         assert feature_sets.find(connection, pair) is None

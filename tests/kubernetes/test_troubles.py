@@ -1,6 +1,7 @@
 """What goes wrong around a pod that is well: outages, restarts, people. Each image is done once all the same."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from itertools import count
@@ -124,6 +125,7 @@ def test_progress_is_told_while_the_pod_works(installation: Installation) -> Non
 
     assert lone.state() == "deferred"
     lone.ends_well()
+    assert len(re.findall(r"\b20 of 120 images", lone.log())) == 1, "what was told is not told again at the end"
 
 
 def test_the_triggerer_restarts_while_the_task_is_deferred(installation: Installation) -> None:

@@ -136,6 +136,16 @@ def load(model: type[Line], data: bytes, where: str) -> list[Line]:
     return lines
 
 
+def fetch(model: type[Line], uri: str) -> list[Line]:
+    """The JSON lines at an address as models.
+
+    Raises NotFound, StorageError, or ManifestInvalid.
+    """
+    from extractor import storage  # boto3 is heavy, and a declaration needs only ImageIds
+
+    return load(model, storage.read_bytes(uri), uri)
+
+
 def digest(entries: Sequence[Entry]) -> str:
     """SHA-256 of a manifest's lines."""
     return hashlib.sha256(dump(entries)).hexdigest()
@@ -146,9 +156,9 @@ def read(uri: str) -> Manifest:
 
     Raises NotFound, StorageError, or ManifestInvalid.
     """
-    from extractor import storage  # boto3 is heavy, and a declaration needs only ImageIds
+    from extractor import storage
 
-    entries = tuple(load(Entry, storage.read_bytes(uri), uri))
+    entries = tuple(fetch(Entry, uri))
     root = f"s3://{storage.split(uri)[0]}" if storage.is_s3(uri) else str(Path(uri).absolute().parent)
     return Manifest(root, entries, digest(entries))
 

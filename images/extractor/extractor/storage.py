@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -199,7 +200,7 @@ def _local_info(path: Path, key: str) -> ObjectInfo:
 
 
 def listing(uri: str) -> Iterator[ObjectInfo]:
-    """Every object below an address, in key order, one page of the store at a time.
+    """Every object below an address, in the store's own order, one page of it at a time.
 
     Raises StorageError when bucket or folder is not there.
     """
@@ -280,7 +281,7 @@ def upload(path: Path, uri: str, *, if_absent: bool = False) -> bool:
                 with path.open("rb") as file:
                     client().put_object(Bucket=bucket, Key=key, Body=file, ChecksumAlgorithm="SHA256", **condition)
             return True
-        partial = _parent(uri) / f".{Path(uri).name}.{os.getpid()}.partial"
+        partial = _parent(uri) / f".{Path(uri).name}.{uuid.uuid4().hex}.partial"
         shutil.copyfile(path, partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
@@ -321,7 +322,7 @@ def download(uri: str, path: Path) -> None:
 
     Raises NotFound, or StorageError when the store does not answer.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         if is_s3(uri):

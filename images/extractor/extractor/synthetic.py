@@ -272,20 +272,21 @@ def digest(tensors: State) -> str:
 def make(backbone: str, path: Path, *, seed: int = 0, prefix: str = "") -> str:
     """Write a synthetic checkpoint in the backbone's published format; returns the digest of its tensors.
 
-    `prefix` goes before every key of a `resnext101` file, as `module.` does where training ran data-parallel.
+    `prefix` goes before every key, as `module.` does where training ran data-parallel.
     """
     tensors = state(backbone, seed)
+    named = {prefix + key: value for key, value in tensors.items()}
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     if backbone == "resnet101":
-        content: dict[str, Any] = {"model": tensors, "__author__": AUTHOR, "matching_heuristics": True}
+        content: dict[str, Any] = {"model": named, "__author__": AUTHOR, "matching_heuristics": True}
         data = pickle.dumps(content, protocol=3)
         # numpy 2 writes its new module name; the published file's time knows only the old one.
         partial.write_bytes(data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n", 1))
     else:
         import torch
 
-        model = {prefix + key: torch.from_numpy(value) for key, value in tensors.items()}
+        model = {key: torch.from_numpy(value) for key, value in named.items()}
         torch.save({"model": model, "__author__": AUTHOR}, partial)
     partial.replace(path)
     return digest(tensors)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def _locate(backbone: str, uri: str) -> tuple[str, str | None]:
             raise WeightsInvalid(f"{uri}: there is no such file; expected a {backbone} checkpoint such as {expected}")
         return uri, None
     try:
-        names = [item.key.rsplit("/", 1)[-1] for item in storage.listing(uri.rstrip("/") + "/")]
+        names = [name for name in _names_below(uri.rstrip("/") + "/") if "/" not in name]
     except storage.NotFound as error:
         raise WeightsInvalid(f"{uri}: neither a {suffix} file nor a folder; expected {expected} in a folder") from error
     checkpoints = [name for name in names if name == expected] or [name for name in names if name.endswith(suffix)]
@@ -91,6 +92,11 @@ def _locate(backbone: str, uri: str) -> tuple[str, str | None]:
     if len(configs) > 1:
         raise WeightsInvalid(f"{uri}: expected one YAML configuration, found {', '.join(configs)}")
     return storage.join(uri, checkpoints[0]), storage.join(uri, configs[0]) if configs else None
+
+
+def _names_below(folder: str) -> Iterator[str]:
+    prefix = storage.split(folder)[1] if storage.is_s3(folder) else ""
+    return (item.key.removeprefix(prefix) for item in storage.listing(folder))
 
 
 def names(uri: str, vocabulary: str) -> list[str] | None:

@@ -16,9 +16,8 @@ from featurise.pair import Pair
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a pair's DAG; `pair` is as the run's options mean it, `declared` as the declaration does."""
+    """One run of a pair's DAG; `pair` is as the run's options mean it."""
 
-    declared: Pair
     pair: Pair
     options: Options
     batch: str
@@ -41,7 +40,7 @@ def run(pair: Pair, context: Any = None) -> Run:
         applied = options.applied(pair)
     except ValidationError as error:
         raise AirflowFailException(f"these parameters do not go together: {error}") from error
-    return Run(pair, applied, options, _batch(pair, dag_run), dag_run.run_id)
+    return Run(applied, options, _batch(pair, dag_run), dag_run.run_id)
 
 
 def _batch(pair: Pair, dag_run: Any) -> str:

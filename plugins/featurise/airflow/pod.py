@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import KubernetesApiException
@@ -184,8 +184,7 @@ class PodOperator(KubernetesPodOperator):
         job = specification(run.pair, shard, run.batch, self._attempt, summary_path=TERMINATION_MESSAGE)
         self.arguments = job.argv
         self._row = self._under_way.id if self._under_way else 0
-        own = {name: value for name, value in job.labels.items() if name != "attempt"}
-        self.labels = {name: make_safe_label_value(value) for name, value in own.items()}
+        self.labels = {name: make_safe_label_value(value) for name, value in job.labels.items()}
         self.name = pod_name(self._whose, self._attempt.number)
 
     def _conclude(self, event: dict[str, Any]) -> None:
@@ -246,7 +245,7 @@ class PodOperator(KubernetesPodOperator):
         items = self.client.api_client.sanitize_for_serialization(found.items)
         return sorted(items, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
 
-    def _log(self, name: str, namespace: str, since: Any) -> list[str]:
+    def _log(self, name: str, namespace: str, since: datetime | None) -> list[str]:
         """The container's lines; those that the trigger has not told are told."""
         try:
             answer = self.client.read_namespaced_pod_log(
@@ -262,7 +261,7 @@ class PodOperator(KubernetesPodOperator):
             self.log.warning("The log of pod %s cannot be read: %s", name, error)
             return []
         lines = [line.partition(" ") for line in text.splitlines()]
-        told = str(since).replace("+00:00", "")[:19] if since else ""
+        told = f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%S}" if since else ""
         for stamp, _, said in lines:
             if stamp[:19] >= told:
                 self.log.info("[%s] %s", CONTAINER, readable(said))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from featurise.demo import processes
 from featurise.demo.api import Api, Refused
+from featurise.demo.state import write_private
 
 USER = "admin"
 PARTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
@@ -111,15 +112,10 @@ def _secrets(home: Path) -> dict[str, str]:
         # A Fernet key is 32 bytes, urlsafe base64 with its padding.
         made["fernet_key"] = secrets.token_urlsafe(32) + "="
         made["password"] = secrets.token_urlsafe(12)
-        _write_private(file, made)
+        write_private(file, json.dumps(made))
     kept: dict[str, str] = json.loads(file.read_text())
-    _write_private(home / "passwords.json", {USER: kept["password"]})
+    write_private(home / "passwords.json", json.dumps({USER: kept["password"]}))
     return kept
-
-
-def _write_private(file: Path, content: Mapping[str, str]) -> None:
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
-        json.dump(content, handle)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from featurise.registry import schema, session
 
 @dataclass(frozen=True)
 class Platform:
-    """Everything that is up, and the environment of those who talk to it by hand."""
+    """Everything that is up, and the addresses and credentials that it is reached with."""
 
     airflow: airflow.Airflow
     store: embedded.ObjectStore

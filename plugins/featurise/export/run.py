@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel
 
 from extractor import storage
 from extractor.weights import sha256_of
+from featurise import scratch
 from featurise.export.files import MmfFiles
 from featurise.export.hdf5 import Hdf5
 from featurise.export.lightning import Mmf, Volta
@@ -18,7 +18,6 @@ from featurise.export.source import ExportFailed, Outdated, Source, feature_set,
 from featurise.export.tsv import Lxmert
 from featurise.export.writer import Writer
 from featurise.registry.session import reading
-from featurise.settings import settings
 
 FORMATS: dict[str, type[Writer]] = {
     "h5": Hdf5,
@@ -73,8 +72,8 @@ def run(dataset: str, backbone: str, revision: str | None, form: str, out: Path,
     writer = FORMATS[form](out, dataset, planned, max((line.offset for line in done.values()), default=0))
     tell(count, total)
     for source in todo:
-        with tempfile.TemporaryDirectory(prefix="featurise-", dir=settings().scratch) as scratch:
-            local = _fetch(source, Path(scratch))
+        with scratch.folder() as folder:
+            local = _fetch(source, folder)
             with h5py.File(local, "r") as file:
                 for image_id in source.ids:
                     writer.add(source, image_id, file[image_id])
@@ -142,8 +141,8 @@ def _append(journal: Path, line: Committed) -> None:
         os.fsync(file.fileno())
 
 
-def _fetch(source: Source, scratch: Path) -> Path:
-    local = scratch / "source.h5"
+def _fetch(source: Source, folder: Path) -> Path:
+    local = folder / "source.h5"
     storage.download(source.uri, local)
     found = sha256_of(local)
     if found != source.sha256:

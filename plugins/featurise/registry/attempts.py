@@ -140,7 +140,10 @@ def stopped(attempt: int) -> None:
 
 
 def _close(attempt: int, node: str | None, summary: Summary | None, **columns: object) -> None:
-    done = {} if summary is None else {"images": summary.images, "images_per_second": summary.images_per_second}
+    done = {}
+    if summary is not None:
+        images = summary.featurised + summary.rejected
+        done = {"images": images, "images_per_second": summary.images_per_second}
     with session.writing() as connection:
         connection.execute(
             update(GpuAttempt)

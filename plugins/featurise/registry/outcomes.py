@@ -39,7 +39,6 @@ class Known:
 
     key: str
     etag: str
-    batch: str
     live: bool
     reason: str | None
     passing: bool
@@ -60,7 +59,7 @@ def known(connection: Connection, feature_set: int | None, prefix: str) -> Itera
     for table in TABLES:
         reason, passing = (Reject.reason, _passing()) if table is Reject else (cast(null(), Text), false())
         statement = (
-            select(table.key, table.etag, table.batch, live(table), reason, passing)
+            select(table.key, table.etag, live(table), reason, passing)
             .where(table.feature_set_id == feature_set, table.key >= prefix, table.key < behind)
             .order_by(table.key)
         )
@@ -77,12 +76,12 @@ def _passing() -> ColumnElement[bool]:
     return or_(Reject.reason.in_(PASSING), and_(Reject.reason == Reason.DUPLICATE_ID.value, ~taken))
 
 
-def _pages(connection: Connection, statement: Select[str, str, str, bool, str | None, bool]) -> Iterator[Known]:
+def _pages(connection: Connection, statement: Select[str, str, bool, str | None, bool]) -> Iterator[Known]:
     options = {"stream_results": True, "yield_per": PAGE}
     with connection.execute(statement, execution_options=options) as result:
         for page in result.partitions():
-            for key, etag, batch, alive, reason, passing in page:
-                yield Known(key, etag, batch, bool(alive), reason, bool(passing))
+            for key, etag, alive, reason, passing in page:
+                yield Known(key, etag, bool(alive), reason, bool(passing))
 
 
 def revive(connection: Connection, feature_set: int, pictures: Iterable[tuple[str, str]]) -> set[str]:
