@@ -18,6 +18,5 @@ def remove(pair: Pair, batch: str, name: str = "", keep: str | None = None) -> N
     folder = storage.join(addresses.features(pair), batch)
     found = [f"s3://{addresses.bucket(pair)}/{item.key}" for item in storage.listing(f"{folder}/{name}")]
     with reading() as connection:
-        kept = shards.known(connection, [uri for uri in found if uri.endswith(".h5")])
-    stems = tuple(uri.removesuffix("h5") for uri in (*kept, *([keep] if keep else [])))
-    storage.delete([uri for uri in found if not uri.startswith(stems)])
+        kept = {keep} | shards.known(connection, [addresses.file_of(uri) for uri in found])
+    storage.delete([uri for uri in found if addresses.file_of(uri) not in kept])

@@ -79,3 +79,11 @@ def index(file_uri: str) -> str:
 def rejects(file_uri: str) -> str:
     """The list of the images that a file's shard could not featurise."""
     return f"{file_uri.removesuffix('.h5')}.rejects.jsonl"
+
+
+def file_of(uri: str) -> str:
+    """The published file that an object belongs to: itself, or the one that it is a list of."""
+    for suffix in (".index.jsonl", ".rejects.jsonl"):
+        if uri.endswith(suffix):
+            return f"{uri.removesuffix(suffix)}.h5"
+    return uri

@@ -1,5 +1,6 @@
 """The rules of a shard: each function gives what is wrong, as text, and nothing when all holds."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -109,6 +110,7 @@ def provenance(
         "revision": pair.revision,
         "weights_sha256": pair.weights.sha256,
         "precision": pair.precision.value,
+        "box_rule": json.dumps(pair.rule.model_dump(mode="json"), sort_keys=True),
         "manifest_sha256": manifest.sha256,
         "images": images,
         "rejects": rejects,

@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
 
 from extractor.outcome import ExtractorError
 from featurise import declaration, status, verify
@@ -189,4 +190,8 @@ def main() -> None:
         app()
     except (FeaturiseError, ExtractorError) as error:
         _say(str(error), style="red")
+        sys.exit(1)
+    except SQLAlchemyError as error:
+        why = " ".join(str(getattr(error, "orig", error)).split())
+        _say(f"the registry refused: {why}; check FEATURISE_REGISTRY and the rights of its user", style="red")
         sys.exit(1)

@@ -22,10 +22,12 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
+from extractor.backbones import SPECS
 from featurise import yamlfile
 from featurise.pair import Pair
-from featurise.yamlfile import Document, VariableMissing
+from featurise.yamlfile import Document, Refused, VariableMissing
 
 TOP = ("defaults", "backbones", "datasets")
 
@@ -57,12 +59,15 @@ def load(path: Path) -> list[Pair | Broken]:
         return [
             Broken(message=f"{where}: not YAML: {getattr(error, 'problem', None) or error}; correct the file's syntax")
         ]
+    except Refused as error:
+        return [Broken(message=f"{path}, line {error.line}: {error}")]
     except ValueError as error:  # PyYAML's own, of a date that no calendar has
         return [Broken(message=f"{path}: a value that looks like a date is none ({error}); correct or quote it")]
     wrong = _shape(path, document)
     if wrong:
         return [Broken(message=wrong)]
-    return [found for name in document.data["datasets"] for found in _dataset(path, document, name)]
+    pairs = (found for name in document.data["datasets"] for found in _dataset(path, document, name))
+    return [*_unknown_backbones(path, document), *pairs]
 
 
 def _shape(path: Path, document: Document) -> str | None:
@@ -79,6 +84,14 @@ def _shape(path: Path, document: Document) -> str | None:
     return None
 
 
+def _unknown_backbones(path: Path, document: Document) -> Iterator[Broken]:
+    for name in document.data.get("backbones", {}):
+        if name not in SPECS:
+            line, _ = document.line(("backbones", str(name)))
+            what = f"unknown backbone; expected one of {', '.join(SPECS)}"
+            yield Broken(message=f"{path}, line {line}: backbones.{name}: {what}")
+
+
 def _dataset(path: Path, document: Document, name: Any) -> Iterator[Pair | Broken]:
     if not isinstance(name, str):
         line, _ = document.line(("datasets", str(name)))
@@ -93,14 +106,14 @@ def _dataset(path: Path, document: Document, name: Any) -> Iterator[Pair | Broke
         )
         return
     chosen = declared.get("backbones", document.data.get("defaults", {}).get("backbones"))
-    if isinstance(chosen, list):
-        chosen = {str(backbone): {} for backbone in chosen}
-    if not isinstance(chosen, Mapping) or not chosen:
+    if not isinstance(chosen, Mapping | list) or not chosen:
         line, _ = document.line(("datasets", name, "backbones"))
         found = f"found {_shown(chosen)}"
         message = f"{path}, line {line}: datasets.{name}.backbones: expected a list of backbones, {found}"
         yield Broken(dataset=name, message=message)
         return
+    if isinstance(chosen, list):
+        chosen = {str(backbone): {} for backbone in chosen}
     for backbone, own in chosen.items():
         yield _pair(path, document, name, str(backbone), own or {})
 
@@ -130,21 +143,30 @@ def _pair(path: Path, document: Document, dataset: str, backbone: str, own: Any)
         message = _located(path, document, places, error.path, what)
     except ValidationError as error:
         message = "\n".join(
-            _located(path, document, places, found["loc"], _expected(found["msg"], found["input"], found["type"]))
-            for found in error.errors()
+            _located(path, document, places, found["loc"], _expected(found)) for found in error.errors()
         )
     except TypeError as error:
         message = _located(path, document, places, (), str(error))
     return Broken(dataset=dataset, backbone=backbone, message=message)
 
 
-def _expected(message: str, found: Any, kind: str) -> str:
-    if kind == "missing":
+def _expected(error: ErrorDetails) -> str:
+    found = error["input"]
+    if error["type"] == "missing":
         return "required and not declared"
-    if kind == "extra_forbidden":
-        return f"unknown field, found {_shown(found)}"
-    message = message.removeprefix("Value error, ").replace("Input should be", "expected")
+    if error["type"] == "extra_forbidden":
+        return f"unknown field, found {_shown(found)}; expected one of {', '.join(_siblings(error['loc']))}"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     return message if isinstance(found, Mapping | BaseModel) or found is None else f"{message}, found {_shown(found)}"
+
+
+def _siblings(field: yamlfile.Path) -> list[str]:
+    """The fields that a dataset, or the section of it that a field stands in, can have."""
+    section: Any = Pair
+    for step in field[:-1]:
+        section = section.model_fields[step].annotation
+    # A dataset's name is its key, and so is a backbone's.
+    return [name for name in section.model_fields if name not in {"dataset", "backbone"}]
 
 
 def _located(path: Path, document: Document, places: tuple[yamlfile.Path, ...], field: yamlfile.Path, what: str) -> str:
@@ -157,7 +179,8 @@ def _located(path: Path, document: Document, places: tuple[yamlfile.Path, ...], 
         below = steps - len(candidate)
         if below > depth and (below > 0 or candidate == places[1]):
             line, depth, place = at, below, candidate
-    return f"{path}, line {line}: {'.'.join(map(str, (*place, *field)))}: {what}"
+    user = "" if place[0] == "datasets" else f" (used by {'.'.join(map(str, places[0]))})"
+    return f"{path}, line {line}: {'.'.join(map(str, (*place, *field)))}: {what}{user}"
 
 
 def _shown(value: Any) -> str:

@@ -124,7 +124,8 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
         with lines.open("ab") as file:
             _settle(pair, seen, file)
         storage.upload(lines, nothing.listing_uri)
-    if not options.dry_run and _write_down(pair, batch, claimed, seen):
+    if not options.dry_run:
+        _write_down(pair, batch, claimed, seen)
         latest.update(pair)
     return nothing.model_copy(
         update={
@@ -221,8 +222,8 @@ def _settle(pair: Pair, seen: _Seen, file: IO[bytes]) -> None:
             seen.tally.rejected[image.batch] += 1
 
 
-def _write_down(pair: Pair, batch: str, claimed: Sequence[str], seen: _Seen) -> bool:
-    """Everything that the look at the store changes in the registry, in one transaction; whether outcomes changed.
+def _write_down(pair: Pair, batch: str, claimed: Sequence[str], seen: _Seen) -> None:
+    """Everything that the look at the store changes in the registry, in one transaction.
 
     Claims on earlier batches without anything new are given back: a backfill may want them.
     """
@@ -238,7 +239,6 @@ def _write_down(pair: Pair, batch: str, claimed: Sequence[str], seen: _Seen) -> 
         outcomes.recount(connection, number, touched.union(claimed))
         idle = [one for one in claimed if one != batch and not seen.fresh[one]]
         claims.release(connection, number, seen.run_id, idle)
-    return bool(touched)
 
 
 def _give_way(connection: Connection, number: int, seen: _Seen) -> None:

@@ -97,8 +97,8 @@ def file(
             with h5py.File(path, "r") as content:
                 report.note(_provenance(pair, batch, content, planned, len(index), len(rejects), report))
                 report.note(_groups(pair, content, index, report))
-        except OSError as error:
-            report.note([f"cannot be opened as HDF5: {error}"])
+        except contract.DAMAGED as error:
+            report.note([f"cannot be read as HDF5: {error}"])
         report.sha256 = digest.result()
     return report
 
@@ -126,7 +126,7 @@ def _groups(pair: Pair, content: h5py.File, index: Sequence[IndexEntry], report:
         try:
             wrong = _image(pair, content, line, fields, twins, report)
             yield from (f"{line.image_id}: {what}" for what in wrong)
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
+        except contract.DAMAGED as error:
             yield f"{line.image_id}: cannot be read: {error}"
     if len(twins.found) > pair.limits.max_twin_share * len(lines):
         yield from twins.found

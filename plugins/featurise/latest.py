@@ -10,13 +10,15 @@ from featurise.registry.session import writing
 
 
 def update(pair: Pair) -> None:
-    """Write the list anew, from the registry; writers take turns, so the last one knows all.
+    """Write the list anew, from the registry, once there is a file; writers take turns, so the last one knows all.
 
     Raises storage.StorageError.
     """
     with writing() as connection:
         number = feature_sets.ensure(connection, pair)
         feature_sets.lock(connection, number)
+        if not shards.any_of(connection, number):
+            return
         files = [{**row._mapping} for row in shards.visible(connection, number)]
         view = {
             "feature_set": pair.feature_set,

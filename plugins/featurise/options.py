@@ -17,7 +17,7 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     limit: int | None = Field(default=None, ge=1, description="at most so many images")
-    keys: list[str] = Field(default=[], description="only these keys or prefixes, relative to the bucket")
+    keys: list[str] = Field(default=[], description="only these keys or prefixes, relative to the bucket; empty: all")
     images_per_shard: int | None = Field(default=None, ge=1, description="images that one pod works through")
     min_boxes: int | None = Field(default=None, ge=1, le=300, description="boxes kept at the least")
     max_boxes: int | None = Field(default=None, ge=1, le=300, description="boxes kept at the most")

@@ -32,11 +32,22 @@ FORMATS = (
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An image as a data URL; without one, `missing` says why."""
+
+    url: str = ""
+    missing: str = ""
+
+
+GONE = Picture(missing="no longer in the store")
+
+
+@dataclass(frozen=True)
 class Shown:
-    """A sample with its picture, which is empty when it is too large or gone."""
+    """A sample with its picture."""
 
     sample: Sample
-    picture: str
+    picture: Picture
     names: list[str]
 
 
@@ -79,20 +90,27 @@ def _name(number: int, names: Sequence[str] | None) -> str:
     return names[number] if names is not None and number < len(names) else str(number)
 
 
-def _picture(pair: Pair, key: str, size: int | None = None) -> str:
-    """An image as a data URL; empty when it is gone, large, or nothing that a browser shows."""
+def _picture(pair: Pair, key: str, size: int | None = None) -> Picture:
+    """An image, unless it is gone, large, or nothing that a browser shows.
+
+    Raises storage.StorageError.
+    """
     uri = f"s3://{pair.bucket}/{key}"
     if size is None:
         there = storage.head(uri)
-        size = there.size if there is not None else PICTURE_BYTES + 1
+        if there is None:
+            return GONE
+        size = there.size
     if size > PICTURE_BYTES:
-        return ""
+        return Picture(missing=f"too large to show ({size / 1000:,.0f} kB)")
     try:
         data = storage.read_bytes(uri)
     except storage.NotFound:
-        return ""
+        return GONE
     kind = next((kind for start, kind in FORMATS if data.startswith(start)), None)
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}" if kind else ""
+    if kind is None:
+        return Picture(missing="of a kind that browsers do not show")
+    return Picture(f"data:{kind};base64,{base64.b64encode(data).decode()}")
 
 
 def _shown(pair: Pair, sample: Sample, names: Sequence[str] | None) -> Shown:

@@ -1,6 +1,7 @@
 """One dataset under one backbone: everything that a run needs to know, as it is declared."""
 
 import datetime
+import re
 import zoneinfo
 from typing import Annotated, Literal, Self
 
@@ -13,6 +14,8 @@ from extractor.manifest import ImageIds
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 SHA256 = r"^[0-9a-f]{64}$"
+# Wider than S3's own rule: other stores allow uppercase and underscores.
+BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}"
 
 
 def _prefix(value: str) -> str:
@@ -21,6 +24,16 @@ def _prefix(value: str) -> str:
     return value
 
 
+def _bucket(value: str) -> str:
+    if not re.fullmatch(BUCKET, value):
+        raise ValueError(
+            f"{value!r} is no bucket's name: expected 3 to 63 letters, digits, dots, hyphens and underscores, "
+            "without s3:// and slashes"
+        )
+    return value
+
+
+Bucket = Annotated[str, AfterValidator(_bucket)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 
 
@@ -125,12 +138,14 @@ class Schedule(Section):
 class Limits(Section):
     """How much, how long, how often."""
 
-    max_reject_share: float = Field(default=0.5, ge=0, le=1, description="share of rejects that fails a shard")
+    max_reject_share: float = Field(
+        default=0.5, ge=0, le=1, description="share of rejects that fails a shard; ten are always tolerated"
+    )
     part_images: int = Field(default=256, ge=1, description="images between two saved parts")
     part_seconds: int = Field(default=600, ge=1, description="seconds between two saved parts, at the most")
     max_shards: int = Field(default=1000, ge=1, le=1024, description="shards of a run; shards grow to stay below it")
     retries: int = Field(default=3, ge=0, description="further attempts at a failed task")
-    pool: str = Field(default="gpu", description="Airflow pool of the extract tasks")
+    pool: str = Field(default="gpu", description="Airflow pool of the extract tasks; it must exist there")
     pool_slots: int = Field(default=1, ge=1, description="slots that an extract task takes")
     extract_timeout_minutes: int = Field(default=360, ge=1, description="minutes that one attempt at a shard may take")
     step_timeout_minutes: int = Field(default=60, ge=1, description="minutes that any other task may take")
@@ -150,7 +165,7 @@ class Limits(Section):
 class Outputs(Section):
     """Where results go; prefixes end in a slash."""
 
-    bucket: str | None = Field(default=None, description="bucket of all results; by default the images' own")
+    bucket: Bucket | None = Field(default=None, description="bucket of all results; by default the images' own")
     features: Prefix = Field(default="features/", description="prefix of published files")
     work: Prefix = Field(default="work/", description="prefix of manifests and parts, removed after publishing")
     quarantine: Prefix = Field(default="quarantine/", description="prefix of files that failed validation")
@@ -162,7 +177,7 @@ class Pair(Section):
 
     dataset: str = Field(pattern=NAME, description="name; the key below `datasets`")
     backbone: str = Field(description="`resnet101` or `resnext101`; the key below `backbones`")
-    bucket: str = Field(min_length=3, description="bucket that the images lie in")
+    bucket: Bucket = Field(description="bucket that the images lie in")
     prefix: Prefix = Field(default="", description="prefix of the images; by default `images/<dataset>/`")
     image_ids: ImageIds = Field(
         default=ImageIds.STEM,

@@ -48,14 +48,14 @@ def run(pair: Pair, shard: Shard, validated: Validated, batch: str, run_id: str)
         size = _verified(local, validated)
         for address in (addresses.index, addresses.rejects):
             lines = storage.read_bytes(address(validated.file_uri))
-            storage.write_bytes(address(uri), lines, content_type="application/jsonl", if_absent=True)
-        storage.upload(local, uri, if_absent=True)
-    there = storage.head(uri)
-    if there is None or there.size != size:
-        raise PublicationFailed(
-            f"{uri} should hold {size:,} bytes and holds {there.size if there else 0:,}: something else wrote there; "
-            "look at the object, remove it, and clear this task"
-        )
+            written = storage.write_bytes(address(uri), lines, content_type="application/jsonl", if_absent=True)
+            if not written and storage.read_bytes(address(uri)) != lines:
+                raise _occupied(address(uri))
+        if not storage.upload(local, uri, if_absent=True):
+            there = folder / "there.h5"
+            storage.download(uri, there)
+            if sha256_of(there) != validated.sha256:
+                raise _occupied(uri)
     return Published(
         uri=uri,
         index_uri=addresses.index(uri),
@@ -63,6 +63,13 @@ def run(pair: Pair, shard: Shard, validated: Validated, batch: str, run_id: str)
         sha256=validated.sha256,
         bytes=size,
         images=validated.images,
+    )
+
+
+def _occupied(uri: str) -> PublicationFailed:
+    return PublicationFailed(
+        f"{uri} is there already and holds something else than what was validated: something else wrote there; "
+        "look at the object, remove it, and clear this task"
     )
 
 

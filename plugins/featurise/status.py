@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
+from extractor import storage
+from extractor.manifest import ImageIds, image_id
 from featurise.registry.models import Batch, FeatureSet, Image, Reject, Shard
 
 
@@ -64,7 +66,7 @@ def coverage(connection: Connection, dataset: str | None = None, backbone: str |
 
 
 def places(connection: Connection, image: str) -> list[Place]:
-    """Every outcome of the image with this id or key, the latest first."""
+    """Every outcome of the image with this id, path below the dataset's prefix, key or address; the latest first."""
     found = [*_featurised(connection, image), *_rejected(connection, image)]
     return sorted(found, key=lambda place: place.registered_at, reverse=True)
 
@@ -99,7 +101,8 @@ _SET = (
 def _named(model: type[Image] | type[Reject], image: str) -> ColumnElement[bool]:
     # Both indexes start with the feature set; naming every one of them lets the database use them.
     every = model.feature_set_id.in_(select(FeatureSet.id))
-    return and_(every, or_(model.image_id == image, model.key == image))
+    key = storage.split(image)[1] if storage.is_s3(image) else image
+    return and_(every, or_(model.image_id.in_((image, image_id(image, ImageIds.PATH))), model.key == key))
 
 
 def _state(row: object, outcome: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, exists, or_, select
 
 from extractor import manifest, storage
 from extractor.manifest import IndexEntry, Reject
@@ -16,8 +16,9 @@ from featurise.pair import Pair
 from featurise.registry import models
 from featurise.registry.chosen import Chosen
 from featurise.registry.models import FeatureSet, Image, Shard
+from featurise.registry.outcomes import live
 from featurise.registry.session import reading
-from featurise.registry.shards import live_images, visible
+from featurise.registry.shards import known, live_images, visible
 
 
 class Finding(BaseModel):
@@ -30,8 +31,11 @@ class Finding(BaseModel):
 
 
 def shards(connection: Connection, dataset: str | None = None) -> list[Row[Any]]:
-    """The published files that are to be there, with what the registry knows of each."""
-    statement = select(Shard.__table__).join(FeatureSet, Shard.feature_set_id == FeatureSet.id).order_by(Shard.uri)
+    """The published files with what the registry knows of each; `needed` tells those whose outcomes still count."""
+    counts = exists().where(Image.shard_id == Shard.id, live(Image))
+    needed = or_(counts, Shard.images == 0).label("needed")
+    statement = select(Shard.__table__, needed).join(FeatureSet, Shard.feature_set_id == FeatureSet.id)
+    statement = statement.order_by(Shard.uri)
     return list(connection.execute(statement if dataset is None else statement.where(FeatureSet.dataset == dataset)))
 
 
@@ -62,8 +66,9 @@ def run(
     for row in registered:
         expected.update((row.uri, row.index_uri, row.rejects_uri))
         for uri in (row.uri, row.index_uri, row.rejects_uri):
-            if uri not in listed:
-                yield Finding(kind="missing", uri=uri, detail="registered, and not in the store")
+            if uri not in listed and row.needed:
+                detail = f"registered, and not in the store; run batch {row.batch} again with the option `force`"
+                yield Finding(kind="missing", uri=uri, detail=detail)
         there = listed.get(row.uri)
         if there is not None:
             tell(row.uri)
@@ -74,8 +79,12 @@ def run(
     newest = {row.feature_set_id: row for row in sorted(registered, key=lambda row: int(row.id))}
     for row in newest.values():
         yield from _latest(row, f"{_folder(row)}/latest.json", listed.keys())
-    for uri in sorted(listed.keys() - expected):
-        yield Finding(kind="orphaned", uri=uri, detail="in the store, and not registered")
+    orphans = sorted(listed.keys() - expected)
+    with reading() as connection:  # a run may have registered a file since
+        meanwhile = known(connection, [addresses.file_of(uri) for uri in orphans])
+    for uri in orphans:
+        if addresses.file_of(uri) not in meanwhile:
+            yield Finding(kind="orphaned", uri=uri, detail="in the store, and not registered")
 
 
 def _folder(row: Row[Any]) -> str:

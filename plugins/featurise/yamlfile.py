@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
+from yaml.constructor import SafeConstructor
 
 Path = tuple[str | int, ...]
 VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -20,15 +21,24 @@ class VariableMissing(Exception):
         self.name = name
 
 
+class Refused(Exception):
+    """Raised when YAML says what nobody can have meant: a key twice in one mapping, or a value within itself."""
+
+    def __init__(self, line: int, path: Path, what: str) -> None:
+        super().__init__(f"{'.'.join(map(str, path))}: {what}")
+        self.line = line
+
+
 class Document:
     """One YAML file: its data, and the line on which each field stands.
 
-    Raises yaml.YAMLError when the text is not YAML.
+    Raises yaml.YAMLError when the text is not YAML, Refused when a key stands twice or a value contains itself.
     """
 
     def __init__(self, text: str) -> None:
         self._root = yaml.compose(text, Loader=yaml.SafeLoader)
         self.data: Any = yaml.safe_load(text)
+        _refuse(self._root)
 
     def line(self, path: Path) -> tuple[int, int]:
         """The line of a field, and how many steps of the path the file has: the deepest that it has gives the line."""
@@ -46,10 +56,29 @@ class Document:
 def _children(node: yaml.Node | None) -> Iterator[tuple[str | int, tuple[yaml.Node, int]]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            yield key.value, (value, key.start_mark.line + 1)
+            yield _name(key), (value, key.start_mark.line + 1)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             yield index, (value, value.start_mark.line + 1)
+
+
+def _name(key: yaml.Node) -> str:
+    """A key as `str` shows what is read from it: `True` where the file says `yes`. The merging `<<` is never read."""
+    if key.tag in SafeConstructor.yaml_constructors:
+        return str(SafeConstructor().construct_object(key))
+    return str(key.value)
+
+
+def _refuse(node: yaml.Node | None, path: Path = (), line: int = 1, above: tuple[yaml.Node | None, ...] = ()) -> None:
+    """Raises Refused when, from this node on, a key stands twice or a value contains itself."""
+    if node in above:
+        raise Refused(line, path, "refers to a value that it is part of; write out what is meant")
+    first: dict[str | int, int] = {}
+    for key, (value, at) in _children(node):
+        if key in first:
+            raise Refused(at, (*path, key), f"declared twice, first on line {first[key]}; remove or rename one of them")
+        first[key] = at
+        _refuse(value, (*path, key), at, (*above, node))
 
 
 def substituted(value: Any, path: Path = ()) -> Any:

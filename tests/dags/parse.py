@@ -48,6 +48,7 @@ def main(folder: str) -> None:
         dags[dag_id] = {
             "tasks": tasks,
             "params": {name: dag.params.get_param(name).schema for name in dag.params},
+            "about": serialized.doc_md,
             "catchup": serialized.catchup,
             "max_active_runs": serialized.max_active_runs,
             "start_date": serialized.start_date.isoformat(),

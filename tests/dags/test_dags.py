@@ -54,6 +54,10 @@ def test_without_catch_up_unless_declared(good: Any) -> None:
     assert good["dags"]["coco__resnet101"]["max_active_runs"] == 7
 
 
+def test_its_page_says_how_a_backfill_takes_days_again(good: Any) -> None:
+    assert "*Missing Runs* is changed to *All Runs*" in good["dags"]["flickr__resnet101"]["about"]
+
+
 def test_the_form_is_typed(good: Any) -> None:
     form = good["dags"]["flickr__resnet101"]["params"]
     assert form["limit"]["type"] == ["integer", "null"]

@@ -1,6 +1,7 @@
 """What a person is told: of a checkpoint, of a file, and of arguments that cannot be meant."""
 
 import hashlib
+import os
 
 import pytest
 from shards import Shard, picture
@@ -114,6 +115,35 @@ def test_a_box_rule_that_cannot_be_is_refused_in_plain_words(make_shard, extract
     assert crossed["message"] == "box rule: min_boxes is 50, above max_boxes 10"
     (none,) = extract([*shard.arguments()[:-2], "--min-boxes=0"]).events("failed")
     assert none["message"] == "box rule --min-boxes: Input should be greater than or equal to 1"
+
+
+def among_images(shard: Shard, output: object) -> list[str]:
+    plain = shard.arguments(str(output))
+    return [*plain[:3], "--images", str(shard.folder / "day"), *plain[5:]]
+
+
+@pytest.mark.parametrize("below", ["f.h5", "out/f.h5", "../link/f.h5"])
+def test_an_output_among_the_images_is_none_of_them(make_shard, extract, tmp_path, below):
+    shard = make_shard({"day/one.png": picture(1), "day/f.h5.png": picture(2)})
+    (tmp_path / "link").symlink_to("day")
+    arguments = among_images(shard, tmp_path / "day" / below)
+    assert extract(arguments).events("finished")[0]["images"] == 2
+    (output,) = (tmp_path / "day").rglob("f.h5")
+    for name in ("f.h5.parts/part-1.h5", f".f.h5.{'0' * 32}.partial", f".f.index.jsonl.{'0' * 32}.partial"):
+        (output.parent / name).parent.mkdir(exist_ok=True)
+        (output.parent / name).write_bytes(b"what a killed attempt left")
+    again = extract(arguments)
+    (told,) = again.events("finished")
+    assert (told["images"], told["rejected"]) == (2, 0)
+    assert again.events("already complete")
+
+
+def test_an_image_whose_name_is_not_utf8_is_named(make_shard, extract, tmp_path):
+    shard = make_shard({"day/one.png": picture(1)})
+    (tmp_path / "day" / os.fsdecode(b"caf\xe9.png")).write_bytes(picture(2))
+    ended = extract(among_images(shard, tmp_path / "f.h5"))
+    assert ended.code == Exit.MANIFEST_INVALID
+    assert r"day/caf\udce9.png': the file's name is not UTF-8" in ended.events("failed")[0]["message"]
 
 
 def test_scratch_that_is_not_there_is_named(make_shard, extract, tmp_path):

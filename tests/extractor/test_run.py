@@ -12,7 +12,7 @@ import h5py
 import pytest
 from shards import Shard, index, picture, rejects, start, wait
 
-from extractor import contract, parts
+from extractor import contract, machine, parts
 from extractor.manifest import Reason
 from extractor.outcome import Exit, StorageError
 
@@ -63,7 +63,7 @@ def test_a_disk_that_fills_up_is_named_and_what_is_done_is_saved(night, extract,
         full.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=next(left, 1 << 20)))
         ended = extract([*night.arguments(), "--batch-size", "1"])
     assert ended.code == Exit.STORAGE
-    assert "give it a larger scratch volume" in ended.events("failed")[0]["message"]
+    assert "give it a larger disk" in ended.events("failed")[0]["message"]
     assert not night.output.exists()
     again = extract(night.arguments())
     assert again.code == Exit.OK
@@ -127,6 +127,119 @@ def test_too_many_rejects_fail_and_list_them(make_shard, extract):
     assert "0.jpg: not_an_image" in ended.events("failed")[0]["message"]
     assert rejects(shard.output)
     assert not shard.output.exists()
+
+
+def test_finished_work_beside_the_lists_of_another_run_is_done_again(night, extract):
+    extract(night.arguments())
+    lists = [night.output.with_name(f"shard.{kind}.jsonl") for kind in ("index", "rejects")]
+    before = [path.read_bytes() for path in lists]
+    (night.folder / "other").mkdir()
+    for n in range(30):
+        (night.folder / "other" / f"{n}.jpg").write_bytes(b"no picture")
+    other = ["--images", str(night.folder / "other")]
+    assert extract(night.arguments()[:3] + other + night.arguments()[5:]).code == Exit.TOO_MANY_REJECTS
+    assert [path.read_bytes() for path in lists] != before
+    assert not extract(night.arguments()).events("already complete")
+    assert [path.read_bytes() for path in lists] == before
+    for path in lists:
+        path.unlink()
+        assert not extract(night.arguments()).events("already complete")
+        assert path.exists()
+    assert extract(night.arguments()).events("already complete")
+
+
+def test_finished_work_with_taken_ids_is_recognised(make_shard, extract):
+    shard = make_shard({"a/one.png": picture(1), "b/one.png": picture(1), "c/one.png": picture(2)})
+    extract(shard.arguments())
+    (told,) = extract(shard.arguments()).events("already complete")
+    assert (told["images"], told["rejects"]) == (2, 1)
+
+
+def as_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "kept").write_bytes(b"kept")
+
+
+def as_text(path: Path) -> None:
+    path.write_bytes(b"no HDF5")
+
+
+def as_another_hdf5(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("kept", data=[1])
+
+
+@pytest.mark.parametrize("put", [as_folder, as_text, as_another_hdf5])
+def test_what_stands_at_the_output_and_is_no_feature_file_is_named_and_kept(night, extract, put):
+    night.output.parent.mkdir()
+    put(night.output)
+    before = night.output.stat()
+    ended = extract(night.arguments())
+    assert ended.code == Exit.USAGE
+    (failed,) = ended.events("failed")
+    assert failed["message"].startswith(f"--output {night.output} exists and is no feature file")
+    assert failed["message"].endswith("name another output, or remove it")
+    assert night.output.stat() == before
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def without_results(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["results"]
+
+
+def with_half_a_result(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        half = file["results"][:-9]
+        del file["results"]
+        file["results"] = half
+
+
+@pytest.mark.parametrize("damage", [cut, without_results, with_half_a_result])
+def test_a_damaged_part_is_told_and_its_images_are_done_again(night, extract, monkeypatch, damage):
+    undisturbed = night.folder / "undisturbed.h5"
+    extract(night.arguments(undisturbed))
+    with monkeypatch.context() as killed:
+        killed.setattr(parts, "remove", lambda output: None)
+        extract([*night.arguments(), "--part-images", "5"])
+    night.output.unlink()
+    damaged = next(Path(parts.folder(str(night.output))).glob("part-00000005-*"))
+    damage(damaged)
+    ended = extract(night.arguments())
+    assert ended.code == Exit.OK
+    (told,) = ended.events("damaged part passed over, its images are done again")
+    assert told["part"] == str(damaged)
+    assert ended.events("resumed")[0]["done"] == 14 - 5
+    assert list(contents(night.output).items()) == list(contents(undisturbed).items())
+
+
+def test_the_disk_of_a_local_output_has_room_before_the_start(night, extract, monkeypatch):
+    asked = []
+
+    def record(needed, *folders):
+        asked.append((needed, folders))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(machine, "check_disk", record)
+        extract(night.arguments())
+    (needed, (scratch, output)), *_ = asked
+    assert needed > 2 * 14 * 3 * 2048 * 4
+    assert (scratch.exists(), output) == (False, night.folder)
+
+
+def test_a_next_attempt_needs_no_room_for_parts_that_are_there(night, extract, monkeypatch):
+    asked = []
+    with monkeypatch.context() as patched:
+        patched.setattr(machine, "check_disk", lambda needed, *folders: asked.append((needed, len(folders))))
+        patched.setattr(parts, "remove", lambda output: None)
+        extract(night.arguments())
+        night.output.unlink()
+        extract(night.arguments())
+    first, second = (needed for needed, folders in asked if folders == 2)
+    assert second == first / 2
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """`extractor run` against object storage: manifest, pictures, parts and output all lie there."""
 
 import h5py
+import pytest
 from shards import picture, start, wait
 
-from extractor import manifest, storage
+from extractor import manifest, parts, storage
 from extractor.manifest import Entry, IndexEntry, dump, load
-from extractor.outcome import Exit
+from extractor.outcome import Exit, StorageError
 
 
 def arguments(prefix: str, weights: str) -> list[str]:
@@ -49,6 +50,35 @@ def test_replaced_picture_is_a_reject_for_the_next_night(prefix, extract):
     assert extract(arguments(prefix, f"{prefix}/weights/")).code == Exit.OK
     (line,) = storage.read_bytes(f"{prefix}/out/shard.rejects.jsonl").splitlines()
     assert b'"reason":"changed"' in line
+
+
+def test_a_damaged_part_is_told_and_a_store_that_fails_is_no_damage(prefix, extract, tmp_path, monkeypatch):
+    upload(prefix, {f"{n}.png": picture(n) for n in range(3)})
+    part = f"{prefix}/out/shard.h5.parts/part-00000000-0123456789ab.h5"
+    storage.write_bytes(part, b"half a pa")
+
+    def fail(*_):
+        raise StorageError("the store is down")
+
+    with monkeypatch.context() as down:
+        down.setattr(storage, "download", fail)
+        with pytest.raises(StorageError, match="is down"):
+            parts.saved(f"{prefix}/out/shard.h5", "any", tmp_path)
+    ended = extract(arguments(prefix, f"{prefix}/weights/"))
+    assert ended.code == Exit.OK
+    (told,) = ended.events("damaged part passed over, its images are done again")
+    assert told["part"] == part
+
+
+def test_an_output_below_the_prefix_of_the_images_is_none_of_them(prefix, extract):
+    upload(prefix, {"day/1.png": picture(1)})
+    run = arguments(prefix, f"{prefix}/weights/")
+    run[run.index("--output") + 1] = f"{prefix}/images/shard.h5"
+    run[run.index("--manifest") : run.index("--manifest") + 2] = ["--images", f"{prefix}/images/"]
+    assert extract(run).code == Exit.OK
+    again = extract(run)
+    assert again.events("finished")[0]["images"] == 1
+    assert again.events("already complete")
 
 
 def test_store_killed_in_mid_run_is_a_storage_failure_and_the_next_attempt_completes(own_store):

@@ -1,6 +1,7 @@
 """Objects by address, on a real S3 server and on the local disk."""
 
 import hashlib
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -68,6 +69,70 @@ def test_missing_object_is_named(root):
     uri = storage.join(root, "nowhere")
     with pytest.raises(storage.NotFound, match="nowhere"):
         storage.read_bytes(uri)
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Write `data` at a local address, by either function."""
+    source = tmp_path / "source"
+
+    def uploaded(uri, data, **options):
+        source.write_bytes(data)
+        return storage.upload(source, uri, **options)
+
+    return {"write_bytes": storage.write_bytes, "upload": uploaded}
+
+
+@pytest.mark.parametrize("how", ["write_bytes", "upload"])
+@pytest.mark.parametrize("step", ["fsync", "link"])
+def test_a_write_that_fails_leaves_nothing_of_it(put, how, step, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(StorageError, match="No space left"):
+        put[how](str(tmp_path / "out" / "f.h5"), b"x", if_absent=True)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["write_bytes", "upload"])
+def test_others_may_read_a_file_as_the_umask_says(put, how, tmp_path):
+    before = os.umask(0o022)
+    try:
+        put[how](str(tmp_path / "out" / "f"), b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out" / "f").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.fixture
+def nobody(tmp_path, monkeypatch):
+    """A process without credentials, and without a place to look for them."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    storage.client.cache_clear()
+    yield monkeypatch
+    storage.client.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"AWS_ACCESS_KEY_ID": "half"}, {"AWS_PROFILE": "nowhere"}], ids=["none", "half", "profile"]
+)
+def test_missing_credentials_are_no_outage(nobody, given, tmp_path):
+    for name, value in given.items():
+        nobody.setenv(name, value)
+    for attempt in (storage.read_bytes, storage.head, lambda uri: storage.download(uri, tmp_path / "x")):
+        with pytest.raises(StorageError, match=r"s3://pictures/x: no credentials .*; set AWS_ACCESS_KEY_ID and"):
+            attempt("s3://pictures/x")
+
+
+def test_an_address_that_no_store_can_have_is_no_outage(nobody):
+    with pytest.raises(StorageError, match=r'not an address .*: Invalid bucket name "s3:".*; expected s3://bucket/key'):
+        storage.write_bytes("s3://s3:/x", b"x")
 
 
 def test_missing_bucket_is_named_with_its_endpoint(store):

@@ -50,6 +50,7 @@ def test_show_says_where_features_lie_and_why_there_are_none(done):
     assert "SYNTHETIC weights" in found.stdout
     assert "shard-00001-" in found.stdout
     assert "not_an_image" in featurise("show", f"{done.prefix}{DAY}/x.jpg").stdout
+    assert "not_an_image" in featurise("show", f"s3://{done.bucket}/{done.prefix}{DAY}/x.jpg").stdout
     missing = featurise("show", "nobody")
     assert (missing.returncode, "no image with the id or key 'nobody'" in missing.stdout) == (1, True)
 

@@ -93,8 +93,9 @@ def test_a_mistake_breaks_its_dataset_and_leaves_the_others_alone(tmp_path):
             "prefix: pictures/",
             "prefxi: pictures/",
             20,
-            "datasets.flowers.prefxi: unknown field, found 'pictures/flowers/'",
+            "datasets.flowers.prefxi: unknown field, found 'pictures/flowers/'; expected one of bucket, prefix",
         ),
+        ("min_boxes: 10", "min_box: 5", 25, "boxes.min_box: unknown field, found 5; expected one of min_boxes, max_b"),
         ("prefix: pictures/flowers/", "prefix: pictures/flowers", 20, "datasets.flowers.prefix: .* is no prefix"),
         (
             "      sha256: ${TEST_SHA}\n  resnext",
@@ -128,6 +129,17 @@ def test_a_mistake_breaks_its_dataset_and_leaves_the_others_alone(tmp_path):
             20,
             "limits.retries: expected greater than or equal to 0",
         ),
+        ("${TEST_BUCKET}", "s3://featurise", 2, "bucket: 's3://fe.* is no bucket's name: expected .* without s3://"),
+        ("${TEST_BUCKET}", "pictures/", 2, "defaults.bucket: 'pictures/' is no bucket's name"),
+        ("${TEST_BUCKET}", "store:pictures", 2, "defaults.bucket: 'store:pictures' is no bucket's name"),
+        ("${TEST_BUCKET}", "' pictures'", 2, "defaults.bucket: ' pictures' is no bucket's name"),
+        ("${TEST_BUCKET}", "my", 2, "defaults.bucket: 'my' is no bucket's name: expected 3 to 63 letters"),
+        (
+            "prefix: pictures/flowers/",
+            "outputs: {bucket: 's3://r'}",
+            20,
+            "outputs.bucket: 's3://r' is no bucket's name",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_line_and_field(tmp_path, good, bad, line, says):
@@ -136,6 +148,67 @@ def test_a_mistake_is_named_with_line_and_field(tmp_path, good, bad, line, says)
     assert broken
     assert any(f"line {line}: " in one.message for one in broken), broken
     assert any(re.search(says, one.message) for one in broken), broken
+
+
+def test_a_bucket_may_have_the_letters_that_other_stores_allow(tmp_path):
+    found = read(tmp_path, GOOD.replace("${TEST_BUCKET}", "My_Pictures.v-2"))
+    assert {one.bucket for one in found if isinstance(one, Pair)} == {"My_Pictures.v-2"}
+
+
+def test_a_mistake_above_the_datasets_names_each_that_uses_it(tmp_path):
+    found = read(tmp_path, GOOD.replace("${TEST_BUCKET}", "${TEST_NONE}"))
+    assert [one.message.partition("export TEST_NONE ")[2] for one in found if isinstance(one, Broken)] == [
+        "(used by datasets.birds.backbones.resnet101)",
+        "(used by datasets.birds.backbones.resnext101)",
+        "(used by datasets.flowers.backbones.resnet101)",
+    ]
+
+
+def test_a_misspelt_backbone_that_no_dataset_uses_is_told_and_breaks_none(tmp_path):
+    broken, *others = read(tmp_path, GOOD.replace("datasets:\n", "  resnet110: {}\ndatasets:\n"))
+    assert broken == Broken(
+        message=f"{tmp_path}/featurise.yaml, line 14: backbones.resnet110: unknown backbone; "
+        "expected one of resnet101, resnext101"
+    )
+    assert [type(one) for one in others] == [Pair, Pair, Pair]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "says"),
+    [
+        (
+            "flowers:",
+            "birds:",
+            "line 19: datasets.birds: declared twice, first on line 15; remove or rename one of them",
+        ),
+        (
+            "    prefix: p",
+            "    prefix: x/\n    prefix: p",
+            "line 21: datasets.flowers.prefix: declared twice, .* line 20",
+        ),
+        ("datasets:\n", "defaults: {}\ndatasets:\n", "line 14: defaults: declared twice, first on line 1;"),
+        (
+            "backbones: [resnet101, resnext101]",
+            "backbones: [{resnet101: 1, resnet101: 2}]",
+            "line 18: datasets.birds.backbones.0.resnet101: declared twice",
+        ),
+        (
+            "defaults:\n",
+            "defaults: &all\n  limits: *all\n",
+            "line 2: defaults.limits: refers to a value that it is part of; write out what is meant",
+        ),
+    ],
+)
+def test_yaml_that_nobody_can_have_meant_is_one_message(tmp_path, good, bad, says):
+    (broken,) = read(tmp_path, GOOD.replace(good, bad))
+    assert isinstance(broken, Broken)
+    assert re.search(says, broken.message)
+
+
+def test_a_mapping_may_be_used_in_several_places(tmp_path):
+    text = GOOD.replace("schedule:\n", "schedule: &daily\n").replace("    prefix:", "    schedule: *daily\n    prefix:")
+    birds, _, flowers = read(tmp_path, text)
+    assert birds.schedule == flowers.schedule
 
 
 @pytest.mark.parametrize(
@@ -149,6 +222,10 @@ def test_a_mistake_is_named_with_line_and_field(tmp_path, good, bad, line, says)
         ),
         ("datasets:\n  birds: 3", "line 2: datasets.birds: expected a mapping, found 3"),
         ("datasets:\n  birds:\n    bucket: bucket", "line 2: datasets.birds.backbones: expected a list of backbones"),
+        (
+            "datasets:\n  birds:\n    backbones: []",
+            "line 3: datasets.birds.backbones: expected a list of backbones, found []",
+        ),
         ("datasets:\n  birds:\n    start_date: 2026-13-01", "looks like a date is none (month must be in 1..12)"),
     ],
 )
@@ -156,10 +233,12 @@ def test_a_file_of_another_shape_is_one_message(tmp_path, text, says):
     assert says in only_broken(read(tmp_path, text)).message
 
 
-def test_a_name_that_is_no_text_breaks_its_dataset_alone(tmp_path):
-    found = read(tmp_path, GOOD.replace("  birds:\n", "  2014:\n"))
+@pytest.mark.parametrize(("written", "read_as"), [("2014", "2014"), ("yes", "True"), ("~", "None")])
+def test_a_name_that_is_no_text_breaks_its_dataset_alone(tmp_path, written, read_as):
+    found = read(tmp_path, GOOD.replace("  birds:\n", f"  {written}:\n"))
     assert [type(one) for one in found] == [Broken, Pair]
-    assert "line 15: datasets.2014: expected a text name, found 2014; quote it" in only_broken(found).message
+    says = f"line 15: datasets.{read_as}: expected a text name, found {read_as}; quote it"
+    assert says in only_broken(found).message
 
 
 def test_a_file_that_is_no_utf_8_is_one_message(tmp_path):

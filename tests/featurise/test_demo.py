@@ -1,8 +1,11 @@
 """The demo says what is wrong in a sentence, and where its logs are."""
 
+import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,3 +79,37 @@ def test_a_part_that_cannot_start_is_a_sentence_in_the_platform_s_log(tmp_path, 
     monkeypatch.setattr(platform, "serve", fails)
     assert demo.serve(tmp_path) == 1
     assert capsys.readouterr().out == "port 8333 of 127.0.0.1 is taken\n"
+
+
+def test_the_platform_is_told_what_the_declaration_reads_and_nothing_else_of_the_shell(tmp_path, monkeypatch):
+    read = {
+        name: f"of {name}"
+        for name in ("FEATURISE_CATCHUP", "RESNET101_WEIGHTS", "RESNET101_SHA256", "RESNEXT101_WEIGHTS")
+    }
+    for name, value in {**read, "MAKEFLAGS": "KEEP=1", "API_TOKEN": "secret", "AWS_SECRET_ACCESS_KEY": "mine"}.items():
+        monkeypatch.setenv(name, value)
+    told = {}
+    monkeypatch.setattr(platform, "serve", lambda _folder, _dags, variables: told.update(variables))
+    assert demo.serve(tmp_path) == 0
+    assert told.items() >= read.items()
+    assert all(name.startswith(("FEATURISE_", "RESNET101_", "RESNEXT101_")) for name in told)
+
+
+def test_no_variable_names_another_registry_or_bucket_than_the_platform_s_own(tmp_path, monkeypatch):
+    store = SimpleNamespace(environment={"AWS_ENDPOINT_URL": "http://127.0.0.1:1"})
+    up = SimpleNamespace(url="http://127.0.0.1:2", user="admin", password="word")
+    monkeypatch.setattr(platform.embedded, "object_store", lambda *_, **__: nullcontext(store))
+    monkeypatch.setattr(platform.embedded, "postgres", lambda *_: nullcontext("server"))
+    monkeypatch.setattr(platform, "_bucket", lambda _: None)
+    monkeypatch.setattr(platform, "_database", lambda _: "database")
+    monkeypatch.setattr(platform.airflow, "run", lambda *_: nullcontext(up))
+    with platform.running(tmp_path, tmp_path, {"FEATURISE_REGISTRY": "production", "RESNET101_SHA256": "a b"}):
+        kept = json.loads((tmp_path / "running.json").read_text())["environment"]
+    assert kept == {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+        "FEATURISE_BUCKET": "featurise",
+        "FEATURISE_REGISTRY": f"sqlite:///{tmp_path}/registry.db",
+        "AIRFLOW_HOME": f"{tmp_path}/airflow",
+        "RESNET101_SHA256": "a b",
+    }
+    assert "export RESNET101_SHA256='a b'\n" in (tmp_path / "env").read_text()

@@ -1,9 +1,14 @@
 """Exports as their readers see them, resumed and refused."""
 
 import base64
+import dataclasses
 import json
 import pickle
+import resource
+import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -11,7 +16,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from extractor import storage
+from extractor import contract, storage
 from extractor.contract import Regions
 from featurise.export import mmf_names, pickles, run
 from featurise.export.source import ExportFailed, Source
@@ -229,6 +234,97 @@ def test_a_torn_journal_is_gone_on_with_more_than_once(pair, pictures, tmp_path)
     assert export(pair, "tsv-lxmert", out).before == 6
     assert export(pair, "tsv-lxmert", out).before == 7
     assert content(out) == whole
+
+
+@pytest.mark.parametrize("form", list(run.FORMATS))
+def test_an_export_whose_files_are_gone_is_no_success(pair, pictures, tmp_path, form):
+    out = tmp_path / "out"
+    export(pair, form, out)
+    for path in out.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "export.jsonl":
+            path.unlink()
+    for _attempt in range(2):
+        with pytest.raises(ExportFailed, match=r"is gone although export.jsonl counts it .* remove .*/out to export"):
+            export(pair, form, out)
+    shutil.rmtree(out)
+    assert export(pair, form, out).before == 0
+
+
+def test_a_tsv_that_lost_its_end_is_not_filled_up(pair, pictures, tmp_path):
+    export(pair, "tsv-lxmert", tmp_path)
+    table = tmp_path / "birds_obj.tsv"
+    table.write_bytes(table.read_bytes()[:-1])
+    left = table.read_bytes()
+    with pytest.raises(ExportFailed, match="is gone although"):
+        export(pair, "tsv-lxmert", tmp_path)
+    assert table.read_bytes() == left
+
+
+def test_a_folder_that_takes_no_files_is_said(pair, pictures):
+    for form in run.FORMATS:
+        with pytest.raises(ExportFailed, match=r"/proc/self cannot be written to \(.*No such file.*another folder"):
+            export(pair, form, Path("/proc/self"))
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Files may not grow beyond this size: writing fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("form", list(run.FORMATS))
+def test_an_export_to_a_full_disk_says_so_and_goes_on_later(pair, pictures, tmp_path, form, monkeypatch):
+    def full(method):
+        def call(*args):
+            with room_for(100_000):
+                return method(*args)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("add", "commit"):
+            patch.setattr(run.FORMATS[form], name, full(getattr(run.FORMATS[form], name)))
+        with pytest.raises(ExportFailed, match=r"/out cannot be written to \(.*(too large|Input/output).*free space"):
+            export(pair, form, tmp_path / "out")
+    assert export(pair, form, tmp_path / "out").images == len(pictures)
+    export(pair, form, tmp_path / "whole")
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_a_source_that_cannot_be_read_is_not_laid_to_the_folder(pair, pictures, tmp_path, monkeypatch):
+    def spoilt(group):
+        raise OSError("Can't read data")
+
+    monkeypatch.setattr(contract, "read_image", spoilt)
+    with pytest.raises(ExportFailed, match=r"s3://.*\.h5: image /bird_\d cannot be read \(Can't read data\)"):
+        export(pair, "npy-mmf", tmp_path)
+
+
+def test_a_file_that_is_no_journal_is_said_and_left(pair, pictures, tmp_path):
+    journal = tmp_path / "export.jsonl"
+    for text in ("no newline", "a list of exports\nend", '{"form": "h5"}\nend', "\0\nend"):
+        journal.write_text(text)
+        with pytest.raises(ExportFailed, match=r"/export.jsonl is no journal of an export; choose another folder"):
+            export(pair, "h5", tmp_path)
+        assert journal.read_text() == text
+
+
+def test_an_export_that_lxmert_cannot_hold_leaves_no_file(pair, pictures, tmp_path, monkeypatch):
+    def without_attributes(group):
+        return dataclasses.replace(read(group), attr_id=None, attr_conf=None)
+
+    read = contract.read_image
+    monkeypatch.setattr(contract, "read_image", without_attributes)
+    with pytest.raises(ExportFailed, match="this backbone has none"):
+        export(pair, "tsv-lxmert", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_feature_set_without_images_makes_no_export(pair, upload, night, tmp_path):

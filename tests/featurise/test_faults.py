@@ -156,15 +156,19 @@ def test_steps_of_a_registered_shard_may_be_cleared_and_do_nothing(registry, pai
     assert_whole(pair, [batch])
 
 
-def test_a_final_address_that_holds_something_else_is_not_overwritten(registry, pair, upload, extract):
+@pytest.mark.parametrize("what", [lambda uri: uri, addresses.index, addresses.rejects])
+def test_a_final_address_that_holds_something_else_is_not_overwritten(registry, pair, upload, extract, what):
     batch = DAYS[0]
     shard = prepare(pair, upload, extract, batch)
     validated = validate.run(pair, shard, batch, RUN)
     uri = addresses.published(pair, batch, shard.name, validated.sha256)
-    storage.write_bytes(uri, b"something else")
-    with pytest.raises(publish.PublicationFailed, match="holds 14: something else wrote there"):
+    publish.run(pair, shard, validated, batch, RUN)
+    data = bytearray(storage.read_bytes(what(uri)))
+    other = bytes(data[:-2] + b"?\n") if data else b"?\n"
+    storage.write_bytes(what(uri), other)
+    with pytest.raises(publish.PublicationFailed, match=rf"{what(uri)} is there already.*something else wrote there"):
         publish.run(pair, shard, validated, batch, RUN)
-    assert storage.read_bytes(uri) == b"something else"
+    assert storage.read_bytes(what(uri)) == other
 
 
 def test_a_file_that_changed_after_validation_is_not_published(registry, pair, upload, extract):

@@ -1,5 +1,6 @@
 """The page of a run: self-contained, complete, escaped; and one line that says it all."""
 
+import datetime
 import json
 import re
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from extractor import storage
-from featurise import report
+from featurise import history, report
 from featurise.options import Options
+from featurise.page import render
 from featurise.pair import Pair
 from featurise.report import Reported
 
@@ -48,6 +50,8 @@ def test_a_page_shows_counts_rejects_charts_and_pictures_and_loads_nothing(pair,
     assert "synthetic weights" in page
     assert f"images/birds/{DAY}/broken.jpg" in page
     assert "starts with `bad`" in page
+    assert "rejected at once" not in page
+    assert f"Grey: the batch before it, {BEFORE}. " in page
     assert page.count('<svg class="bars"') == 2
     assert "data:image/jpeg;base64," in page
     assert page.count('<rect class="box"') == 8
@@ -91,4 +95,53 @@ def test_classes_have_names_when_the_weights_bring_them(pair, bucket, upload, ni
 def test_a_large_picture_is_left_out_of_the_page(pair, upload, night):
     upload({f"{DAY}/a.jpg": PHOTO.read_bytes() + bytes(500_000)})
     night()
-    assert "data:image" not in told(pair)[1]
+    _, page = told(pair)
+    assert "data:image" not in page
+    size = PHOTO.stat().st_size + 500_000
+    assert f'<div class="card">a<br><span class="soft">too large to show ({size / 1000:.0f} kB)</span></div>' in page
+
+
+def test_a_picture_that_is_gone_or_that_no_browser_shows_is_said(pair, upload, night):
+    upload({f"{DAY}/gone.jpg": PHOTO.read_bytes(), f"{DAY}/odd.jpg": b"odd"})
+    night()
+    storage.delete([f"s3://{pair.bucket}/{pair.prefix}{DAY}/gone.jpg"])
+    _, page = told(pair)
+    assert 'gone<br><span class="soft">no longer in the store</span>' in page
+    assert 'odd<br><span class="soft">of a kind that browsers do not show</span>' in page
+
+
+def test_what_discovery_rejects_at_once_has_a_tile_of_its_own(pair, upload, night):
+    upload({f"{BEFORE}/a.jpg": b"a"})
+    night(BEFORE)
+    upload({f"{DAY}/a.jpg": b"another a", f"{DAY}/broken.jpg": b"bad", f"{DAY}/c.jpg": b"c"})
+    night()
+    _, page = told(pair)
+    assert "<b>1</b>rejected</div>" in page
+    assert "<b>1</b>rejected at once</div>" in page
+    assert "Rejected (2)" in page
+
+
+def test_several_nights_before_are_named_by_their_first_and_last(pair, upload, night):
+    for day in ("2026-11-21", BEFORE, DAY):
+        upload({f"{day}/{day}.jpg": day.encode()})
+        night(day)
+    assert f"Grey: the 2 batches before it, 2026-11-21 to {BEFORE}. " in told(pair)[1]
+
+
+def test_an_attempt_s_message_keeps_its_lines(pair):
+    started = datetime.datetime(2026, 11, 24, 2, tzinfo=datetime.UTC)
+    failed = history.Tried(
+        shard="shard-00001",
+        number=1,
+        place="pod",
+        reason="timeout",
+        action="retry",
+        message="timeout: too long\n  seen: <nothing>",
+        images=0,
+        images_per_second=0,
+        started_at=started,
+        ended_at=started,
+    )
+    run = history.Run(feature_set=pair.feature_set, batch=DAY, run_id="run", attempts=[failed])
+    shown = render(pair, run, "")
+    assert '<td class="soft long message" colspan="6">timeout: too long\n  seen: &lt;nothing&gt;</td>' in shown

@@ -86,6 +86,10 @@ def other_revision(file: h5py.File) -> None:
     file.attrs["revision"] = "000000000000"
 
 
+def other_rule(file: h5py.File) -> None:
+    file.attrs["box_rule"] = '{"max_boxes": 100}'
+
+
 def no_provenance(file: h5py.File) -> None:
     del file.attrs["weights_sha256"]
 
@@ -124,6 +128,7 @@ def test_a_good_file_passes_with_its_numbers(pair, shard):
         (missing_field, "a: attr_conf is missing"),
         (folder_for_field, "a: attr_conf is no dataset"),
         (other_revision, "attribute revision is '000000000000', expected"),
+        (other_rule, "attribute box_rule is '{\"max_boxes\": 100}', expected"),
         (no_provenance, "attribute weights_sha256: Field required"),
     ],
 )
@@ -172,8 +177,20 @@ def test_index_and_rejects_hold_every_image_of_the_manifest_once(pair, shard, li
 def test_a_truncated_upload_is_caught(pair, shard, share):
     data = storage.read_bytes(job.output(shard))
     storage.write_bytes(job.output(shard), data[: int(len(data) * share)])
-    with pytest.raises(validate.ValidationFailed, match="cannot be opened as HDF5"):
+    with pytest.raises(validate.ValidationFailed, match="cannot be read as HDF5"):
         validate.run(pair, shard, DAY, RUN)
+
+
+@SQLITE
+@pytest.mark.parametrize("place", [b"box_rule", b"TREE", b"SNOD", b"GCOL"])
+def test_damage_where_the_file_keeps_its_own_order_is_caught(pair, shard, place):
+    data = bytearray(storage.read_bytes(job.output(shard)))
+    found = data.index(place)
+    data[found - 8 : found + 16] = b"\xff" * 24
+    storage.write_bytes(job.output(shard), bytes(data))
+    with pytest.raises(validate.ValidationFailed):
+        validate.run(pair, shard, DAY, RUN)
+    assert storage.head(job.output(shard)) is None
 
 
 @SQLITE

@@ -103,6 +103,29 @@ def test_a_deleted_picture_leaves_no_findings(done, night):
     assert findings() == []
 
 
+def test_a_missing_file_keeps_its_lists_and_is_made_anew(done, file, night):
+    storage.delete([file.uri])
+    night(run_id="plain")
+    assert findings() == [("missing", file.uri)], "a later run does not take the lists for abandoned"
+    night(run_id="again", options=Options(force=True))
+    assert findings() == [], "nothing of the lost file counts any more"
+
+
+def test_a_file_that_is_registered_meanwhile_is_no_orphan(done, upload, night):
+    with reading() as connection:
+        before = verify.shards(connection)
+    upload({f"{DAY}/late.jpg": b"late"})
+    night(run_id="meanwhile")
+    found = verify.run(before, read=False, tell=lambda _: None)
+    assert [one.kind for one in found if one.kind == "orphaned"] == []
+
+
+def test_a_list_for_readers_that_was_lost_is_written_by_the_next_run(done, night):
+    storage.delete([addresses.latest(done)])
+    night(run_id="again")
+    assert findings() == []
+
+
 def test_the_list_for_readers_is_compared(done, file):
     uri = addresses.latest(done)
     view = json.loads(storage.read_bytes(uri))

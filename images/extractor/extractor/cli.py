@@ -135,7 +135,7 @@ def run(
             )
         except ValidationError as error:
             raise UsageError(_box_rule_refused(error)) from error
-        listed = _manifest(manifest, images, image_ids)
+        listed = _manifest(manifest, images, image_ids, output)
         progress = Progress(len(listed.entries))
         log.log.info("started", backbone=backbone, images=progress.of, output=output)
 
@@ -304,11 +304,11 @@ def _check_backbone(backbone: str) -> None:
         raise UsageError(f"--backbone {backbone}: there is no such backbone; expected {' or '.join(SPECS)}")
 
 
-def _manifest(uri: str | None, images: str | None, rule: ImageIds) -> manifest.Manifest:
+def _manifest(uri: str | None, images: str | None, rule: ImageIds, output: str) -> manifest.Manifest:
     if uri is not None and images is None:
         return manifest.read(uri)
     if images is not None and uri is None:
-        return manifest.of_images(images, rule)
+        return manifest.of_images(images, rule, output)
     raise UsageError("either --manifest or --images must be given, and not both")
 
 

@@ -22,6 +22,10 @@ CLASSES = 1600
 ATTRIBUTES = 400
 
 
+DAMAGED = (OSError, RuntimeError, KeyError, TypeError, ValueError)
+"""What h5py raises on a file that is no HDF5, or not what was written."""
+
+
 @dataclass(frozen=True)
 class Field:
     """One dataset of an image's group; a `None` in `shape` stands for the number of rows."""

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -94,11 +95,15 @@ def scratch_folder(parent: Path | None) -> tempfile.TemporaryDirectory[str]:
         ) from error
 
 
-def check_disk(folder: Path, needed: int) -> None:
-    """Raises StorageError when the scratch folder's disk has not this many bytes free."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise StorageError(
-            f"{folder}: {free:,} bytes free, this shard may need {needed:,}; "
-            "give it a larger scratch volume (TMPDIR or --scratch), or plan smaller shards"
-        )
+def check_disk(needed: int, *folders: Path) -> None:
+    """Raises StorageError when a disk has not this many bytes free for each of the folders that lie on it."""
+    disks = defaultdict(list)
+    for folder in folders:
+        disks[folder.stat().st_dev].append(folder)
+    for together in disks.values():
+        free, wanted = shutil.disk_usage(together[0]).free, needed * len(together)
+        if free < wanted:
+            raise StorageError(
+                f"{' and '.join(map(str, together))}: {free:,} bytes free, this shard may need {wanted:,}; "
+                "give it a larger disk (scratch: TMPDIR or --scratch, the file: --output), or plan smaller shards"
+            )

@@ -1,6 +1,7 @@
 """The list of a shard's images, and the two lists that stand beside its file: JSON lines, one image each."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -163,15 +164,40 @@ def read(uri: str) -> Manifest:
     return Manifest(root, entries, digest(entries))
 
 
-def of_images(uri: str, rule: ImageIds = ImageIds.STEM) -> Manifest:
-    """A manifest of every object below a folder or prefix; names decide nothing: what is no image becomes a reject."""
+def of_images(uri: str, rule: ImageIds = ImageIds.STEM, output: str | None = None) -> Manifest:
+    """A manifest of every object below a folder or prefix; names decide nothing: what is no image becomes a reject.
+
+    What earlier attempts left of `output` there is passed over, or the images would be others each time.
+    Raises NotFound, StorageError, or ManifestInvalid naming a file whose name is not UTF-8.
+    """
     from extractor import storage
 
     prefix = "" if not storage.is_s3(uri) else storage.split(uri)[1]
-    root = f"s3://{storage.split(uri)[0]}" if storage.is_s3(uri) else str(Path(uri).absolute())
+    root = f"s3://{storage.split(uri)[0]}" if storage.is_s3(uri) else str(Path(uri).resolve())
+    own = _files_of(output) if output is not None else re.compile("(?!)")
     entries = tuple(
-        Entry(key=item.key, etag=item.etag, size=item.size, image_id=image_id(item.key, rule, prefix))
+        Entry(key=_utf8(item.key, root), etag=item.etag, size=item.size, image_id=image_id(item.key, rule, prefix))
         for item in storage.listing(uri)
-        if not item.key.endswith("/")
+        if not item.key.endswith("/") and not own.fullmatch(f"{root}/{item.key}")
     )
     return Manifest(root, entries, digest(entries))
+
+
+def _files_of(output: str) -> re.Pattern[str]:
+    """The addresses of an output, its lists and parts, and of what is not whole of these."""
+    from extractor import storage
+
+    folder, _, name = (output if storage.is_s3(output) else str(Path(output).resolve())).rpartition("/")
+    file = re.escape(name)
+    lists = rf"{re.escape(name.removesuffix('.h5'))}\.(index|rejects)\.jsonl"
+    partial = rf"\.({file}|{lists})\.[0-9a-f]+\.partial"
+    return re.compile(rf"{re.escape(folder)}/({file}\.parts/.*|{file}|{lists}|{partial})", re.DOTALL)
+
+
+def _utf8(key: str, root: str) -> str:
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        where = f"{root}/{key}"
+        raise ManifestInvalid(f"{where!r}: the file's name is not UTF-8; rename it, or take it away") from error
+    return key

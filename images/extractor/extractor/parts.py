@@ -17,7 +17,9 @@ from pydantic import BaseModel, ValidationError
 
 from extractor import contract, machine, storage
 from extractor.contract import Provenance, Regions
+from extractor.log import log
 from extractor.manifest import IndexEntry, Reason, Reject, dump, load
+from extractor.outcome import ManifestInvalid, UsageError
 
 SPARE = 16 * 1024 * 1024
 """Bytes of scratch that stay free beside an image: for what HDF5 and a part's lists take when a part is finished."""
@@ -61,7 +63,7 @@ class Filling:
         Raises StorageError when the disk is nearly full: HDF5 must not meet a full one, it crashes.
         """
         if regions is not None and result.done is not None:
-            machine.check_disk(self._local.parent, regions.features.nbytes + SPARE)
+            machine.check_disk(regions.features.nbytes + SPARE, self._local.parent)
             contract.write_image(self._images, result.done.image_id, regions)
         self._results.append(result)
 
@@ -89,18 +91,25 @@ def save(part: Part) -> Part:
 
 
 def saved(output: str, identity: str, scratch: Path) -> list[Part]:
-    """The parts of this output that earlier attempts left, in the manifest's order; others' parts are passed over.
+    """The parts of this output that earlier attempts left, in the manifest's order.
 
-    An outcome that rests on a group of a part that was lost is left out, so that its image is done again.
+    Others' parts are passed over; so are damaged ones, with a warning. An outcome that rests on a group of a part that
+    was lost is left out, so that its image is done again.
     Raises StorageError.
     """
     found = []
     held: set[str] = set()
     for uri in _listed(output):
-        with _opened(Part(uri, ()), scratch) as file:
-            if file.attrs.get("identity") == identity:
-                found.append(Part(uri, tuple(load(Result, file["results"][()].tobytes(), uri))))
-                held.update(file["images"])
+        try:
+            with _opened(Part(uri, ()), scratch) as file:
+                if file.attrs.get("identity") != identity:
+                    continue
+                images, results = set(file["images"]), load(Result, file["results"][()].tobytes(), uri)
+        except (*contract.DAMAGED, ManifestInvalid) as error:
+            log.warning("damaged part passed over, its images are done again", part=uri, message=str(error))
+            continue
+        found.append(Part(uri, tuple(results)))
+        held |= images
     sound = (replace(part, results=tuple(r for r in part.results if _stands(r, held))) for part in found)
     return in_order(part for part in sound if part.results)
 
@@ -154,19 +163,44 @@ def assemble(output: str, parts: Sequence[Part], provenance: Provenance, scratch
 
 def write_lines(output: str, kind: str, lines: Iterable[IndexEntry] | Iterable[Reject]) -> None:
     """Write `X.index.jsonl` or `X.rejects.jsonl` beside `X.h5`."""
-    storage.write_bytes(f"{output.removesuffix('.h5')}.{kind}.jsonl", dump(lines), content_type="application/jsonl")
+    storage.write_bytes(_list(output, kind), dump(lines), content_type="application/jsonl")
+
+
+def _list(output: str, kind: str) -> str:
+    return f"{output.removesuffix('.h5')}.{kind}.jsonl"
 
 
 def finished(output: str, identity: str, scratch: Path) -> Provenance | None:
-    """The provenance of the file at `output` when an earlier attempt completed this very work, else None."""
+    """The provenance of the file at `output` when an earlier attempt completed this very work, else None.
+
+    The lists beside it are part of the work: a run of other images that failed may have put its own there.
+    Raises StorageError, or UsageError when what stands at `output` is no feature file.
+    """
     if storage.head(output) is None:
         return None
-    with _opened(Part(output, ()), scratch) as file:
-        try:
+    try:
+        with _opened(Part(output, ()), scratch) as file:
             provenance = contract.read_provenance(file)
-        except ValidationError:
-            return None
-    return provenance if f"{provenance.manifest_sha256}:{provenance.revision}" == identity else None
+    except contract.DAMAGED as error:
+        raise _no_feature_file(output, f"HDF5 cannot read it: {error}") from error
+    except ValidationError as error:
+        raise _no_feature_file(output, "its root attributes are others") from error
+    if f"{provenance.manifest_sha256}:{provenance.revision}" != identity:
+        return None
+    lists = (("index", provenance.images), ("rejects", provenance.rejects))
+    return provenance if all(_lines(_list(output, kind)) == count for kind, count in lists) else None
+
+
+def _no_feature_file(output: str, why: str) -> UsageError:
+    return UsageError(f"--output {output} exists and is no feature file ({why}); name another output, or remove it")
+
+
+def _lines(uri: str) -> int | None:
+    """How many lines an object has; None when it is not there."""
+    try:
+        return storage.read_bytes(uri).count(b"\n")
+    except storage.NotFound:
+        return None
 
 
 def _listed(output: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from extractor import __version__, machine, parts
+from extractor import __version__, machine, parts, storage
 from extractor.backbone import Backbone, Checkpoint, Loader, Options
 from extractor.backbones import SPECS, BoxRule, ClsProb, Precision, revision
 from extractor.batches import in_order
@@ -70,12 +70,12 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
         machine.return_freed_memory()
     with machine.scratch_folder(request.scratch) as folder:
         scratch = Path(folder)
-        machine.check_disk(scratch, _disk_needed(request))
         if (before := parts.finished(request.output, identity, scratch)) is not None:
             log.info("already complete", output=request.output, images=before.images, rejects=before.rejects)
             parts.remove(request.output)
             return progress.complete(before.rejects, synthetic=before.synthetic)
         earlier = parts.saved(request.output, identity, scratch)
+        machine.check_disk(_disk_needed(request, len(parts.settled(earlier))), scratch, *_output_folder(request.output))
         options = Options(request.rule, device, request.precision, request.cls_prob)
         backbone = load(Checkpoint(weights.path, weights.config), options)
         log.info(
@@ -123,12 +123,19 @@ def _revision(request: Request, weights: Weights) -> str:
     return found
 
 
-def _disk_needed(request: Request) -> int:
-    """Bytes of scratch at the most: the parts made here, and the file assembled from them."""
+def _disk_needed(request: Request, done: int) -> int:
+    """Bytes at the most that scratch, and a local output too, still take: the parts made here, and the whole file."""
     spec = SPECS[request.backbone]
     probabilities = spec.class_probabilities and request.cls_prob is ClsProb.FULL
     one = image_bytes(request.rule.max_boxes, attributes=spec.attributes, class_probabilities=probabilities)
-    return 2 * one * len(request.manifest.entries)
+    return one * (2 * len(request.manifest.entries) - done)
+
+
+def _output_folder(output: str) -> list[Path]:
+    """The folder whose disk takes a local output, the nearest that is there already; none for an object store's."""
+    if storage.is_s3(output):
+        return []
+    return [next(folder for folder in Path(output).absolute().parents if folder.exists())]
 
 
 def _featurise(

@@ -9,11 +9,10 @@ import hashlib
 import math
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -30,6 +29,10 @@ from botocore.exceptions import (
     ClientError,
     ConnectionClosedError,
     IncompleteReadError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
     ReadTimeoutError,
     ResponseStreamingError,
 )
@@ -124,6 +127,15 @@ def _fail(uri: str, doing: str, error: Exception) -> NoReturn:
             raise NotFound(f"{doing} {uri}: no such object at {endpoint()}") from error
         raise StorageError(
             f"{doing} {uri}: {endpoint()} answered {code}: {error.response['Error'].get('Message', '')}"
+        ) from error
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
+        raise StorageError(
+            f"{doing} {uri}: no credentials ({error}); "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile that has them (AWS_PROFILE)"
+        ) from error
+    if isinstance(error, ParamValidationError):
+        raise StorageError(
+            f"{doing} {uri}: not an address that a store can have: {error.kwargs['report']}; expected s3://bucket/key"
         ) from error
     if isinstance(error, BotoCoreError | Boto3Error):
         raise StorageError(
@@ -234,11 +246,12 @@ def write_bytes(
                 Bucket=bucket, Key=key, Body=data, ContentType=content_type, ChecksumSHA256=checksum, **condition
             )
             return True
-        with tempfile.NamedTemporaryFile(dir=_parent(uri), prefix=".", suffix=".partial", delete=False) as partial:
-            partial.write(data)
-            partial.flush()
-            os.fsync(partial.fileno())
-        return _settle(Path(partial.name), Path(uri), if_absent=if_absent)
+        with _partial(Path(uri)) as partial:
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            return _settle(partial, Path(uri), if_absent=if_absent)
     except ClientError as error:
         if if_absent and str(error.response["Error"].get("Code", "")) in OCCUPIED:
             return False
@@ -247,10 +260,15 @@ def write_bytes(
         _fail(uri, "writing", error)
 
 
-def _parent(uri: str) -> Path:
-    parent = Path(uri).absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    return parent
+@contextmanager
+def _partial(final: Path) -> Iterator[Path]:
+    """A name beside a file for what is not whole yet; nothing stays there, whatever ends the work."""
+    partial = final.with_name(f".{final.name}.{uuid.uuid4().hex}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _settle(partial: Path, final: Path, *, if_absent: bool) -> bool:
@@ -261,8 +279,6 @@ def _settle(partial: Path, final: Path, *, if_absent: bool) -> bool:
         os.link(partial, final)
     except FileExistsError:
         return False
-    finally:
-        partial.unlink()
     return True
 
 
@@ -281,11 +297,11 @@ def upload(path: Path, uri: str, *, if_absent: bool = False) -> bool:
                 with path.open("rb") as file:
                     client().put_object(Bucket=bucket, Key=key, Body=file, ChecksumAlgorithm="SHA256", **condition)
             return True
-        partial = _parent(uri) / f".{Path(uri).name}.{uuid.uuid4().hex}.partial"
-        shutil.copyfile(path, partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        return _settle(partial, Path(uri), if_absent=if_absent)
+        with _partial(Path(uri)) as partial:
+            shutil.copyfile(path, partial)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            return _settle(partial, Path(uri), if_absent=if_absent)
     except ClientError as error:
         if if_absent and str(error.response["Error"].get("Code", "")) in OCCUPIED:
             return False
@@ -322,17 +338,15 @@ def download(uri: str, path: Path) -> None:
 
     Raises NotFound, or StorageError when the store does not answer.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if is_s3(uri):
-            bucket, key = split(uri)
-            client().download_file(bucket, key, str(partial), Config=TRANSFER)
-        else:
-            shutil.copyfile(uri, partial)
-        partial.replace(path)
+        with _partial(path) as partial:
+            if is_s3(uri):
+                bucket, key = split(uri)
+                client().download_file(bucket, key, str(partial), Config=TRANSFER)
+            else:
+                shutil.copyfile(uri, partial)
+            partial.replace(path)
     except _ERRORS as error:
-        partial.unlink(missing_ok=True)
         _fail(uri, "downloading", error)
 
 

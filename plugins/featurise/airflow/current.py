@@ -13,6 +13,9 @@ from featurise.airflow.nights import KEY
 from featurise.options import Options
 from featurise.pair import Pair
 
+BATCH = "batch"
+"""What an arrival's run has in its conf."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -31,7 +34,10 @@ def run(pair: Pair, context: Any = None) -> Run:
     """
     context = context or get_current_context()
     dag_run = context["dag_run"]
+    given = dag_run.conf or {}
     values = {name: context["params"][name] for name in Options.model_fields if name in context["params"]}
+    # Airflow passes over what is no parameter of the DAG; a misspelt `dry_run` must not start a real run.
+    values |= {name: given[name] for name in given.keys() - Options.model_fields.keys() - {BATCH}}
     # A backfill names its days itself; looking back from each of them would only do the same days again.
     if dag_run.run_type == "backfill" and values.get("look_back_days") is None:
         values["look_back_days"] = 0
@@ -39,13 +45,14 @@ def run(pair: Pair, context: Any = None) -> Run:
         options = Options.model_validate(values)
         applied = options.applied(pair)
     except ValidationError as error:
-        raise AirflowFailException(f"these parameters do not go together: {error}") from error
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise AirflowFailException(f"the run's parameters are refused: {wrong}; trigger it again without") from error
     return Run(applied, options, _batch(pair, dag_run), dag_run.run_id)
 
 
 def _batch(pair: Pair, dag_run: Any) -> str:
     """The run's partition, or the batch whose arrival started it; without either, the last whole day before it."""
-    named = dag_run.partition_key or (dag_run.conf or {}).get("batch")
+    named = dag_run.partition_key or (dag_run.conf or {}).get(BATCH)
     if named:
         return str(named)
     zone = zoneinfo.ZoneInfo(pair.schedule.timezone)

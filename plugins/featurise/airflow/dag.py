@@ -78,7 +78,8 @@ def _about(pair: Pair) -> str:
         f"**{pair.backbone}** (weights `{pair.weights.uri}`), published below "
         f"`{pair.outputs.features}{pair.dataset}/{pair.backbone}/{pair.revision}/`.\n\n"
         "A run is one day; its partition key names it. To redo a day, trigger or backfill it: "
-        "what is done already is recognised and left alone, unless `force` is set."
+        "what is done already is recognised and left alone, unless `force` is set. "
+        "A backfill passes over days that have had a run, unless its dialog's *Missing Runs* is changed to *All Runs*."
     )
 
 

@@ -12,16 +12,20 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from extractor.backbones import SPECS
 from extractor.outcome import ExtractorError
 from featurise.demo import night, pictures, platform, processes, state, weights
 from featurise.demo.airflow import Airflow
 from featurise.demo.api import Api, Refused
 from featurise.demo.show import Progress, console, outcomes, say
 from featurise.errors import FeaturiseError
+from featurise.settings import PREFIX
 
 UP_SECONDS = 600.0
 DOWN_SECONDS = 120.0
 DAGS = ("photos__resnet101", "photos__resnext101")
+DECLARED = (PREFIX, *(f"{backbone.upper()}_" for backbone in SPECS))
+"""How the variables begin that the settings and `dags/featurise.yaml` read."""
 FAILURES = (
     FeaturiseError,
     ExtractorError,
@@ -118,7 +122,9 @@ def down(*, folder: Path = state.FOLDER) -> int:
 def serve(folder: Path, /) -> int:
     """The process that holds everything up; started by `up`."""
     try:
-        platform.serve(folder, state.ROOT / "dags", dict(os.environ))
+        # Only these: they are written to a file that a person sources, and the rest of a shell is its own business.
+        declared = {name: value for name, value in os.environ.items() if name.startswith(DECLARED)}
+        platform.serve(folder, state.ROOT / "dags", declared)
     except FAILURES as error:
         say(_told(error))
         return 1

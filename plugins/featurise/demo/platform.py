@@ -32,7 +32,8 @@ class Platform:
 def running(folder: Path, dags: Path, variables: dict[str, str], refresh_seconds: int = 30) -> Iterator[Platform]:
     """Everything up, `variables` in the environment of Airflow's tasks; everything ended after the block.
 
-    By then the bucket exists, the registry is migrated, and `folder/running.json` and `folder/env` say where all is.
+    By then the bucket exists, the registry is migrated, and `folder/running.json` and `folder/env` say where all is:
+    they hold `variables` and the addresses and credentials, of which no variable can name others.
     """
     home = folder / "airflow"
     registry = f"sqlite:///{folder / 'registry.db'}"
@@ -58,7 +59,7 @@ def running(folder: Path, dags: Path, variables: dict[str, str], refresh_seconds
             port=processes.free_port(8080),
             refresh_seconds=refresh_seconds,
         )
-        everything = {**environment, **variables}
+        everything = {**variables, **environment}
         with airflow.run(settings, everything) as up:
             state.Running(os.getpid(), up.url, up.user, up.password, everything).save(folder)
             try:

@@ -26,7 +26,7 @@ class Running:
     user: str
     password: str
     environment: dict[str, str]
-    """What the extractor and everybody who looks by hand need: endpoint, credentials, bucket, registry."""
+    """What those who look by hand need: endpoint, credentials, bucket, registry, and what the declaration asks for."""
 
     def save(self, folder: Path) -> None:
         """Write `running.json`, and `env` for a shell; both for this user only."""

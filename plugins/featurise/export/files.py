@@ -8,7 +8,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from extractor import contract
 from featurise.export import items, mmf_names, pickles
 from featurise.export.source import ExportFailed, Source
 
@@ -25,9 +24,11 @@ class MmfFiles:
         self._folder = folder / dataset
         self._folder.mkdir(exist_ok=True)
 
+    def holds(self, source: Source) -> bool:
+        return all((self._folder / f"{image_id}.npy").exists() for image_id in source.ids)
+
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
-        del source
-        found = contract.read_image(group)
+        found = source.regions(group)
         features = io.BytesIO()
         np.save(features, found.features)
         self._put(f"{image_id}{INFO}", pickles.npy(items.mmf_info(found)))

@@ -4,7 +4,9 @@ Converters (VOLTA's, IGLUE's) open `<dataset>.h5` and see every image as a group
 folder can be moved as a whole. A crash while an HDF5 file is written may spoil it, so each appears when it is whole.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -21,18 +23,23 @@ class Hdf5:
         self._folder, self._dataset, self._sources = folder, dataset, sources
         self._open: h5py.File | None = None
 
+    def holds(self, source: Source) -> bool:
+        return self._file(source).exists()
+
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
         if self._open is None:
             self._open = contract.create(self._partial(source))
             for name, value in group.file.attrs.items():
                 self._open.attrs[name] = value
-        group.file.copy(image_id, self._open, name=image_id)
+        with self._room_to_close(source):
+            group.file.copy(image_id, self._open, name=image_id)
 
     def commit(self, source: Source) -> int:
         if self._open is not None:
-            self._open.close()
+            with self._room_to_close(source):
+                self._open.close()
             self._open = None
-            self._partial(source).replace(self._folder / f"{source.name}.h5")
+            self._partial(source).replace(self._file(source))
         return 0
 
     def close(self) -> None:
@@ -42,6 +49,18 @@ class Hdf5:
                 for image_id in source.ids:
                     file[image_id] = h5py.ExternalLink(f"{source.name}.h5", f"/{image_id}")
         partial.replace(self._folder / f"{self._dataset}.h5")
+
+    @contextmanager
+    def _room_to_close(self, source: Source) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError):
+            # HDF5 writes once more as the process ends, and prints tracebacks when there still is no room.
+            os.truncate(self._partial(source), 0)
+            raise
+
+    def _file(self, source: Source) -> Path:
+        return self._folder / f"{source.name}.h5"
 
     def _partial(self, source: Source) -> Path:
         return self._folder / f".{source.name}.h5.partial"

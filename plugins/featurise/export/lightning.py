@@ -12,7 +12,6 @@ from typing import Any
 import h5py
 import lmdb
 
-from extractor import contract
 from extractor.contract import Regions
 from featurise.export import items, mmf_names, pickles
 from featurise.export.source import ExportFailed, Source
@@ -36,10 +35,12 @@ class _Lightning:
         with self._environment.begin() as transaction:
             self._keys: dict[bytes, None] = dict.fromkeys(pickle.loads(transaction.get(b"keys") or pickle.dumps([])))  # noqa: S301
 
+    def holds(self, source: Source) -> bool:
+        return all(image_id.encode() in self._keys for image_id in source.ids)
+
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
-        del source
         key = image_id.encode()
-        self._pending.append((key, pickles.dumps(self._item(image_id, contract.read_image(group)))))
+        self._pending.append((key, pickles.dumps(self._item(image_id, source.regions(group)))))
         self._keys[key] = None
         if len(self._pending) >= BATCH:
             self._write()

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from extractor import storage
 from extractor.weights import sha256_of
 from featurise import scratch
+from featurise.export import disk
 from featurise.export.files import MmfFiles
 from featurise.export.hdf5 import Hdf5
 from featurise.export.lightning import Mmf, Volta
@@ -26,6 +27,8 @@ FORMATS: dict[str, type[Writer]] = {
     "npy-mmf": MmfFiles,
     "tsv-lxmert": Lxmert,
 }
+LINE = b'{"form":'
+"""How a line of the journal begins."""
 Tell = Callable[[int, int], None]
 
 
@@ -65,24 +68,31 @@ def run(dataset: str, backbone: str, revision: str | None, form: str, out: Path,
     except OSError as error:
         raise ExportFailed(f"{out} cannot be made a folder ({error.strerror}); choose another") from error
     journal = out / "export.jsonl"
-    done = _done(journal, form, name, planned)
+    with disk.writing(out):
+        done = _done(journal, form, name, planned)
+        writer = FORMATS[form](out, dataset, planned, max((line.offset for line in done.values()), default=0))
+        there = [source for source in planned if source.name in done]
+        _check_held(writer, journal, there)
     todo = [source for source in planned if source.name not in done]
-    count, total = sum(len(source.ids) for source in planned if source.name in done), _images(planned)
-    before = count
-    writer = FORMATS[form](out, dataset, planned, max((line.offset for line in done.values()), default=0))
+    before = count = _images(there)
+    total = _images(planned)
     tell(count, total)
     for source in todo:
         with scratch.folder() as folder:
             local = _fetch(source, folder)
             with h5py.File(local, "r") as file:
                 for image_id in source.ids:
-                    writer.add(source, image_id, file[image_id])
+                    group = file[image_id]
+                    with disk.writing(out):
+                        writer.add(source, image_id, group)
                     count += 1
                     tell(count, total)
-        offset = writer.commit(source)
-        line = Committed(form=form, feature_set=name, source=source.name, digest=source.digest, offset=offset)
-        _append(journal, line)
-    writer.close()
+        with disk.writing(out):
+            offset = writer.commit(source)
+            line = Committed(form=form, feature_set=name, source=source.name, digest=source.digest, offset=offset)
+            _append(journal, line)
+    with disk.writing(out):
+        writer.close()
     return Exported(feature_set=name, synthetic=found.synthetic, images=total, before=before)
 
 
@@ -110,15 +120,9 @@ def _images(planned: list[Source]) -> int:
 def _done(journal: Path, form: str, name: str, planned: list[Source]) -> dict[str, Committed]:
     """What the folder holds already; new files may have come since, but what was exported must still be so.
 
-    A last line that was cut off is removed: the next one would be written behind it.
     Raises ExportFailed.
     """
-    if not journal.exists():
-        return {}
-    data = journal.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    os.truncate(journal, len(whole))
-    lines = [Committed.model_validate_json(text) for text in whole.splitlines()]
+    lines = _lines(journal) if journal.exists() else []
     wanted = {source.name: source.digest for source in planned}
     for line in lines:
         if (line.form, line.feature_set) != (form, name):
@@ -132,6 +136,33 @@ def _done(journal: Path, form: str, name: str, planned: list[Source]) -> dict[st
                 "choose another folder, or remove this one"
             )
     return {line.source: line for line in lines}
+
+
+def _lines(journal: Path) -> list[Committed]:
+    """What the journal says; a last line that was cut off is removed: the next one would be written behind it.
+
+    Raises ExportFailed when it is another kind of file.
+    """
+    data = journal.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    refused = ExportFailed(f"{journal} is no journal of an export; choose another folder")
+    if not data.startswith(LINE[: len(data)]):
+        raise refused
+    try:
+        lines = [Committed.model_validate_json(text) for text in whole.splitlines()]
+    except ValidationError as error:
+        raise refused from error
+    os.truncate(journal, len(whole))
+    return lines
+
+
+def _check_held(writer: Writer, journal: Path, there: list[Source]) -> None:
+    for source in there:
+        if not writer.holds(source):
+            raise ExportFailed(
+                f"{journal.parent}: what was exported of {source.name} is gone although {journal.name} counts it as "
+                f"exported; remove {journal.parent} to export anew, or choose another folder"
+            )
 
 
 def _append(journal: Path, line: Committed) -> None:

@@ -4,8 +4,11 @@ import hashlib
 from dataclasses import dataclass
 from itertools import groupby
 
+import h5py
 from sqlalchemy import Connection, select
 
+from extractor import contract
+from extractor.contract import Regions
 from featurise.errors import FeaturiseError
 from featurise.registry import chosen
 from featurise.registry.chosen import Chosen
@@ -40,6 +43,19 @@ class Source:
     def digest(self) -> str:
         """What identifies this source's share of an export, whichever keys its ids were found under."""
         return hashlib.sha256("\n".join((self.sha256, *sorted(self.ids))).encode()).hexdigest()
+
+    def regions(self, group: h5py.Group) -> Regions:
+        """An image of this file.
+
+        Raises ExportFailed when it cannot be read.
+        """
+        try:
+            return contract.read_image(group)
+        except (KeyError, OSError, RuntimeError) as error:
+            raise ExportFailed(
+                f"{self.uri}: image {group.name} cannot be read ({error}); `featurise verify --read` says whether the "
+                "object is at fault, or else the disk that it was fetched to"
+            ) from error
 
 
 def feature_set(connection: Connection, dataset: str, backbone: str, revision: str | None) -> Chosen:

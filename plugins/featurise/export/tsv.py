@@ -3,13 +3,14 @@
 import base64
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from extractor import contract
 from extractor.contract import Regions
 from featurise.export import items
 from featurise.export.source import ExportFailed, Source
@@ -23,13 +24,14 @@ class Lxmert:
 
     def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int) -> None:
         _check_ids(sources)
-        path = folder / f"{dataset}_obj.tsv"
-        self._file = path.open("r+b" if path.exists() else "w+b")
-        self._file.truncate(offset)
-        self._file.seek(offset)
+        self._path, self._offset = folder / f"{dataset}_obj.tsv", offset
+
+    def holds(self, source: Source) -> bool:
+        del source
+        return self._path.exists() and self._path.stat().st_size >= self._offset
 
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
-        found = contract.read_image(group)
+        found = source.regions(group)
         if found.attr_id is None or found.attr_conf is None:
             raise ExportFailed(
                 f"{source.uri}: tsv-lxmert holds attributes of every box, this backbone has none; export resnet101, "
@@ -45,6 +47,14 @@ class Lxmert:
 
     def close(self) -> None:
         self._file.close()
+
+    @cached_property
+    def _file(self) -> BinaryIO:
+        """The file, without what was not committed; opened late, so that an export that is refused leaves none."""
+        file = self._path.open("r+b" if self._path.exists() else "w+b")
+        file.truncate(self._offset)
+        file.seek(self._offset)
+        return file
 
 
 def _check_ids(sources: Sequence[Source]) -> None:

@@ -18,8 +18,14 @@ class Writer(Protocol):
         Raises ExportFailed when the readers of this format could not tell these images apart, or not hold them.
         """
 
+    def holds(self, source: Source) -> bool:
+        """Whether a source that was committed in an earlier attempt is still there; asked before anything is added."""
+
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
-        """Take one image."""
+        """Take one image.
+
+        Raises ExportFailed when it cannot be read, or lacks what this format holds.
+        """
 
     def commit(self, source: Source) -> int:
         """Make everything added since the last commit durable and readable; returns where the next one starts."""

@@ -49,6 +49,11 @@ def known(connection: Connection, uris: list[str]) -> set[str]:
     return set(connection.scalars(select(Shard.uri).where(Shard.uri.in_(uris))))
 
 
+def any_of(connection: Connection, feature_set: int) -> bool:
+    """Whether a feature set has a file, whatever became of its images."""
+    return bool(connection.scalar(select(exists().where(Shard.feature_set_id == feature_set))))
+
+
 def visible(connection: Connection, feature_set: int) -> list[Row[Any]]:
     """The files that hold a live image, in the order of batches."""
     holds = exists().where(Image.shard_id == Shard.id, live(Image))

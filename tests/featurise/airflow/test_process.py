@@ -63,7 +63,7 @@ def operator(pair: Pair) -> ProcessOperator:
 
 
 def context(try_number: int = 1, max_tries: int = 3) -> Any:
-    run = SimpleNamespace(run_type="scheduled", partition_key=BATCH, run_id=RUN)
+    run = SimpleNamespace(run_type="scheduled", partition_key=BATCH, run_id=RUN, conf=None)
     return {"dag_run": run, "params": {}, "ti": SimpleNamespace(try_number=try_number, max_tries=max_tries)}
 
 

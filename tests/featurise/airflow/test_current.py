@@ -1,0 +1,30 @@
+"""What a task reads from the run that it belongs to."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from featurise.airflow import current
+from featurise.pair import Pair
+
+
+def context(*, conf: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
+    dag_run = SimpleNamespace(run_type="manual", partition_key=None, run_id="run", conf=conf)
+    return {"dag_run": dag_run, "params": params}
+
+
+def test_an_arrivals_run_works_on_its_batch(pair: Pair) -> None:
+    assert current.run(pair, context(conf={"batch": "2026-11-23"})).batch == "2026-11-23"
+
+
+def test_a_parameter_that_there_is_not_starts_no_run_with_all_defaults(pair: Pair) -> None:
+    asked = {"batch": "2026-11-23", "dryrun": True, "limit": 3}
+    with pytest.raises(AirflowFailException, match="dryrun: Extra inputs are not permitted"):
+        current.run(pair, context(conf=asked, limit=3))
+
+
+def test_parameters_that_contradict_each_other_are_named(pair: Pair) -> None:
+    with pytest.raises(AirflowFailException, match="min_boxes is 50, above max_boxes 20; trigger it again"):
+        current.run(pair, context(conf={"batch": "2026-11-23"}, min_boxes=50, max_boxes=20))
