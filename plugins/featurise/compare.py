@@ -62,11 +62,13 @@ def _outcome(item: ObjectInfo, rows: list[Known]) -> Known | None:
 
 
 def _count(item: ObjectInfo, batch: str, outcome: Known | None, tally: Tally) -> None:
-    tally.found[batch] += 1
     tally.newest[batch] = max(item.modified, tally.newest.get(batch, item.modified))
     if outcome is None:
+        tally.found[batch] += 1
         return
-    (tally.done if outcome.reason is None else tally.rejected)[batch] += 1
+    # A picture that was put again as it was has another day since, and keeps the outcome of its first.
+    tally.found[outcome.batch] += 1
+    (tally.done if outcome.reason is None else tally.rejected)[outcome.batch] += 1
     if not outcome.live:
         tally.revived.append((item.key, item.etag))
 

@@ -236,7 +236,7 @@ def _write_down(pair: Pair, batch: str, claimed: Sequence[str], seen: _Seen) -> 
         touched |= store.images(connection, number, seen.done) | store.rejects(connection, number, seen.rejected)
         for one in claimed:
             outcomes.listed(connection, number, one, seen.tally.found[one], seen.run_id)
-        outcomes.recount(connection, number, touched.union(claimed))
+        outcomes.recount(connection, number, touched.union(claimed), seen.run_id)
         idle = [one for one in claimed if one != batch and not seen.fresh[one]]
         claims.release(connection, number, seen.run_id, idle)
 

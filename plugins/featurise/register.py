@@ -76,7 +76,7 @@ def _commit(pair: Pair, shard: Shard, published: Published, batch: str, run_id: 
         done, refused = _rows(connection, number, file, index, rejects, batch_of, run_id)
         touched = store.images(connection, number, done, seen_at=seen.listed_at)
         touched |= store.rejects(connection, number, refused, seen_at=seen.listed_at)
-        outcomes.recount(connection, number, touched)
+        outcomes.recount(connection, number, touched, run_id)
         if report.provenance is not None:
             feature_sets.mark(connection, number, synthetic=report.provenance.synthetic)
     return Registered(images=len(done), rejects=len(refused))

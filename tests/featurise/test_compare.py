@@ -37,7 +37,7 @@ def test_what_passes_through_a_file_comes_out_as_it_was():
 @given(LISTED, ROWS)
 def test_every_listed_image_is_new_done_or_rejected_and_every_other_known_one_deleted(listed, rows):
     known = [
-        (key, [Known(key, etag, live, why, passing=why == "missing") for etag, live, why in rows[key]])
+        (key, [Known(key, etag, "d", live, why, passing=why == "missing") for etag, live, why in rows[key]])
         for key in sorted(rows)
     ]
     tally = compare.Tally()
@@ -56,6 +56,6 @@ def test_every_listed_image_is_new_done_or_rejected_and_every_other_known_one_de
 
 def test_objects_of_other_batches_are_neither_new_nor_deleted():
     tally = compare.Tally()
-    known = [("a", [Known("a", "1", True, None, passing=False)])]
+    known = [("a", [Known("a", "1", "d", True, None, passing=False)])]
     assert list(compare.new([item("a"), item("b")], known, lambda _: None, tally)) == []
     assert (tally.deleted, tally.found.total()) == ([], 0)

@@ -1,6 +1,8 @@
 """What counts as new: late, changed, reverted, deleted, moved, doubled pictures; claims; batches that are not ready."""
 
+import dataclasses
 import datetime
+from collections.abc import Iterator
 
 import pytest
 
@@ -244,6 +246,35 @@ def test_batches_by_the_day_of_the_last_change(pair, upload, night):
     night(today, of=pair, run_id="today")
     remove(pair, "x/a.jpg")
     assert discover.run(pair, "2026-11-01", "long ago", Options()).deleted == 1
+
+
+def test_a_day_of_the_last_change_keeps_count_of_pictures_that_leave_it(pair, upload, night, monkeypatch):
+    days = {f"{name}.jpg": 1 for name in "abcd"}
+    listing = storage.listing
+
+    def dated(uri: str) -> Iterator[storage.ObjectInfo]:
+        for item in listing(uri):
+            day = days.get(item.key.rsplit("/", 1)[1], 1)
+            yield dataclasses.replace(item, modified=datetime.datetime(2026, 11, day, tzinfo=datetime.UTC))
+
+    def counts() -> list[tuple[str, int, int, int]]:
+        with reading() as connection:
+            return [(one.batch[-2:], one.found, one.done, one.pending) for one in coverage(connection)]
+
+    monkeypatch.setattr(storage, "listing", dated)
+    pair = pair.model_copy(update={"batches": type(pair.batches)(by="modified"), "look_back_days": 1})
+    upload({name: name.encode() for name in days})
+    night("2026-11-01", of=pair)
+    days["a.jpg"] = 20
+    night("2026-11-20", of=pair, run_id="put again as it was")
+    assert counts() == [("01", 4, 4, 0), ("19", 0, 0, 0), ("20", 0, 0, 0)]
+    days["b.jpg"] = 20
+    upload({"b.jpg": b"replaced"})
+    night("2026-11-20", of=pair, run_id="replaced")
+    assert counts() == [("01", 3, 3, 0), ("19", 0, 0, 0), ("20", 1, 1, 0)]
+    remove(pair, "c.jpg")
+    night("2026-11-20", of=pair, run_id="deleted")
+    assert counts() == [("01", 2, 2, 0), ("19", 0, 0, 0), ("20", 1, 1, 0)]
 
 
 def test_a_backfill_may_have_an_earlier_batch_that_the_night_has_nothing_to_do_in(pair, upload, night):

@@ -39,6 +39,7 @@ class Known:
 
     key: str
     etag: str
+    batch: str
     live: bool
     reason: str | None
     passing: bool
@@ -59,7 +60,7 @@ def known(connection: Connection, feature_set: int | None, prefix: str) -> Itera
     for table in TABLES:
         reason, passing = (Reject.reason, _passing()) if table is Reject else (cast(null(), Text), false())
         statement = (
-            select(table.key, table.etag, live(table), reason, passing)
+            select(table.key, table.etag, table.batch, live(table), reason, passing)
             .where(table.feature_set_id == feature_set, table.key >= prefix, table.key < behind)
             .order_by(table.key)
         )
@@ -76,12 +77,12 @@ def _passing() -> ColumnElement[bool]:
     return or_(Reject.reason.in_(PASSING), and_(Reject.reason == Reason.DUPLICATE_ID.value, ~taken))
 
 
-def _pages(connection: Connection, statement: Select[str, str, bool, str | None, bool]) -> Iterator[Known]:
+def _pages(connection: Connection, statement: Select[str, str, str, bool, str | None, bool]) -> Iterator[Known]:
     options = {"stream_results": True, "yield_per": PAGE}
     with connection.execute(statement, execution_options=options) as result:
         for page in result.partitions():
-            for key, etag, alive, reason, passing in page:
-                yield Known(key, etag, bool(alive), reason, bool(passing))
+            for key, etag, batch, alive, reason, passing in page:
+                yield Known(key, etag, batch, bool(alive), reason, bool(passing))
 
 
 def revive(connection: Connection, feature_set: int, pictures: Iterable[tuple[str, str]]) -> set[str]:
@@ -133,15 +134,22 @@ def listed(connection: Connection, feature_set: int, batch: str, found: int, run
     )
 
 
-def recount(connection: Connection, feature_set: int, batches: Iterable[str]) -> None:
-    """Count the live outcomes of batches; their rows are locked first, so that every committed outcome is seen."""
+def recount(connection: Connection, feature_set: int, batches: Iterable[str], run_id: str) -> None:
+    """Count the live outcomes of batches; their rows are locked first, so that every committed outcome is seen.
+
+    Pictures whose outcome left a batch that this run has not listed have left it, too: they are deleted, or were
+    changed on another day.
+    """
     for batch in sorted(batches):
         where = (Batch.feature_set_id == feature_set, Batch.batch == batch)
-        connection.execute(select(Batch.batch).where(*where).with_for_update())
-        counts = {}
+        before = connection.execute(select(Batch.__table__).where(*where).with_for_update()).first()
+        if before is None:
+            continue
+        counts: dict[str, int] = {}
         for name, table in (("done", Image), ("rejected", Reject)):
             mine = (table.feature_set_id == feature_set, table.batch == batch)
-            counts[name] = connection.scalar(select(func.count()).select_from(table).where(*mine, live(table)))
+            counts[name] = connection.scalars(select(func.count()).select_from(table).where(*mine, live(table))).one()
         gone = (Image.feature_set_id == feature_set, Image.batch == batch, Image.deleted_at.is_not(None))
         deleted = connection.scalar(select(func.count()).select_from(Image).where(*gone))
-        connection.execute(update(Batch).where(*where).values(**counts, deleted=deleted))
+        left = max(before.done + before.rejected - sum(counts.values()), 0) if before.run_id != run_id else 0
+        connection.execute(update(Batch).where(*where).values(**counts, deleted=deleted, found=before.found - left))
