@@ -93,7 +93,10 @@ def done_row(image: Entry, batch: str, owner: Owner) -> Row:
 
 def reject_row(image: Entry | IndexEntry, batch: str, owner: Owner, run_id: str) -> Row:
     """The row of an image whose id belongs to another picture."""
-    detail = f"id {image.image_id!r} belongs to {owner.key}; {image.key} holds other bytes"
+    detail = (
+        f"id {image.image_id!r} belongs to {owner.key}; {image.key} holds other bytes; "
+        "to have both, declare `image_ids: path` and run this key again with `force`"
+    )
     return _row(image, batch) | {"reason": Reason.DUPLICATE_ID.value, "detail": detail, "run_id": run_id}
 
 
