@@ -2,7 +2,7 @@
 
 import re
 
-from extractor import storage
+from extractor import manifest, storage
 from featurise.pair import Pair
 
 
@@ -73,12 +73,12 @@ def report(pair: Pair, batch: str, run_id: str) -> str:
 
 def index(file_uri: str) -> str:
     """The list of the images in a file."""
-    return f"{file_uri.removesuffix('.h5')}.index.jsonl"
+    return manifest.list_of(file_uri, "index")
 
 
 def rejects(file_uri: str) -> str:
     """The list of the images that a file's shard could not featurise."""
-    return f"{file_uri.removesuffix('.h5')}.rejects.jsonl"
+    return manifest.list_of(file_uri, "rejects")
 
 
 def file_of(uri: str) -> str:

@@ -1,6 +1,5 @@
 """The rules of a shard: each function gives what is wrong, as text, and nothing when all holds."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -110,7 +109,7 @@ def provenance(
         "revision": pair.revision,
         "weights_sha256": pair.weights.sha256,
         "precision": pair.precision.value,
-        "box_rule": json.dumps(pair.rule.model_dump(mode="json"), sort_keys=True),
+        "box_rule": pair.rule.recorded,
         "manifest_sha256": manifest.sha256,
         "images": images,
         "rejects": rejects,

@@ -192,6 +192,6 @@ def main() -> None:
         _say(str(error), style="red")
         sys.exit(1)
     except SQLAlchemyError as error:
-        why = " ".join(str(getattr(error, "orig", error)).split())
+        why = session.reason(error)
         _say(f"the registry refused: {why}; check FEATURISE_REGISTRY and the rights of its user", style="red")
         sys.exit(1)

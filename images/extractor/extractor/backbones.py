@@ -40,6 +40,11 @@ class BoxRule(BaseModel):
             raise ValueError(f"min_boxes is {self.min_boxes}, above max_boxes {self.max_boxes}")
         return self
 
+    @property
+    def recorded(self) -> str:
+        """The rule as a file's attributes have it."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
 
 @dataclass(frozen=True)
 class BackboneSpec:

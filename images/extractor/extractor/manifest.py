@@ -152,6 +152,11 @@ def digest(entries: Sequence[Entry]) -> str:
     return hashlib.sha256(dump(entries)).hexdigest()
 
 
+def list_of(output: str, kind: str) -> str:
+    """The address of the `index` or the `rejects` beside a shard's file."""
+    return f"{output.removesuffix('.h5')}.{kind}.jsonl"
+
+
 def read(uri: str) -> Manifest:
     """The manifest at an address.
 
@@ -187,11 +192,11 @@ def _files_of(output: str) -> re.Pattern[str]:
     """The addresses of an output, its lists and parts, and of what is not whole of these."""
     from extractor import storage
 
-    folder, _, name = (output if storage.is_s3(output) else str(Path(output).resolve())).rpartition("/")
-    file = re.escape(name)
-    lists = rf"{re.escape(name.removesuffix('.h5'))}\.(index|rejects)\.jsonl"
-    partial = rf"\.({file}|{lists})\.[0-9a-f]+\.partial"
-    return re.compile(rf"{re.escape(folder)}/({file}\.parts/.*|{file}|{lists}|{partial})", re.DOTALL)
+    address = output if storage.is_s3(output) else str(Path(output).resolve())
+    folder, _, name = address.rpartition("/")
+    whole = "|".join(re.escape(each) for each in (name, list_of(name, "index"), list_of(name, "rejects")))
+    part, partial = rf"{re.escape(name)}\.parts/.*", rf"\.({whole})\.[0-9a-f]+\.partial"
+    return re.compile(rf"{re.escape(folder)}/({whole}|{part}|{partial})", re.DOTALL)
 
 
 def _utf8(key: str, root: str) -> str:

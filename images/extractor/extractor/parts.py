@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from extractor import contract, machine, storage
 from extractor.contract import Provenance, Regions
 from extractor.log import log
-from extractor.manifest import IndexEntry, Reason, Reject, dump, load
+from extractor.manifest import IndexEntry, Reason, Reject, dump, list_of, load
 from extractor.outcome import ManifestInvalid, UsageError
 
 SPARE = 16 * 1024 * 1024
@@ -163,11 +163,7 @@ def assemble(output: str, parts: Sequence[Part], provenance: Provenance, scratch
 
 def write_lines(output: str, kind: str, lines: Iterable[IndexEntry] | Iterable[Reject]) -> None:
     """Write `X.index.jsonl` or `X.rejects.jsonl` beside `X.h5`."""
-    storage.write_bytes(_list(output, kind), dump(lines), content_type="application/jsonl")
-
-
-def _list(output: str, kind: str) -> str:
-    return f"{output.removesuffix('.h5')}.{kind}.jsonl"
+    storage.write_bytes(list_of(output, kind), dump(lines), content_type="application/jsonl")
 
 
 def finished(output: str, identity: str, scratch: Path) -> Provenance | None:
@@ -188,7 +184,7 @@ def finished(output: str, identity: str, scratch: Path) -> Provenance | None:
     if f"{provenance.manifest_sha256}:{provenance.revision}" != identity:
         return None
     lists = (("index", provenance.images), ("rejects", provenance.rejects))
-    return provenance if all(_lines(_list(output, kind)) == count for kind, count in lists) else None
+    return provenance if all(_lines(list_of(output, kind)) == count for kind, count in lists) else None
 
 
 def _no_feature_file(output: str, why: str) -> UsageError:

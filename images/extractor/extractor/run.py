@@ -1,6 +1,5 @@
 """One shard, from manifest to file: what is saved already, then batches, parts, and the assembly."""
 
-import json
 import threading
 from collections.abc import Sequence
 from contextlib import closing
@@ -98,7 +97,7 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
             torch_version=torch.__version__,
             device=machine.device_name(device),
             precision=request.precision.value,
-            box_rule=json.dumps(request.rule.model_dump(mode="json"), sort_keys=True),
+            box_rule=request.rule.recorded,
             manifest_sha256=request.manifest.sha256,
             images=progress.featurised,
             rejects=progress.rejected,

@@ -51,7 +51,7 @@ class Source:
         """
         try:
             return contract.read_image(group)
-        except (KeyError, OSError, RuntimeError) as error:
+        except contract.DAMAGED as error:
             raise ExportFailed(
                 f"{self.uri}: image {group.name} cannot be read ({error}); `featurise verify --read` says whether the "
                 "object is at fault, or else the disk that it was fetched to"

@@ -48,6 +48,11 @@ def shown(url: URL) -> str:
     return url.difference_update_query(["password"]).render_as_string(hide_password=True)
 
 
+def reason(error: SQLAlchemyError) -> str:
+    """What the database said, as one line without the statement."""
+    return " ".join(str(getattr(error, "orig", error)).split())
+
+
 def file(url: URL) -> Path | None:
     """The file of an SQLite database; none of one in memory, and of a server's."""
     name = url.database or ":memory:"
@@ -66,10 +71,9 @@ def transaction(database: Engine, *, writes: bool) -> Iterator[Connection]:
             connection = stack.enter_context(database.connect()).execution_options(writes=writes)
             stack.enter_context(connection.begin())
         except SQLAlchemyError as error:
-            why = " ".join(str(getattr(error, "orig", error)).split())
             raise RegistryUnavailable(
-                f"the registry {shown(database.url)} does not answer: {why}; check FEATURISE_REGISTRY and that the "
-                "database is up"
+                f"the registry {shown(database.url)} does not answer: {reason(error)}; "
+                "check FEATURISE_REGISTRY and that the database is up"
             ) from error
         yield connection
 
