@@ -244,17 +244,17 @@ def decide(evidence: Evidence) -> Failure:
     return Failure(Reason.UNKNOWN, "no state, message, condition or event was left to read", evidence)
 
 
-def next_step(failure: Failure, earlier: Sequence[Reason], tries: int) -> Step:
+def next_step(reason: Reason, earlier: Sequence[Reason], tries: int) -> Step:
     """What follows a failure.
 
     Args:
-        failure: the verdict on the attempt that just ended.
+        reason: why the attempt that just ended failed.
         earlier: the reasons of the shard's earlier failed attempts in this round, oldest first.
         tries: counted attempts that the task may use.
     """
-    rule = failure.rule
-    same = sum(reason is failure.reason for reason in earlier) + 1
-    used = sum(RULES[reason].counted for reason in earlier) + rule.counted
+    rule = RULES[reason]
+    same = sum(each is reason for each in earlier) + 1
+    used = sum(RULES[each].counted for each in earlier) + rule.counted
     if rule.action is Action.FAIL:
         return Step(False, timedelta(0), str(Action.FAIL))
     if rule.at_most is not None and same >= rule.at_most:

@@ -27,7 +27,7 @@ def test_an_attempt_is_under_way_until_it_is_closed(whose: attempts.Of) -> None:
     attempts.succeeded(row, "node-1", Summary(exit_code=0, reason="ok", images=10, images_per_second=2.5))
     (closed,) = attempts.of(whose)
 
-    assert (open_one.running, open_one.place, open_one.batch_size) == (True, "pod-1", 4)
+    assert (open_one.running, open_one.place, open_one.reason) == (True, "pod-1", None)
     assert (closed.running, closed.reason, closed.node) == (False, None, "node-1")
     assert (open_one.succeeded, closed.succeeded) == (False, True)
 

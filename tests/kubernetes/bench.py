@@ -29,9 +29,9 @@ def tell(what: str, **numbers: float) -> None:
 
 
 def latency(installation: Installation) -> dict[str, float]:
-    """Seconds, of pods that end one after the other."""
+    """Seconds, of pods that end one after the other, none before its trigger may fire."""
     shards = [f"shard-lone-{number}" for number in range(LONE)]
-    installation.script("lone", {name: {"images": 10 + 8 * n, "seconds": 0.5} for n, name in enumerate(shards)})
+    installation.script("lone", {name: {"images": 30 + 8 * n, "seconds": 0.5} for n, name in enumerate(shards)})
     run = finished(installation, "lone")
     validations = installation.tasks("lone", run, "shard.validate")
     waits = [

@@ -28,7 +28,7 @@ from featurise.airflow import current
 from featurise.airflow.lines import readable
 from featurise.airflow.pod_evidence import CONTAINER, gather
 from featurise.airflow.pod_trigger import PodTrigger, is_lost
-from featurise.airflow.retries import AttemptFailed
+from featurise.airflow.retries import AttemptFailed, final_verdict
 from featurise.airflow.tries import BLIND_DELAY, HEADROOM, OnlyCounted, OutOfSight, first_try
 from featurise.failures import Evidence, Reason
 from featurise.job import following, specification
@@ -101,6 +101,8 @@ class PodOperator(KubernetesPodOperator):
             if self._done:
                 self.log.info("%s did all of the shard; only its task did not live to say so.", self._done.place)
                 return
+            if self._over is not None:
+                raise self._over
             super().execute(context)
 
     def trigger_reentry(self, context: Any, event: dict[str, Any]) -> None:
@@ -177,6 +179,8 @@ class PodOperator(KubernetesPodOperator):
         past = attempts.of(self._whose)
         since = first_try(ti.max_tries, self.pair.limits.retries + HEADROOM)
         self.verdicts = attempts.failures(past, since)
+        self._tries = run.pair.limits.retries + 1
+        self._over = final_verdict(past, since, self._tries)
         self._done = next((each for each in past if each.succeeded and each.try_number >= since), None)
         self._avoid = sorted({each.node for each in past if each.reason is Reason.GPU_FAULT and each.node})
         self._under_way = past[-1] if past and past[-1].running else None
@@ -214,8 +218,8 @@ class PodOperator(KubernetesPodOperator):
 
     def _failed(self, evidence: Evidence) -> AttemptFailed:
         failure = failures.decide(evidence)
-        step = failures.next_step(failure, self.verdicts, self._whose.pair.limits.retries + 1)
-        failed = AttemptFailed(failure, step)
+        step = failures.next_step(failure.reason, self.verdicts, self._tries)
+        failed = AttemptFailed(failures.text(failure, step), failure.reason, step)
         attempts.failed(self._row, evidence, failure.reason, step.text, str(failed))
         return failed
 

@@ -28,6 +28,9 @@ RENEW_SECONDS = 300
 """Between two renewals of the claim: often enough for a lease to live through an outage of the registry."""
 FRESH_SECONDS = 1.0
 """How long an answer of the API is good for: a trigger that starts would else ask five times at once."""
+SETTLE_SECONDS = 10.0
+"""How long a trigger lives at least: the scheduler takes a task for dead that is resumed before it has noted the
+deferral (apache/airflow#72716), and on a busy machine it takes seconds to do so."""
 _TRANSIENT = {409, 429, 500, 502, 503, 504}
 
 
@@ -134,12 +137,15 @@ class PodTrigger(KubernetesPodTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch the pod to its end, keeping the run's claim alive."""
         renewing = asyncio.create_task(self._renew())
+        settled = asyncio.create_task(asyncio.sleep(SETTLE_SECONDS))
         try:
             async for event in super().run():
                 event.payload["last_seen"] = self.hook.leaving
+                await settled
                 yield event
         finally:
             renewing.cancel()
+            settled.cancel()
 
     async def on_kill(self) -> None:
         """A person ended the task: delete the pod, and write down why the attempt ended."""

@@ -18,9 +18,9 @@ from airflow.sdk import BaseOperator
 from extractor.outcome import Exit, Summary
 from featurise.airflow import current
 from featurise.airflow.lines import readable
-from featurise.airflow.retries import AttemptFailed
+from featurise.airflow.retries import AttemptFailed, final_verdict
 from featurise.airflow.tries import first_try
-from featurise.failures import Evidence, Reason, decide, next_step
+from featurise.failures import Evidence, Reason, decide, next_step, text
 from featurise.pair import Pair
 
 GRACE_SECONDS = 60.0
@@ -76,7 +76,10 @@ class ProcessOperator(BaseOperator):
         past = attempts.of(whose)
         # After a task is cleared its tries begin anew; what failed before that does not count.
         retries = self.retries or 0
-        earlier = attempts.failures(past, first_try(ti.max_tries, retries))
+        since = first_try(ti.max_tries, retries)
+        if (over := final_verdict(past, since, retries + 1)) is not None:
+            raise over
+        earlier = attempts.failures(past, since)
         attempt = job.following(len(past) + 1, earlier)
         with tempfile.TemporaryDirectory(prefix="featurise-") as folder:
             spec = job.specification(
@@ -192,7 +195,7 @@ def _verdict(row: int, evidence: Evidence, earlier: Sequence[Reason], tries: int
     from featurise.registry import attempts
 
     failure = decide(evidence)
-    step = next_step(failure, earlier, tries)
-    error = AttemptFailed(failure, step)
+    step = next_step(failure.reason, earlier, tries)
+    error = AttemptFailed(text(failure, step), failure.reason, step)
     attempts.failed(row, evidence, failure.reason, step.text, str(error))
     return error

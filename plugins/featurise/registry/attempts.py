@@ -35,8 +35,8 @@ class Past:
     try_number: int
     place: str | None
     node: str | None
-    batch_size: int | None
     reason: Reason | None
+    message: str
     running: bool
     succeeded: bool
 
@@ -55,8 +55,8 @@ def of(whose: Of) -> list[Past]:
                 GpuAttempt.try_number,
                 GpuAttempt.place,
                 GpuAttempt.node,
-                GpuAttempt.batch_size,
                 GpuAttempt.reason,
+                GpuAttempt.message,
                 GpuAttempt.ended_at.is_(None),
                 GpuAttempt.exit_code,
             )
@@ -70,9 +70,9 @@ def of(whose: Of) -> list[Past]:
         ).all()
     return [
         Past(
-            id, number, tried, place, node, size, Reason(reason) if reason else None, running, not reason and code == 0
+            id, number, tried, place, node, Reason(reason) if reason else None, said, running, not reason and code == 0
         )
-        for id, number, tried, place, node, size, reason, running, code in rows
+        for id, number, tried, place, node, reason, said, running, code in rows
     ]
 
 

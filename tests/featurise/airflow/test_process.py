@@ -108,7 +108,7 @@ def test_each_exit_code_has_its_reason(
     script(f"echo what happened\nexit {code}")
     with pytest.raises(AttemptFailed) as caught:
         operator(pair).execute(context())
-    assert caught.value.failure.reason is reason
+    assert caught.value.reason is reason
     assert (caught.value.step.retry, caught.value.step.delay.total_seconds()) == (retry, delay)
     assert f"exit code {code}" in str(caught.value)
     assert "what happened" in str(caught.value)
@@ -145,10 +145,26 @@ def test_the_last_try_is_the_last(pair: Pair, script: Callable[[str], Path]) -> 
         assert caught.value.step.retry is (try_number < 4)
 
 
+@pytest.mark.parametrize(("code", "attempts_made"), [(23, 1), (1, 4)])
+def test_a_final_verdict_that_airflow_did_not_hear_is_told_again(
+    pair: Pair, script: Callable[[str], Path], code: int, attempts_made: int
+) -> None:
+    script(f"exit {code}")
+    for try_number in range(1, attempts_made + 1):
+        with pytest.raises(AttemptFailed) as first:
+            operator(pair).execute(context(try_number))
+    with pytest.raises(AttemptFailed) as again:
+        operator(pair).execute(context(attempts_made + 1))
+
+    assert (str(again.value), again.value.reason) == (str(first.value), first.value.reason)
+    assert not again.value.step.retry
+    assert len(past(pair)) == attempts_made
+
+
 def test_an_extractor_that_is_not_there_is_named(pair: Pair) -> None:
     with pytest.raises(AttemptFailed) as caught:
         operator(pair).execute(context())
-    assert caught.value.failure.reason is Reason.MISCONFIGURED
+    assert caught.value.reason is Reason.MISCONFIGURED
     assert "extractor cannot be started: No such file or directory; set FEATURISE_EXTRACTOR" in str(caught.value)
     assert not caught.value.step.retry
 

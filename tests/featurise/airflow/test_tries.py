@@ -7,7 +7,7 @@ from airflow.sdk.definitions.retry_policy import RetryAction
 
 from featurise.airflow.retries import AttemptFailed
 from featurise.airflow.tries import BLIND_DELAY, BLIND_TRIES, HEADROOM, OnlyCounted, OutOfSight, first_try
-from featurise.failures import Evidence, Reason, decide, next_step
+from featurise.failures import Reason, next_step
 
 DECLARED = 2
 """Retries of the declaration."""
@@ -33,9 +33,8 @@ def test_clearing_a_task_starts_a_new_round() -> None:
 
 @pytest.mark.parametrize("cleared_after", [0, 7])
 def test_the_verdicts_step_is_carried_out(cleared_after: int) -> None:
-    failure = decide(Evidence(exit_code=25))
-    later = AttemptFailed(failure, next_step(failure, [], 3))
-    over = AttemptFailed(failure, next_step(failure, [Reason.STORAGE] * 2, 3))
+    later = AttemptFailed("…", Reason.STORAGE, next_step(Reason.STORAGE, [], 3))
+    over = AttemptFailed("…", Reason.STORAGE, next_step(Reason.STORAGE, [Reason.STORAGE] * 2, 3))
 
     assert decision(later, cleared_after + 1, [], cleared_after).action is RetryAction.RETRY
     assert decision(later, cleared_after + 1, [], cleared_after).retry_delay == later.step.delay
