@@ -64,14 +64,14 @@ class Rule:
 _DISRUPTIONS = 50
 """Disruptions of one shard before it fails after all: a cluster that takes a pod away so often needs a person."""
 
-_disrupted = partial(Rule, action=Action.NOW, counted=False, at_most=_DISRUPTIONS)
+_free = partial(Rule, action=Action.NOW, counted=False, at_most=_DISRUPTIONS)
 
 RULES: dict[Reason, Rule] = {
     Reason.GPU_OUT_OF_MEMORY: Rule("the batch did not fit into the GPU's memory", Action.SMALLER),
     Reason.HOST_OUT_OF_MEMORY: Rule("the container passed its memory limit", Action.MORE_MEMORY, at_most=2),
-    Reason.PREEMPTED: _disrupted("a pod of higher priority took the place on the node"),
-    Reason.EVICTED: _disrupted("the cluster, or somebody, asked the pod to leave"),
-    Reason.NODE_LOST: _disrupted("the pod vanished with its node"),
+    Reason.PREEMPTED: _free("a pod of higher priority took the place on the node"),
+    Reason.EVICTED: _free("the cluster, or somebody, asked the pod to leave"),
+    Reason.NODE_LOST: _free("the pod vanished with its node"),
     Reason.UNSCHEDULABLE: Rule(
         "no node had room (a free GPU) in time", Action.LATER, delay=timedelta(minutes=5), counted=False, at_most=12
     ),
@@ -181,6 +181,9 @@ _OWN_CODES = {
 _CANNOT_EXECUTE = {126: "the command cannot be executed", 127: "the command was not found in the image"}
 _KILLED = 137
 _DEADLINE = "DeadlineExceeded"
+_FORGOTTEN = {"ContainerStatusUnknown", "Unknown"}
+"""The kubelet's and containerd's words for a container that was gone, with its node, when they looked for it."""
+_OWN_DISK = re.compile(r"exceeds the (total )?limit|exceeded its local ephemeral storage limit")
 _CALLED_OFF = "Cancelling"
 """How the taint manager begins to say that a pod may stay after all."""
 _IMAGE_WAITS = {
@@ -225,7 +228,7 @@ _GPU_MEMORY = re.compile(
 _GPU_FAULT = re.compile(
     r"\bXid\b|CUDA error|CUDA driver|CUDNN_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)|CUBLAS_STATUS_EXECUTION_FAILED"
     r"|GPU is lost|fallen off the bus|uncorrectable ECC|nvidia-container-cli|nvml error|no CUDA-capable device"
-    r"|requested number of devices unavailable",
+    r"|requested number of devices unavailable|unhealthy devices",
     re.IGNORECASE,
 )
 
@@ -236,7 +239,7 @@ def decide(evidence: Evidence) -> Failure:
     What the extractor itself said comes first, then what Kubernetes did to the pod, then what the text of the GPU's
     driver says; a signal or a silent exit is read last, because all of the former also end in one.
     """
-    for look in (_own_word, _start, _taken_away, _device, _limits, _ending):
+    for look in (_own_word, _disrupted, _start, _taken_away, _device, _limits, _ending):
         found = look(evidence)
         if found is not None:
             reason, detail = found
@@ -317,6 +320,17 @@ def _own_word(evidence: Evidence) -> _Found:
     return None
 
 
+def _disrupted(evidence: Evidence) -> _Found:
+    """A disruption that the cluster names; the kubelet evicts a pod over its own limits in the same way."""
+    if evidence.pod_reason == "Evicted" and _OWN_DISK.search(evidence.pod_message):
+        return Reason.STORAGE, evidence.pod_message
+    for condition in evidence.conditions:
+        if condition.type in {"DisruptionTarget", "TerminationTarget"}:
+            reason = _DISRUPTION_REASONS.get(condition.reason, Reason.EVICTED)
+            return reason, f"{condition.reason}: {condition.message}"
+    return None
+
+
 def _start(evidence: Evidence) -> _Found:
     if evidence.refused:
         quota = any(words in evidence.refused for words in ("exceeded quota", "status unknown for quota"))
@@ -333,10 +347,6 @@ def _start(evidence: Evidence) -> _Found:
 
 
 def _taken_away(evidence: Evidence) -> _Found:
-    for condition in evidence.conditions:
-        if condition.type in {"DisruptionTarget", "TerminationTarget"}:
-            reason = _DISRUPTION_REASONS.get(condition.reason, Reason.EVICTED)
-            return reason, f"{condition.reason}: {condition.message}"
     if (reason_of_pod := _POD_REASONS.get(evidence.pod_reason)) is not None:
         return reason_of_pod, f"{evidence.pod_reason}: {evidence.pod_message}"
     if evidence.pod_reason.startswith("OutOf"):
@@ -347,7 +357,7 @@ def _taken_away(evidence: Evidence) -> _Found:
                 return _EVENTS[event.reason], f"{event.reason}: {event.message}"
     if evidence.gone and (killing := next((each for each in evidence.events if each.reason == "Killing"), None)):
         return Reason.EVICTED, f"the pod was deleted while it worked: {killing.message}"
-    if evidence.terminated == "ContainerStatusUnknown":
+    if evidence.terminated in _FORGOTTEN:
         return Reason.NODE_LOST, evidence.message or "the node no longer knows how the container ended"
     if evidence.deleted:
         return Reason.EVICTED, "the pod was deleted while it worked, by somebody other than this task"
@@ -360,6 +370,8 @@ def _ended_by_itself(evidence: Evidence) -> bool:
     """Whether the end needs no event to explain it: a node that was away for a minute leaves one, too."""
     if evidence.pod_reason == _DEADLINE:
         return True
+    if evidence.terminated in _FORGOTTEN:
+        return False
     return evidence.exit_code is not None and evidence.exit_code not in {_KILLED, Exit.INTERRUPTED}
 
 
@@ -381,6 +393,8 @@ def _device(evidence: Evidence) -> _Found:
 def _limits(evidence: Evidence) -> _Found:
     if evidence.unscheduled:
         return Reason.UNSCHEDULABLE, evidence.unscheduled
+    if evidence.pod_reason == "UnexpectedAdmissionError":
+        return Reason.UNSCHEDULABLE, f"the node could not give what it had promised: {evidence.pod_message}"
     if evidence.pod_reason == _DEADLINE:
         return Reason.TIMEOUT, evidence.pod_message or "the pod was active for longer than its deadline"
     if evidence.deadline:

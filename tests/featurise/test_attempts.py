@@ -46,6 +46,17 @@ def test_an_attempt_that_was_stopped_has_not_succeeded(whose: attempts.Of) -> No
     assert (stopped.running, stopped.succeeded) == (False, False)
 
 
+def test_what_ended_tasks_left_open_is_closed(whose: attempts.Of) -> None:
+    other = attempts.Of(whose.pair, whose.batch, "run-2", whose.shard)
+    attempts.succeeded(begin(whose, 1), None, None)
+    begin(whose, 2)
+    begin(other, 1)
+    attempts.write_off(whose.pair, whose.batch, whose.run_id)
+
+    assert [(each.running, each.succeeded) for each in attempts.of(whose)] == [(False, True), (False, False)]
+    assert [each.running for each in attempts.of(other)] == [True]
+
+
 def test_the_first_word_on_an_attempts_end_is_the_last(whose: attempts.Of) -> None:
     row = begin(whose, 1)
     attempts.failed(row, Evidence(node="node-1", exit_code=137), Reason.CRASH, "retry", "crash: …")

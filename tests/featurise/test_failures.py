@@ -108,6 +108,12 @@ XID_TEXT = "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus
             id="killed on a node that went away",
         ),
         pytest.param(
+            Evidence(exit_code=255, terminated="Unknown", events=(Event("NodeNotReady", "Node is not ready"),)),
+            Reason.NODE_LOST,
+            "not ready",
+            id="a container that was gone when its node came back",
+        ),
+        pytest.param(
             Evidence(
                 deadline="at work for 360 minutes",
                 events=(Event("TaintManagerEviction", "Cancelling deletion of Pod featurise/x"),),

@@ -23,9 +23,12 @@ class Podman:
         return subprocess.run(self.argv(*arguments), capture_output=True, text=True, check=False)
 
     def as_a_pod(self, image: str, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:
-        """The command of a container as locked down as the pod template's."""
+        """The command of a container as locked down as the pod template's.
+
+        Podman would give the image's user a name, which Kubernetes does not.
+        """
         return self.argv(
-            *("run", "--rm", "--network=host", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"),
+            *("run", "--rm", "--passwd=false", "--network=host", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"),
             *("--tmpfs=/tmp:mode=1777", "--tmpfs=/scratch:mode=1777", "--env=TMPDIR=/scratch", "--env=HOME=/tmp"),
             *("--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096", f"--memory={MEMORY}"),
             *options,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -113,6 +114,27 @@ def test_what_is_in_an_image_and_what_is_not(podman: Podman, image: Build, name:
         podman.as_a_pod(built, "-c", script, options=("--entrypoint=sh",)), capture_output=True, text=True, check=False
     )
     assert said.stdout.split() in (["10001"], ["50000"])
+
+
+def test_the_control_plane_prepares_its_databases_as_the_chart_has_it_do(podman: Podman, image: Build) -> None:
+    built = image("airflow")
+    variables = {
+        "FEATURISE_REGISTRY": "sqlite:////tmp/registry.db",
+        "AIRFLOW_CONFIG": "/tmp/airflow.cfg",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite:////tmp/airflow.db",
+    }
+    options = (*(f"--env={name}={value}" for name, value in variables.items()), "--tmpfs=/opt/airflow/logs:mode=1777")
+    script = (
+        "airflow db migrate && featurise migrate && airflow db check-migrations --migration-wait-timeout 300 "
+        "&& airflow pools set gpu 7 GPUs --include-deferred && airflow pools list --output plain"
+    )
+
+    said = subprocess.run(
+        podman.as_a_pod(built, "sh", "-c", script, options=options), capture_output=True, text=True, check=False
+    )
+
+    assert said.returncode == 0, said.stderr[-2000:]
+    assert re.search(r"^gpu +7 ", said.stdout, re.MULTILINE)
 
 
 def test_the_control_plane_answers_without_a_writable_file_system(podman: Podman, image: Build) -> None:

@@ -88,8 +88,8 @@ class PodOperator(KubernetesPodOperator):
         )
         self.pair = pair
         self.shard = shard
-        self.verdicts: Sequence[Reason] = ()
-        """How the earlier attempts of this round of tries ended."""
+        self.verdicts: Sequence[Reason] | None = None
+        """How the earlier attempts of this round of tries ended; None before the registry said so."""
 
     def execute(self, context: Any) -> None:
         """Start the next attempt, or take up the one that is under way, and wait for it without a worker."""
@@ -98,11 +98,13 @@ class PodOperator(KubernetesPodOperator):
             if self._registered:
                 self.log.info("The shard is registered already; nothing is left to do for it.")
                 return
+            if self._done or self._over:
+                self._remove_strays(self.build_pod_request_obj(context).metadata.namespace, context)
+            if self._over is not None:
+                raise self._over
             if self._done:
                 self.log.info("%s did all of the shard; only its task did not live to say so.", self._done.place)
                 return
-            if self._over is not None:
-                raise self._over
             super().execute(context)
 
     def trigger_reentry(self, context: Any, event: dict[str, Any]) -> None:
@@ -182,7 +184,9 @@ class PodOperator(KubernetesPodOperator):
         self._tries = run.pair.limits.retries + 1
         self._over = final_verdict(past, since, self._tries)
         self._done = next((each for each in past if each.succeeded and each.try_number >= since), None)
-        self._avoid = sorted({each.node for each in past if each.reason is Reason.GPU_FAULT and each.node})
+        self._avoid = sorted(
+            {each.node for each in past if each.reason is Reason.GPU_FAULT and each.node and each.try_number >= since}
+        )
         self._under_way = past[-1] if past and past[-1].running else None
         self._attempt = following(self._under_way.number if self._under_way else len(past) + 1, self.verdicts)
         job = specification(run.pair, shard, run.batch, self._attempt, summary_path=TERMINATION_MESSAGE)
@@ -218,7 +222,7 @@ class PodOperator(KubernetesPodOperator):
 
     def _failed(self, evidence: Evidence) -> AttemptFailed:
         failure = failures.decide(evidence)
-        step = failures.next_step(failure.reason, self.verdicts, self._tries)
+        step = failures.next_step(failure.reason, self.verdicts or (), self._tries)
         failed = AttemptFailed(failures.text(failure, step), failure.reason, step)
         attempts.failed(self._row, evidence, failure.reason, step.text, str(failed))
         return failed
@@ -271,11 +275,11 @@ class PodOperator(KubernetesPodOperator):
                 self.log.info("[%s] %s", CONTAINER, readable(said))
         return [said for _, _, said in lines]
 
-    def _remove_strays(self, namespace: str, context: Any, *, keep: str) -> None:
+    def _remove_strays(self, namespace: str, context: Any, *, keep: str = "") -> None:
         """Delete this task's pods of other attempts: whatever left them, two must not work on one shard."""
-        selector = self._build_find_pod_label_selector(context)
+        selector = self._build_find_pod_label_selector(context, exclude_checked=False)
         for pod in self.client.list_namespaced_pod(namespace, label_selector=selector).items:
-            if pod.metadata.name != keep:
+            if pod.metadata.name != keep and pod.metadata.deletion_timestamp is None:
                 self.log.warning("Deleting pod %s, a leftover of this task.", pod.metadata.name)
                 self.patch_already_checked(pod, reraise=False)
                 self.pod_manager.delete_pod(pod)

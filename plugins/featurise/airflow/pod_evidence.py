@@ -50,7 +50,7 @@ def gather(
     return Evidence(
         pod=pod["metadata"]["name"],
         node=spec.get("nodeName"),
-        image=_image(spec, container),
+        image=waits.get("image") or _image(spec, container),
         exit_code=ended.get("exitCode"),
         terminated=ended.get("reason") or "",
         summary=summary,
@@ -88,7 +88,7 @@ def _waiting(status: Json) -> Json:
     for each in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         waiting = (each.get("state") or {}).get("waiting")
         if waiting and waiting.get("reason") != "PodInitializing":
-            return dict(waiting)
+            return {**waiting, "image": each.get("image")}
     return {}
 
 

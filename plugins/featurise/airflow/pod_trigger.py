@@ -12,6 +12,7 @@ from aiohttp import ClientError
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
 from airflow.providers.cncf.kubernetes.triggers.pod import ContainerState, KubernetesPodTrigger
 from airflow.providers.cncf.kubernetes.utils.pod_manager import AsyncPodManager
+from airflow.sdk.exceptions import AirflowException, AirflowRuntimeError
 from airflow.sdk.timezone import parse as parse_time
 from airflow.triggers.base import TriggerEvent
 from kubernetes_asyncio.client.api_client import ApiClient
@@ -107,6 +108,7 @@ class PodTrigger(KubernetesPodTrigger):
         super().__init__(**kwargs)
         self.claim = claim
         self.attempt = attempt
+        self._told = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """What the triggerer makes this trigger from."""
@@ -142,17 +144,30 @@ class PodTrigger(KubernetesPodTrigger):
             async for event in super().run():
                 event.payload["last_seen"] = self.hook.leaving
                 await settled
+                self._told = True
                 yield event
         finally:
             renewing.cancel()
             settled.cancel()
 
     async def on_kill(self) -> None:
-        """A person ended the task: delete the pod, and write down why the attempt ended."""
+        """A person ended the task: delete the pod, and write down why the attempt ended.
+
+        Airflow says the same when it moves the trigger to another triggerer, and the task waits on.
+        """
+        if self._told or not await self._ended():
+            return
+        self._fired_event = False  # an end that is held back reaches nobody any more
         await super().on_kill()
         from featurise.registry import attempts
 
         await asyncio.to_thread(attempts.stopped, self.attempt)
+
+    async def _ended(self) -> bool:
+        try:
+            return await self.safe_to_cancel()
+        except (AirflowException, AirflowRuntimeError):  # the run is gone, or nobody answers
+            return True
 
     def define_pod_container_state(self, pod: Any) -> ContainerState:
         """The container's state; failed when the pod's node is lost and will never tell."""

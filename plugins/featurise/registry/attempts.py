@@ -139,6 +139,28 @@ def stopped(attempt: int) -> None:
     _close(attempt, None, None, action="stopped", message="stopped from outside: its task was ended while it worked")
 
 
+def write_off(pair: Pair, batch: str, run_id: str) -> None:
+    """Close what tasks that have ended left open; whoever watched those attempts is gone.
+
+    Raises session.RegistryUnavailable.
+    """
+    with session.writing() as connection:
+        connection.execute(
+            update(GpuAttempt)
+            .where(
+                GpuAttempt.feature_set_id == feature_sets.find(connection, pair),
+                GpuAttempt.batch == batch,
+                GpuAttempt.run_id == run_id,
+                GpuAttempt.ended_at.is_(None),
+            )
+            .values(
+                ended_at=datetime.datetime.now(datetime.UTC),
+                action="stopped",
+                message="stopped: its task ended while nobody watched the attempt",
+            )
+        )
+
+
 def _close(attempt: int, node: str | None, summary: Summary | None, **columns: object) -> None:
     done = {}
     if summary is not None:

@@ -296,6 +296,89 @@ PAYLOADS = [
         "longer than",
         id="DeadlineExceeded",
     ),
+    pytest.param(
+        pod(
+            "Failed",
+            ended(143),
+            reason="Evicted",
+            message='Usage of EmptyDir volume "scratch" exceeds the limit "9Gi". ',
+        ),
+        Reason.STORAGE,
+        "scratch",
+        id="evicted for its own scratch volume",
+    ),
+    pytest.param(
+        pod(
+            "Failed",
+            ended(143),
+            reason="Evicted",
+            message='Container base exceeded its local ephemeral storage limit "1Gi". ',
+            conditions=[
+                disruption("TerminationByKubelet", "Container base exceeded its local ephemeral storage limit")
+            ],
+        ),
+        Reason.STORAGE,
+        "1Gi",
+        id="evicted for its own layer",
+    ),
+    pytest.param(
+        pod(
+            "Failed",
+            reason="Evicted",
+            message="Pod ephemeral local storage usage exceeds the total limit of containers 5Gi. ",
+        ),
+        Reason.STORAGE,
+        "5Gi",
+        id="evicted for what its containers wrote together",
+    ),
+    pytest.param(
+        pod("Failed", ended(255, "Unknown")),
+        Reason.NODE_LOST,
+        "no longer knows",
+        id="the node started anew",
+    ),
+    pytest.param(
+        pod(
+            "Failed",
+            reason="UnexpectedAdmissionError",
+            message="Pod was rejected: Allocate failed due to no healthy devices present; cannot allocate unhealthy "
+            "devices nvidia.com/gpu, which is unexpected",
+        ),
+        Reason.GPU_FAULT,
+        "unhealthy devices",
+        id="the device plugin has found the GPU ill",
+    ),
+    pytest.param(
+        pod(
+            "Failed",
+            reason="UnexpectedAdmissionError",
+            message="Pod was rejected: Allocate failed due to rpc error: code = Unavailable desc = closing",
+        ),
+        Reason.UNSCHEDULABLE,
+        "closing",
+        id="the device plugin started anew",
+    ),
+    pytest.param(
+        pod(
+            "Pending",
+            waits("ImagePullBackOff", "toomanyrequests: rate limit"),
+            conditions=[disruption("EvictionByEvictionAPI", "Eviction API: evicting")],
+            deleted=True,
+        ),
+        Reason.EVICTED,
+        "evicting",
+        id="drained while it waited for its image",
+    ),
+    pytest.param(
+        pod(
+            "Pending",
+            waits("CreateContainerConfigError", "failed to sync secret cache: timed out waiting for the condition"),
+            conditions=[disruption("PreemptionByScheduler", "default-scheduler: preempting")],
+        ),
+        Reason.PREEMPTED,
+        "preempting",
+        id="preempted while it waited for its secret",
+    ),
     pytest.param(pod("Failed"), Reason.UNKNOWN, "no state", id="failed without a word"),
 ]
 
@@ -315,6 +398,14 @@ def test_where_and_how_far() -> None:
     assert (evidence.node, evidence.image, evidence.exit_code) == ("gpu-node-7", IMAGE, 20)
     assert evidence.summary is not None
     assert (evidence.summary.images, evidence.summary.featurised, evidence.summary.rejected) == (500, 128, 1)
+
+
+def test_the_image_is_the_one_that_could_not_be_pulled() -> None:
+    sidecar = {"name": "mesh", "image": "registry.example/mesh:1", "state": waits("ErrImagePull", "not found")}
+    payload = pod("Pending", waits("PodInitializing", ""), initContainerStatuses=[sidecar])
+
+    assert gather(payload).image == "registry.example/mesh:1"
+    assert "registry.example/mesh:1" in decide(gather(payload)).detail
 
 
 def test_a_pod_that_is_gone_leaves_its_events() -> None:

@@ -17,11 +17,11 @@ DECLARED = 2
 class Task:
     """What the policy asks of the operator."""
 
-    verdicts: list[Reason] = field(default_factory=list)
+    verdicts: list[Reason] | None = field(default_factory=list)
     retries: int = DECLARED + HEADROOM
 
 
-def decision(error: BaseException, try_number: int, verdicts: list[Reason], cleared_after: int = 0):
+def decision(error: BaseException, try_number: int, verdicts: list[Reason] | None, cleared_after: int = 0):
     max_tries = cleared_after + DECLARED + HEADROOM
     return OnlyCounted().evaluate(error, try_number, max_tries, {"task": Task(verdicts)})
 
@@ -47,6 +47,10 @@ def test_a_try_that_cannot_see_its_attempt_uses_up_none() -> None:
     assert (found.action, found.retry_delay) == (RetryAction.RETRY, BLIND_DELAY)
     assert decision(OutOfSight("still"), BLIND_TRIES, []).action is RetryAction.FAIL
     assert decision(OutOfSight("again"), BLIND_TRIES, [Reason.PREEMPTED] * 5).action is RetryAction.RETRY
+
+
+def test_what_the_registry_could_not_say_is_not_held_against_the_task() -> None:
+    assert decision(OutOfSight("the registry is away"), BLIND_TRIES + 5, None).action is RetryAction.RETRY
 
 
 def test_what_the_taxonomy_does_not_know_has_the_declared_retries() -> None:

@@ -1,0 +1,128 @@
+"""A scheduler that does not hear how a pod's task went: made rare by the trigger, made harmless by the operator."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
+from airflow.sdk.exceptions import TaskDeferred
+from airflow.triggers.base import TriggerEvent
+
+import stand_in
+from featurise.airflow import pod_trigger
+from featurise.airflow.pod import PodOperator
+from featurise.airflow.pod_trigger import PodTrigger
+from featurise.airflow.retries import AttemptFailed
+from featurise.airflow.tries import HEADROOM
+from featurise.failures import Evidence, Reason
+from featurise.pair import Pair
+from featurise.plan import Shard
+from featurise.registry import attempts, schema, session
+from featurise.settings import settings
+from installation import IMAGE, TEMPLATE
+
+BATCH, RUN = "2026-11-23", "scheduled__2026-11-24"
+SHARD = Shard(name="shard-00001", manifest_uri="s3://b/work/m.jsonl", work_uri="s3://b/work/shard-00001", images=4)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[stand_in.StandIn]:
+    """One whose containers work until they are told to stop."""
+    with stand_in.run(tmp_path / "pods", {IMAGE: ["sleep", "600"]}, {"featurise-s3": ""}) as running:
+        yield running
+
+
+@pytest.fixture
+def operator(cluster: stand_in.StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PodOperator]:
+    """A task of one shard, and a registry."""
+    (tmp_path / "resnet101.yaml").write_text(yaml.safe_dump(TEMPLATE))
+    monkeypatch.setenv("FEATURISE_REGISTRY", f"sqlite:///{tmp_path / 'registry.db'}")
+    monkeypatch.setenv("FEATURISE_POD_TEMPLATES", str(tmp_path))
+    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes"}))
+    settings.cache_clear()
+    schema.migrate(session.engine(settings().registry))
+    weights = {"uri": "s3://models/w.pkl", "sha256": "a" * 64}
+    pair = Pair(dataset="birds", backbone="resnet101", bucket="pictures", start_date="2026-11-01", weights=weights)
+    yield PodOperator(
+        task_id="extract", pair=pair, shard=SHARD.model_dump(), config_file=str(cluster.kubeconfig), in_cluster=False
+    )
+    settings.cache_clear()
+
+
+def context(operator: PodOperator, try_number: int) -> Any:
+    run = SimpleNamespace(run_type="scheduled", partition_key=BATCH, run_id=RUN, conf=None)
+    ti = SimpleNamespace(
+        dag_id="birds", task_id="extract", run_id=RUN, map_index=0, try_number=try_number,
+        max_tries=operator.pair.limits.retries + HEADROOM, start_date=datetime.now(UTC), xcom_push=lambda **_: None,
+    )  # fmt: skip
+    kept: dict[str, Any] = {}
+    store = SimpleNamespace(get=kept.get, set=kept.__setitem__)
+    return {"dag_run": run, "run_id": RUN, "params": {}, "ti": ti, "task_state_store": store, "dag": SimpleNamespace()}
+
+
+def end(operator: PodOperator, number: int, reason: Reason | None) -> None:
+    """The registry's word on an attempt, begun unless it is there."""
+    whose = attempts.Of(operator.pair, BATCH, RUN, SHARD.name)
+    found = [each.id for each in attempts.of(whose) if each.number == number]
+    row = found[0] if found else attempts.begin(
+        whose, number=number, try_number=number, launcher="kubernetes", place=f"pod-{number}"
+    )  # fmt: skip
+    if reason is None:
+        attempts.succeeded(row, None, None)
+    else:
+        attempts.failed(row, Evidence(), reason, "…", f"{reason}: said before")
+
+
+@pytest.mark.parametrize("reasons", [[Reason.IMAGE_PULL], [Reason.STORAGE, Reason.CRASH, Reason.CRASH, Reason.CRASH]])
+def test_a_final_verdict_is_told_again_and_no_pod_is_asked_for(
+    operator: PodOperator, cluster: stand_in.StandIn, reasons: list[Reason]
+) -> None:
+    for number, reason in enumerate(reasons, start=1):
+        end(operator, number, reason)
+    with pytest.raises(AttemptFailed, match=f"{reasons[-1]}: said before") as told:
+        operator.execute(context(operator, len(reasons) + 1))
+
+    assert not told.value.step.retry
+    assert cluster.api.created == []
+
+
+@pytest.mark.parametrize("reason", [Reason.IMAGE_PULL, None])
+def test_the_pod_of_an_attempt_that_was_written_down_is_removed(
+    operator: PodOperator, cluster: stand_in.StandIn, reason: Reason | None
+) -> None:
+    with pytest.raises(TaskDeferred):
+        operator.execute(context(operator, 1))
+    end(operator, 1, reason)
+    operator.patch_already_checked(operator.pod)
+    assert len(cluster.pods()) == 1
+
+    if reason is None:
+        operator.execute(context(operator, 2))
+    else:
+        with pytest.raises(AttemptFailed):
+            operator.execute(context(operator, 2))
+    assert [pod for pod in cluster.pods() if "deletionTimestamp" not in pod["metadata"]] == []
+
+
+def test_a_task_is_not_resumed_while_the_scheduler_may_not_know_that_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ends_at_once(_: KubernetesPodTrigger) -> AsyncIterator[TriggerEvent]:
+        yield TriggerEvent({"status": "success"})
+
+    async def told_within(seconds: float) -> Any:
+        trigger = PodTrigger(
+            claim={}, attempt=1, pod_name="pod", pod_namespace="n", trigger_start_time=None, base_container_name="base"
+        )
+        monkeypatch.setattr(trigger, "_renew", lambda: asyncio.sleep(60))
+        return await asyncio.wait_for(anext(trigger.run()), seconds)
+
+    monkeypatch.setattr(KubernetesPodTrigger, "run", ends_at_once)
+    with pytest.raises(TimeoutError):
+        asyncio.run(told_within(0.2))
+    monkeypatch.setattr(pod_trigger, "SETTLE_SECONDS", 0.0)
+    assert asyncio.run(told_within(60)).payload == {"status": "success", "last_seen": None}
