@@ -300,7 +300,8 @@ def test_the_pool_is_set_in_airflow_s_database(data: dict[str, str], secret: str
     job = one(render(airflow={"enabled": True, "data": data}), "Job", "night-prepare")
 
     container = job["spec"]["template"]["spec"]["containers"][0]
-    names = {each["name"]: each["valueFrom"]["secretKeyRef"]["name"] for each in container["env"] if "value" not in each}
+    secrets = [each for each in container["env"] if "valueFrom" in each]
+    names = {each["name"]: each["valueFrom"]["secretKeyRef"]["name"] for each in secrets}
     assert names == {"FEATURISE_REGISTRY": "featurise-registry", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": secret}
     assert {"name": "AIRFLOW_CONFIG", "value": "/tmp/airflow.cfg"} in container["env"], "its own folder is read-only"
     assert 'airflow pools set gpu 8 "GPUs" --include-deferred' in container["args"][0]

@@ -28,7 +28,8 @@ class Podman:
         Podman would give the image's user a name, which Kubernetes does not.
         """
         return self.argv(
-            *("run", "--rm", "--passwd=false", "--network=host", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"),
+            *("run", "--rm", "--passwd=false", "--network=host", "--read-only", "--cap-drop=all"),
+            "--security-opt=no-new-privileges",
             *("--tmpfs=/tmp:mode=1777", "--tmpfs=/scratch:mode=1777", "--env=TMPDIR=/scratch", "--env=HOME=/tmp"),
             *("--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096", f"--memory={MEMORY}"),
             *options,
