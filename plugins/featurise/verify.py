@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel
@@ -61,7 +62,8 @@ def run(
     for folder in sorted({_folder(row) for row in registered}.union(also)):
         tell(folder)
         bucket, _ = storage.split(folder)
-        listed |= {f"s3://{bucket}/{item.key}": item for item in storage.listing(f"{folder}/")}
+        with suppress(storage.NoSuchBucket):  # one that is only declared may be made by its first night
+            listed |= {f"s3://{bucket}/{item.key}": item for item in storage.listing(f"{folder}/")}
     expected = {f"{_folder(row)}/latest.json" for row in registered}
     for row in registered:
         expected.update((row.uri, row.index_uri, row.rejects_uri))

@@ -29,6 +29,15 @@ def findings(*, read: bool = True) -> list[tuple[str, str]]:
     return [(found.kind, found.uri) for found in verify.run(files, read=read, tell=lambda _: None)]
 
 
+def declare(monkeypatch: pytest.MonkeyPatch, folder: Path, *pairs: Pair) -> None:
+    datasets = {}
+    for pair in pairs:
+        facts = pair.model_dump(mode="json", exclude={"dataset", "backbone"})
+        datasets[pair.dataset] = {**facts, "backbones": [pair.backbone]}
+    (folder / "featurise.yaml").write_text(json.dumps({"datasets": datasets}))
+    monkeypatch.setenv("FEATURISE_DECLARATION", str(folder / "featurise.yaml"))
+
+
 @pytest.fixture
 def done(registry, pair: Pair, upload, night) -> Pair:
     upload({f"{DAY}/{name}.jpg": name.encode() for name in "abc"} | {f"{DAY}/x.jpg": b"bad"})
@@ -143,9 +152,18 @@ def test_a_file_of_a_first_night_that_nobody_registered_is_found(
     (shard,) = plan.run(pair, discover.run(pair, DAY, "first", Options()), "first", Options())
     extract(pair, shard, DAY)
     published = publish.run(pair, shard, validate.run(pair, shard, DAY, "first"), DAY, "first")
-    declared = pair.model_dump(mode="json", exclude={"dataset", "backbone"})
-    declaration = {"datasets": {pair.dataset: {**declared, "backbones": [pair.backbone]}}}
-    (tmp_path / "featurise.yaml").write_text(json.dumps(declaration))
-    monkeypatch.setenv("FEATURISE_DECLARATION", str(tmp_path / "featurise.yaml"))
+    declare(monkeypatch, tmp_path, pair)
     found = run("--dataset", pair.dataset)
     assert (found.returncode, f"orphaned: {published.uri}" in found.stdout) == (1, True), found.stdout
+
+
+def test_a_bucket_that_does_not_exist_holds_nothing(done, file, tmp_path, monkeypatch):
+    declare(monkeypatch, tmp_path, done.model_copy(update={"dataset": "fish", "bucket": "not-made-yet"}), done)
+    found = run()
+    assert (found.returncode, "1 files, 0 findings" in found.stdout) == (0, True), found.stdout
+    storage.client().delete_bucket(Bucket=done.bucket)
+    found = run()
+    storage.client().create_bucket(Bucket=done.bucket)
+    assert (found.returncode, "1 files, 4 findings" in found.stdout) == (1, True), found.stdout
+    for uri in (file.uri, file.index_uri, file.rejects_uri, addresses.latest(done)):
+        assert f"missing: {uri} (" in found.stdout
