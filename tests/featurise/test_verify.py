@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from extractor import storage
-from featurise import addresses, discover, plan, publish, validate, verify
+from extractor import manifest, storage
+from extractor.manifest import Reason, Reject
+from featurise import addresses, discover, plan, publish, register, validate, verify
 from featurise.options import Options
 from featurise.pair import Pair
 from featurise.registry.session import reading
@@ -27,6 +28,11 @@ def findings(*, read: bool = True) -> list[tuple[str, str]]:
     with reading() as connection:
         files = verify.shards(connection)
     return [(found.kind, found.uri) for found in verify.run(files, read=read, tell=lambda _: None)]
+
+
+def finish(pair: Pair, shard: plan.Shard, batch: str, run_id: str) -> None:
+    published = publish.run(pair, shard, validate.run(pair, shard, batch, run_id), batch, run_id)
+    register.run(pair, shard, published, batch, run_id)
 
 
 def declare(monkeypatch: pytest.MonkeyPatch, folder: Path, *pairs: Pair) -> None:
@@ -118,6 +124,33 @@ def test_a_missing_file_keeps_its_lists_and_is_made_anew(done, file, night):
     assert findings() == [("missing", file.uri)], "a later run does not take the lists for abandoned"
     night(run_id="again", options=Options(force=True))
     assert findings() == [], "nothing of the lost file counts any more"
+
+
+def test_a_lost_list_of_rejects_is_no_finding_once_a_later_run_has_their_outcome(registry, pair, upload, night):
+    upload({f"{DAY}/x.jpg": b"bad"})
+    night()
+    with reading() as connection:
+        (only,) = verify.shards(connection)
+    storage.delete([only.uri])
+    night(run_id="plain")
+    assert findings() == [("missing", only.uri)]
+    upload({f"{DAY}/x.jpg": b"bad, too"})
+    night(run_id="replaced")
+    assert findings() == []
+
+
+def test_a_reject_that_spoke_of_a_moment_may_have_another_outcome_of_its_run(done, file, upload, extract):
+    upload({f"{DAY}/late.jpg": b"late", f"{DAY}/other.jpg": b"other"})
+    for reason in (Reason.MISSING, Reason.CHANGED):
+        (shard,) = plan.run(done, discover.run(done, DAY, "cleared", Options()), "cleared", Options())
+        (entry, *_) = manifest.read(shard.manifest_uri).entries
+        upload({f"{DAY}/late.jpg": b"bad"})
+        uri = extract(done, shard, DAY)
+        upload({f"{DAY}/late.jpg": b"late"})
+        line = Reject(**entry.model_dump(include={"key", "etag", "size", "image_id"}), reason=reason, detail="")
+        storage.write_bytes(addresses.rejects(uri), manifest.dump([line]))
+        finish(done, shard, DAY, "cleared")
+    assert findings() == []
 
 
 def test_a_file_that_is_registered_meanwhile_is_no_orphan(done, upload, night):
