@@ -176,6 +176,39 @@ def test_an_export_that_was_cut_off_goes_on_and_ends_equal(pair, pictures, tmp_p
     assert export(pair, form, tmp_path / "cut").before == len(pictures)
 
 
+@pytest.mark.parametrize("form", list(run.FORMATS))
+def test_an_export_that_was_cut_off_does_not_keep_a_picture_that_was_removed_since(
+    pair, pictures, night, tmp_path, form, monkeypatch
+):
+    writer = run.FORMATS[form]
+    add, added = writer.add, []
+
+    def cut(self, source, image_id, group):
+        if len(added) == 1:
+            raise KeyboardInterrupt
+        added.append(image_id)
+        add(self, source, image_id, group)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "add", cut)
+        with pytest.raises(KeyboardInterrupt):
+            export(pair, form, tmp_path)
+    storage.delete([f"s3://{pair.bucket}/{pair.prefix}{DAY}/{added[0]}.jpg"])
+    night(DAY, run_id="again")
+    with pytest.raises(ExportFailed, match="replaced or removed since; choose another folder, or remove this one"):
+        export(pair, form, tmp_path)
+
+
+@pytest.mark.parametrize("form", list(run.FORMATS))
+def test_what_another_program_or_export_wrote_is_left_as_it_is(pair, pictures, tmp_path, form):
+    export(pair, form, tmp_path)
+    (tmp_path / "export.jsonl").unlink()
+    there = content(tmp_path)
+    with pytest.raises(ExportFailed, match=r"/birds\S* is there, and export.jsonl does not say .*; choose another"):
+        export(pair, form, tmp_path)
+    assert content(tmp_path) == there
+
+
 def content(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
@@ -324,7 +357,7 @@ def test_an_export_that_lxmert_cannot_hold_leaves_no_file(pair, pictures, tmp_pa
     monkeypatch.setattr(contract, "read_image", without_attributes)
     with pytest.raises(ExportFailed, match="this backbone has none"):
         export(pair, "tsv-lxmert", tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["export.jsonl"]
 
 
 def test_a_feature_set_without_images_makes_no_export(pair, upload, night, tmp_path):
