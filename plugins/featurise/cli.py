@@ -76,7 +76,8 @@ def show_status(*, dataset: str | None = None, backbone: str | None = None, as_j
         days = status.coverage(connection, dataset, backbone)
     if as_json:
         for day in days:
-            print(json.dumps({**day.model_dump(), "pending": day.pending}))
+            # Unlike print, the console ends quietly when its reader, such as `head`, has gone.
+            console.out(json.dumps({**day.model_dump(), "pending": day.pending}), highlight=False)
         return
     if not days:
         _say("nothing has been looked at yet: no run has reached its registry")
