@@ -154,22 +154,27 @@ def test_lxmert_finds_ten_columns_and_boxes_inside_the_image(pair, upload, night
         assert (share <= 1 + 1e-5).all()
 
 
-@pytest.mark.parametrize("form", list(run.FORMATS))
-def test_an_export_that_was_cut_off_goes_on_and_ends_equal(pair, pictures, tmp_path, form, monkeypatch):
-    export(pair, form, tmp_path / "whole")
-    writer = run.FORMATS[form]
-    add, added = writer.add, []
+def cut_off(monkeypatch: pytest.MonkeyPatch, pair: Pair, form: str, out: Path, *, images: int) -> list[str]:
+    """An export that ends after so many images; returns their ids."""
+    add, added = run.FORMATS[form].add, []
 
     def cut(self, source, image_id, group):
-        if len(added) == 5:
+        if len(added) == images:
             raise KeyboardInterrupt
         added.append(image_id)
         add(self, source, image_id, group)
 
-    monkeypatch.setattr(writer, "add", cut)
-    with pytest.raises(KeyboardInterrupt):
-        export(pair, form, tmp_path / "cut")
-    monkeypatch.setattr(writer, "add", add)
+    with monkeypatch.context() as patch:
+        patch.setattr(run.FORMATS[form], "add", cut)
+        with pytest.raises(KeyboardInterrupt):
+            export(pair, form, out)
+    return added
+
+
+@pytest.mark.parametrize("form", list(run.FORMATS))
+def test_an_export_that_was_cut_off_goes_on_and_ends_equal(pair, pictures, tmp_path, form, monkeypatch):
+    export(pair, form, tmp_path / "whole")
+    assert len(cut_off(monkeypatch, pair, form, tmp_path / "cut", images=5)) == 5
     resumed = export(pair, form, tmp_path / "cut")
     assert 0 < resumed.before < resumed.images == len(pictures)
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
@@ -180,20 +185,8 @@ def test_an_export_that_was_cut_off_goes_on_and_ends_equal(pair, pictures, tmp_p
 def test_an_export_that_was_cut_off_does_not_keep_a_picture_that_was_removed_since(
     pair, pictures, night, tmp_path, form, monkeypatch
 ):
-    writer = run.FORMATS[form]
-    add, added = writer.add, []
-
-    def cut(self, source, image_id, group):
-        if len(added) == 1:
-            raise KeyboardInterrupt
-        added.append(image_id)
-        add(self, source, image_id, group)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(writer, "add", cut)
-        with pytest.raises(KeyboardInterrupt):
-            export(pair, form, tmp_path)
-    storage.delete([f"s3://{pair.bucket}/{pair.prefix}{DAY}/{added[0]}.jpg"])
+    (added,) = cut_off(monkeypatch, pair, form, tmp_path, images=1)
+    storage.delete([f"s3://{pair.bucket}/{pair.prefix}{DAY}/{added}.jpg"])
     night(DAY, run_id="again")
     with pytest.raises(ExportFailed, match="replaced or removed since; choose another folder, or remove this one"):
         export(pair, form, tmp_path)
