@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
 
 from extractor import storage
-from featurise import addresses, batches, claims, history, page
+from featurise import abandoned, addresses, batches, claims, history, page
 from featurise.history import Run
 from featurise.pair import Pair
 from featurise.registry import feature_sets, outcomes
@@ -44,6 +44,7 @@ def run(pair: Pair, batch: str, run_id: str) -> Reported:
             # With nothing open, whatever failed runs on this batch left on the way is done, too.
             if not outcomes.is_open(connection, number, [*batches.earlier(pair, one), one]):
                 storage.delete_below(addresses.works(pair, one))
+                abandoned.remove(pair, one)
         claims.release(connection, number, run_id)
     return reported
 

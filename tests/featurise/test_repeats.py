@@ -186,15 +186,19 @@ def left(pair: Pair) -> set[str]:
     return {"/".join(item.key.removeprefix(folder).split("/")[:2]) for item in found}
 
 
-def test_a_night_that_makes_up_for_a_failed_one_removes_what_that_left(pair, upload, night):
+def test_a_night_that_makes_up_for_a_failed_one_removes_what_that_left(pair, upload, night, extract):
     upload({f"{BEFORE}/a.jpg": b"a"})
-    begin(pair, BEFORE, "failed")
+    (shard,) = begin(pair, BEFORE, "failed")
+    extract(pair, shard, BEFORE)
+    published = publish.run(pair, shard, validate.run(pair, shard, BEFORE, "failed"), BEFORE, "failed")
     report.run(pair, BEFORE, "failed")
     upload({f"{DAY}/b.jpg": b"b", f"{BEFORE}/c.jpg": b"c"})
     night(DAY, run_id="first", options=Options(limit=1))
     assert left(pair) == {f"{BEFORE}/failed"}, "there is an image still to do"
+    assert storage.head(published.uri) is not None
     night(DAY, run_id="second")
     assert left(pair) == set()
+    assert storage.head(published.uri) is None
 
 
 def test_a_night_does_not_touch_the_day_that_another_run_works_on(pair, upload, night):
