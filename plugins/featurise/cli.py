@@ -76,7 +76,8 @@ def show_status(*, dataset: str | None = None, backbone: str | None = None, as_j
         days = status.coverage(connection, dataset, backbone)
     if as_json:
         for day in days:
-            print(json.dumps({**day.model_dump(), "pending": day.pending}))
+            # Unlike print, the console ends quietly when its reader, such as `head`, has gone.
+            console.out(json.dumps({**day.model_dump(), "pending": day.pending}), highlight=False)
         return
     if not days:
         _say("nothing has been looked at yet: no run has reached its registry")
@@ -175,13 +176,14 @@ def verify_objects(*, dataset: str | None = None, read: bool = False) -> int:
         files = verify.shards(connection, dataset)
     if any(isinstance(one, Broken) for one in declared):
         _say("the declaration has mistakes (`featurise check`): a file may be overlooked", style="yellow")
+    found = 0
     with console.status("") as shown:
         also = verify.folders(sets, pairs)
-        findings = list(verify.run(files, read=read, tell=lambda uri: shown.update(uri), also=also))
-    for finding in findings:
-        _say(f"{finding.kind}: {finding.uri} ({finding.detail})", style="red")
-    _say(f"{len(files):,} files, {len(findings):,} findings" + ("" if read else "; contents not read"))
-    return int(bool(findings))
+        for finding in verify.run(files, read=read, tell=lambda uri: shown.update(uri), also=also):
+            _say(f"{finding.kind}: {finding.uri} ({finding.detail})", style="red")
+            found += 1
+    _say(f"{len(files):,} files, {found:,} findings" + ("" if read else "; contents not read"))
+    return int(found > 0)
 
 
 def main() -> None:

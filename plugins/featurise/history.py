@@ -4,16 +4,17 @@ import datetime
 from itertools import groupby
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from extractor import storage
+from extractor.manifest import Reason
 from featurise import discover
 from featurise.discover import Discovered
 from featurise.examine import Sample
 from featurise.pair import Pair
 from featurise.plan import Plan, made
 from featurise.registry import feature_sets
-from featurise.registry.models import GpuAttempt, Reject, Shard
+from featurise.registry.models import GpuAttempt, Image, Reject, Shard
 from featurise.registry.session import reading
 from featurise.statistics import Statistics
 
@@ -73,6 +74,8 @@ class Run(BaseModel):
     discovered: Discovered | None = None
     plan: Plan | None = None
     files: list[File] = []
+    given_away: int = 0
+    """Images in the files that were rejects by the time they were registered: another picture had got their id."""
     rejects: list[Refused] = []
     attempts: list[Tried] = []
     samples: list[Sample] = []
@@ -83,7 +86,8 @@ class Run(BaseModel):
     def counts(self) -> dict[str, int]:
         """Images of the run: found, new, featurised, rejected (at once, or when tried), still to do; and files."""
         found = self.discovered or Discovered(batch=self.batch, listing_uri="")
-        done, rejected = sum(file.images for file in self.files), sum(file.rejects for file in self.files)
+        done = sum(file.images for file in self.files) - self.given_away
+        rejected = sum(file.rejects for file in self.files) + self.given_away
         registered = {file.name for file in self.files}
         shards = self.plan.shards if self.plan is not None else []
         # Without a plan, everything that was discovered is still to do.
@@ -138,6 +142,11 @@ def _from_registry(connection: Connection, number: int, run: Run) -> None:
     refused = (Reject.feature_set_id == number, Reject.run_id == run.run_id, ~Reject.superseded)
     rows = connection.execute(select(Reject.__table__).where(*refused).order_by(Reject.key))
     run.rejects = [Refused.model_validate(row, from_attributes=True) for row in rows]
+    # A file's rows may also have gone to a later file, so only that many can be missing for their ids.
+    clashes = sum(one.reason == Reason.DUPLICATE_ID for one in run.rejects)
+    counted = select(func.count()).select_from(Image).join(Shard, Image.shard_id == Shard.id).where(*mine)
+    without_row = sum(file.images for file in run.files) - connection.scalars(counted).one()
+    run.given_away = min(max(without_row, 0), clashes)
     tried = (GpuAttempt.feature_set_id == number, GpuAttempt.batch == run.batch, GpuAttempt.run_id == run.run_id)
     rows = connection.execute(select(GpuAttempt.__table__).where(*tried).order_by(GpuAttempt.id))
     run.attempts = [Tried.model_validate(row, from_attributes=True) for row in rows]

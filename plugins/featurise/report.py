@@ -1,9 +1,10 @@
 """The last page of a run, whatever happened before it."""
 
 from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection
 
 from extractor import storage
-from featurise import addresses, batches, claims, history, page
+from featurise import abandoned, addresses, batches, claims, history, page
 from featurise.history import Run
 from featurise.pair import Pair
 from featurise.registry import feature_sets, outcomes
@@ -31,18 +32,27 @@ def run(pair: Pair, batch: str, run_id: str) -> Reported:
     reported = Reported(uri=f"{place}.html", text=text, counts=found.counts)
     storage.write_bytes(f"{place}.json", found.model_dump_json(indent=1).encode(), content_type="application/json")
     storage.write_bytes(reported.uri, page.render(pair, found, text).encode(), content_type="text/html; charset=utf-8")
+    dry = found.plan is not None and found.plan.dry_run
+    finished = found.discovered is not None and (dry or found.counts["pending"] == 0)
+    if finished:
+        storage.delete_below(addresses.work(pair, batch, run_id))
     with writing() as connection:
         number = feature_sets.find(connection, pair)
-        if number is None:  # a dry run, or one that did not come far: it has left nothing to give back
+        if number is None:  # a dry run, or one that did not come far: it has nothing to give back
             return reported
-        finished = found.discovered is not None and found.counts["pending"] == 0
-        if finished and claims.holder(connection, number, batch) == run_id:
+        for one in _held(connection, number, pair, batch, run_id) if finished else ():
             # With nothing open, whatever failed runs on this batch left on the way is done, too.
-            others_open = outcomes.is_open(connection, number, [*batches.earlier(pair, batch), batch])
-            work = addresses.work(pair, batch, run_id) if others_open else addresses.works(pair, batch)
-            storage.delete_below(work)
+            if not outcomes.is_open(connection, number, [*batches.earlier(pair, one), one]):
+                storage.delete_below(addresses.works(pair, one))
+                abandoned.remove(pair, one)
         claims.release(connection, number, run_id)
     return reported
+
+
+def _held(connection: Connection, feature_set: int, pair: Pair, batch: str, run_id: str) -> list[str]:
+    """The run's batch, and the earlier ones that it made up for, as far as no other run works on them by now."""
+    covered = [*batches.earlier(pair, batch), batch]
+    return [one for one in covered if claims.holder(connection, feature_set, one) == run_id]
 
 
 def summary(run: Run) -> str:

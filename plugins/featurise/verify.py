@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, Row, exists, or_, select
+from sqlalchemy import Connection, Row, and_, exists, or_, select
 
 from extractor import manifest, storage
-from extractor.manifest import IndexEntry, Reject
+from extractor.manifest import IndexEntry, Reason, Reject
 from extractor.outcome import ManifestInvalid
 from extractor.weights import sha256_of
 from featurise import addresses, scratch
@@ -16,9 +17,11 @@ from featurise.pair import Pair
 from featurise.registry import models
 from featurise.registry.chosen import Chosen
 from featurise.registry.models import FeatureSet, Image, Shard
-from featurise.registry.outcomes import live
+from featurise.registry.outcomes import PASSING, live
 from featurise.registry.session import reading
 from featurise.registry.shards import known, live_images, visible
+
+TRIED_AGAIN = (*PASSING, Reason.DUPLICATE_ID)
 
 
 class Finding(BaseModel):
@@ -31,9 +34,15 @@ class Finding(BaseModel):
 
 
 def shards(connection: Connection, dataset: str | None = None) -> list[Row[Any]]:
-    """The published files with what the registry knows of each; `needed` tells those whose outcomes still count."""
-    counts = exists().where(Image.shard_id == Shard.id, live(Image))
-    needed = or_(counts, Shard.images == 0).label("needed")
+    """The published files with what the registry knows of each; `needed` tells those whose outcomes still count.
+
+    A reject's row names its run and no file: a file of rejects alone counts with any of its run's.
+    """
+    table = models.Reject
+    images = exists().where(Image.shard_id == Shard.id, live(Image))
+    of_its_run = (table.feature_set_id == Shard.feature_set_id, table.run_id == Shard.run_id)
+    rejects = exists().where(*of_its_run, live(table))
+    needed = or_(images, and_(Shard.images == 0, rejects)).label("needed")
     statement = select(Shard.__table__, needed).join(FeatureSet, Shard.feature_set_id == FeatureSet.id)
     statement = statement.order_by(Shard.uri)
     return list(connection.execute(statement if dataset is None else statement.where(FeatureSet.dataset == dataset)))
@@ -61,7 +70,8 @@ def run(
     for folder in sorted({_folder(row) for row in registered}.union(also)):
         tell(folder)
         bucket, _ = storage.split(folder)
-        listed |= {f"s3://{bucket}/{item.key}": item for item in storage.listing(f"{folder}/")}
+        with suppress(storage.NoSuchBucket):  # one that is only declared may be made by its first night
+            listed |= {f"s3://{bucket}/{item.key}": item for item in storage.listing(f"{folder}/")}
     expected = {f"{_folder(row)}/latest.json" for row in registered}
     for row in registered:
         expected.update((row.uri, row.index_uri, row.rejects_uri))
@@ -140,7 +150,10 @@ def _index(row: Row[Any], data: bytes) -> str | None:
 
 
 def _rejects(row: Row[Any], data: bytes) -> str | None:
-    """What is wrong with a list of rejects. Of a picture that a later run has rejected, the registry has that outcome.
+    """What is wrong with a list of rejects.
+
+    Of a picture that was tried again, the registry has the later outcome: another run's, or of the same run when it was
+    cleared, which looks again at what spoke of a moment or of an id.
 
     Raises ManifestInvalid.
     """
@@ -156,8 +169,8 @@ def _rejects(row: Row[Any], data: bytes) -> str | None:
         known = {(found.key, found.etag): found for found in connection.execute(select(table.__table__).where(*near))}
     for line in lines:
         found = known.get((line.key, line.etag))
-        same_run = found is not None and found.run_id == row.run_id
-        if found is None or (same_run and line != Reject.model_validate(found, from_attributes=True)):
+        latest = found is not None and found.run_id == row.run_id and line.reason not in TRIED_AGAIN
+        if found is None or (latest and line != Reject.model_validate(found, from_attributes=True)):
             return f"{line.key} is not registered as it is there"
     return None
 

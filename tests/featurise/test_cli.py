@@ -1,6 +1,7 @@
 """The command line as a person uses it: real processes, exit codes, and what they print."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,16 @@ def test_status_counts_by_day_and_names_synthetic_weights(done):
     days = map(json.loads, featurise("status", "--as-json", "--dataset", "birds").stdout.splitlines())
     (day,) = (day for day in days if day["batch"] == DAY)
     assert (day["found"], day["done"], day["rejected"], day["pending"]) == (4, 3, 1, 0)
+
+
+@pytest.mark.parametrize("command", ["status", "status --as-json", "show a", "verify", "--help"])
+def test_a_reader_that_goes_away_is_no_failure_worth_a_word(done, command):
+    reads, writes = os.pipe()
+    os.close(reads)
+    argv = [FEATURISE, *command.split()]
+    found = subprocess.run(argv, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writes)
+    assert (found.returncode, found.stderr) == (1, "")
 
 
 def test_show_says_where_features_lie_and_why_there_are_none(done):

@@ -126,6 +126,18 @@ def test_deleted_pictures_are_noted_and_come_back(pair, upload, night, extract):
     assert len(extract.made) == 2
 
 
+def test_a_deleted_picture_that_comes_back_as_another_is_no_deleted_one(pair, upload, night):
+    upload({f"{DAY}/a.jpg": b"a", f"{DAY}/b.jpg": b"b"})
+    night()
+    remove(pair, f"{DAY}/a.jpg")
+    remove(pair, f"{DAY}/b.jpg")
+    night(run_id="second")
+    assert (day().done, day().deleted) == (0, 2)
+    upload({f"{DAY}/a.jpg": b"another", f"{DAY}/b.jpg": b"bad"})
+    night(run_id="third")
+    assert (day().found, day().done, day().rejected, day().deleted) == (2, 1, 1, 0)
+
+
 def test_rejects_are_not_tried_again_until_they_change(upload, night, extract):
     upload({f"{DAY}/a.jpg": b"bad"})
     night()

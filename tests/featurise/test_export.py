@@ -154,26 +154,52 @@ def test_lxmert_finds_ten_columns_and_boxes_inside_the_image(pair, upload, night
         assert (share <= 1 + 1e-5).all()
 
 
-@pytest.mark.parametrize("form", list(run.FORMATS))
-def test_an_export_that_was_cut_off_goes_on_and_ends_equal(pair, pictures, tmp_path, form, monkeypatch):
-    export(pair, form, tmp_path / "whole")
-    writer = run.FORMATS[form]
-    add, added = writer.add, []
+def cut_off(monkeypatch: pytest.MonkeyPatch, pair: Pair, form: str, out: Path, *, images: int) -> list[str]:
+    """An export that ends after so many images; returns their ids."""
+    add, added = run.FORMATS[form].add, []
 
     def cut(self, source, image_id, group):
-        if len(added) == 5:
+        if len(added) == images:
             raise KeyboardInterrupt
         added.append(image_id)
         add(self, source, image_id, group)
 
-    monkeypatch.setattr(writer, "add", cut)
-    with pytest.raises(KeyboardInterrupt):
-        export(pair, form, tmp_path / "cut")
-    monkeypatch.setattr(writer, "add", add)
+    with monkeypatch.context() as patch:
+        patch.setattr(run.FORMATS[form], "add", cut)
+        with pytest.raises(KeyboardInterrupt):
+            export(pair, form, out)
+    return added
+
+
+@pytest.mark.parametrize("form", list(run.FORMATS))
+def test_an_export_that_was_cut_off_goes_on_and_ends_equal(pair, pictures, tmp_path, form, monkeypatch):
+    export(pair, form, tmp_path / "whole")
+    assert len(cut_off(monkeypatch, pair, form, tmp_path / "cut", images=5)) == 5
     resumed = export(pair, form, tmp_path / "cut")
     assert 0 < resumed.before < resumed.images == len(pictures)
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
     assert export(pair, form, tmp_path / "cut").before == len(pictures)
+
+
+@pytest.mark.parametrize("form", list(run.FORMATS))
+def test_an_export_that_was_cut_off_does_not_keep_a_picture_that_was_removed_since(
+    pair, pictures, night, tmp_path, form, monkeypatch
+):
+    (added,) = cut_off(monkeypatch, pair, form, tmp_path, images=1)
+    storage.delete([f"s3://{pair.bucket}/{pair.prefix}{DAY}/{added}.jpg"])
+    night(DAY, run_id="again")
+    with pytest.raises(ExportFailed, match="replaced or removed since; choose another folder, or remove this one"):
+        export(pair, form, tmp_path)
+
+
+@pytest.mark.parametrize("form", list(run.FORMATS))
+def test_what_another_program_or_export_wrote_is_left_as_it_is(pair, pictures, tmp_path, form):
+    export(pair, form, tmp_path)
+    (tmp_path / "export.jsonl").unlink()
+    there = content(tmp_path)
+    with pytest.raises(ExportFailed, match=r"/birds\S* is there, and export.jsonl does not say .*; choose another"):
+        export(pair, form, tmp_path)
+    assert content(tmp_path) == there
 
 
 def content(folder: Path) -> dict[str, object]:
@@ -324,7 +350,7 @@ def test_an_export_that_lxmert_cannot_hold_leaves_no_file(pair, pictures, tmp_pa
     monkeypatch.setattr(contract, "read_image", without_attributes)
     with pytest.raises(ExportFailed, match="this backbone has none"):
         export(pair, "tsv-lxmert", tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["export.jsonl"]
 
 
 def test_a_feature_set_without_images_makes_no_export(pair, upload, night, tmp_path):

@@ -5,7 +5,7 @@ import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from featurise.registry import schema, session
+from featurise.registry import schema, session, shards
 from featurise.registry.models import Base
 from featurise.registry.session import RegistryUnavailable, reading
 from featurise.settings import settings
@@ -19,6 +19,11 @@ def test_migrations_make_the_tables_of_the_models(registry):
 
 def test_migrating_twice_changes_nothing(registry):
     assert schema.migrate(session.engine(registry)) == schema.migrate(session.engine(registry))
+
+
+def test_more_addresses_are_looked_up_than_a_statement_takes(registry):
+    with reading() as connection:
+        assert shards.known(connection, [f"s3://features/{number}.h5" for number in range(70_000)]) == set()
 
 
 def test_a_registry_without_tables_names_the_command(empty_registry):

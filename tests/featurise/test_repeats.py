@@ -179,6 +179,48 @@ def test_a_report_keeps_what_another_run_has_still_to_do(pair, upload, night, ex
     assert list(storage.listing(addresses.works(pair, DAY))) == []
 
 
+def left(pair: Pair) -> set[str]:
+    """The run folders that there are of work."""
+    folder = addresses.works(pair, DAY).removeprefix(f"s3://{pair.bucket}/").removesuffix(f"{DAY}/")
+    found = storage.listing(f"s3://{pair.bucket}/{folder}")
+    return {"/".join(item.key.removeprefix(folder).split("/")[:2]) for item in found}
+
+
+def test_a_night_that_makes_up_for_a_failed_one_removes_what_that_left(pair, upload, night, extract):
+    upload({f"{BEFORE}/a.jpg": b"a"})
+    (shard,) = begin(pair, BEFORE, "failed")
+    extract(pair, shard, BEFORE)
+    published = publish.run(pair, shard, validate.run(pair, shard, BEFORE, "failed"), BEFORE, "failed")
+    report.run(pair, BEFORE, "failed")
+    upload({f"{DAY}/b.jpg": b"b", f"{BEFORE}/c.jpg": b"c"})
+    night(DAY, run_id="first", options=Options(limit=1))
+    assert left(pair) == {f"{BEFORE}/failed"}, "there is an image still to do"
+    assert storage.head(published.uri) is not None
+    night(DAY, run_id="second")
+    assert left(pair) == set()
+    assert storage.head(published.uri) is None
+
+
+def test_a_night_does_not_touch_the_day_that_another_run_works_on(pair, upload, night):
+    upload({f"{BEFORE}/a.jpg": b"a", f"{DAY}/b.jpg": b"b"})
+    night(BEFORE)
+    begin(pair, BEFORE, "backfill", force=True)
+    night(DAY)
+    assert left(pair) == {f"{BEFORE}/backfill"}
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"limit": 1, "max_boxes": 50}])
+def test_a_dry_run_leaves_its_report_and_nothing_else(pair, upload, night, options):
+    upload({f"{DAY}/a.jpg": b"a"})
+    begin(pair, DAY, "real")
+    for _again in range(2):
+        night(DAY, run_id="dry", options=Options(dry_run=True, **options))
+        assert left(pair) == {f"{DAY}/real"}
+        assert left(Options(**options).applied(pair)) <= {f"{DAY}/real"}
+    told = report.run(Options(**options).applied(pair), DAY, "dry")
+    assert told.text == "dry run: 1 new images in 1 shards"
+
+
 def test_a_report_of_a_failed_discovery_removes_nothing(pair, upload, extract, monkeypatch):
     upload({f"{DAY}/a.jpg": b"a"})
     (shard,) = begin(pair, DAY, "first")

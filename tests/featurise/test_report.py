@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from extractor import storage
-from featurise import history, report
+from featurise import discover, history, plan, publish, register, report, validate
 from featurise.options import Options
 from featurise.page import render
 from featurise.pair import Pair
@@ -119,6 +119,18 @@ def test_what_discovery_rejects_at_once_has_a_tile_of_its_own(pair, upload, nigh
     assert "<b>1</b>rejected</div>" in page
     assert "<b>1</b>rejected at once</div>" in page
     assert "Rejected (2)" in page
+
+
+def test_an_id_that_another_run_got_meanwhile_makes_a_reject(pair, upload, extract):
+    upload({f"{BEFORE}/a.jpg": b"a", f"{DAY}/a.jpg": b"another a", f"{DAY}/b.jpg": b"b"})
+    alone = Options(look_back_days=0)
+    planned = {day: plan.run(pair, discover.run(pair, day, day, alone), day, alone) for day in (BEFORE, DAY)}
+    for day, (shard,) in planned.items():
+        extract(pair, shard, day)
+        published = publish.run(pair, shard, validate.run(pair, shard, day, day), day, day)
+        register.run(pair, shard, published, day, day)
+    assert told(pair, BEFORE, BEFORE)[0].text == "1 of 1 new images featurised, 0 rejected; 1 file (synthetic weights)"
+    assert told(pair, DAY, DAY)[0].text == "1 of 2 new images featurised, 1 rejected; 1 file (synthetic weights)"
 
 
 def test_several_nights_before_are_named_by_their_first_and_last(pair, upload, night):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from extractor import storage
-from featurise import addresses, discover, plan, publish, validate, verify
+from extractor import manifest, storage
+from extractor.manifest import Reason, Reject
+from featurise import addresses, discover, plan, publish, register, validate, verify
 from featurise.options import Options
 from featurise.pair import Pair
 from featurise.registry.session import reading
@@ -27,6 +28,20 @@ def findings(*, read: bool = True) -> list[tuple[str, str]]:
     with reading() as connection:
         files = verify.shards(connection)
     return [(found.kind, found.uri) for found in verify.run(files, read=read, tell=lambda _: None)]
+
+
+def finish(pair: Pair, shard: plan.Shard, batch: str, run_id: str) -> None:
+    published = publish.run(pair, shard, validate.run(pair, shard, batch, run_id), batch, run_id)
+    register.run(pair, shard, published, batch, run_id)
+
+
+def declare(monkeypatch: pytest.MonkeyPatch, folder: Path, *pairs: Pair) -> None:
+    datasets = {}
+    for pair in pairs:
+        facts = pair.model_dump(mode="json", exclude={"dataset", "backbone"})
+        datasets[pair.dataset] = {**facts, "backbones": [pair.backbone]}
+    (folder / "featurise.yaml").write_text(json.dumps({"datasets": datasets}))
+    monkeypatch.setenv("FEATURISE_DECLARATION", str(folder / "featurise.yaml"))
 
 
 @pytest.fixture
@@ -111,6 +126,33 @@ def test_a_missing_file_keeps_its_lists_and_is_made_anew(done, file, night):
     assert findings() == [], "nothing of the lost file counts any more"
 
 
+def test_a_lost_list_of_rejects_is_no_finding_once_a_later_run_has_their_outcome(registry, pair, upload, night):
+    upload({f"{DAY}/x.jpg": b"bad"})
+    night()
+    with reading() as connection:
+        (only,) = verify.shards(connection)
+    storage.delete([only.uri])
+    night(run_id="plain")
+    assert findings() == [("missing", only.uri)]
+    upload({f"{DAY}/x.jpg": b"bad, too"})
+    night(run_id="replaced")
+    assert findings() == []
+
+
+def test_a_reject_that_spoke_of_a_moment_may_have_another_outcome_of_its_run(done, file, upload, extract):
+    upload({f"{DAY}/late.jpg": b"late", f"{DAY}/other.jpg": b"other"})
+    for reason in (Reason.MISSING, Reason.CHANGED):
+        (shard,) = plan.run(done, discover.run(done, DAY, "cleared", Options()), "cleared", Options())
+        (entry, *_) = manifest.read(shard.manifest_uri).entries
+        upload({f"{DAY}/late.jpg": b"bad"})
+        uri = extract(done, shard, DAY)
+        upload({f"{DAY}/late.jpg": b"late"})
+        line = Reject(**entry.model_dump(include={"key", "etag", "size", "image_id"}), reason=reason, detail="")
+        storage.write_bytes(addresses.rejects(uri), manifest.dump([line]))
+        finish(done, shard, DAY, "cleared")
+    assert findings() == []
+
+
 def test_a_file_that_is_registered_meanwhile_is_no_orphan(done, upload, night):
     with reading() as connection:
         before = verify.shards(connection)
@@ -143,9 +185,18 @@ def test_a_file_of_a_first_night_that_nobody_registered_is_found(
     (shard,) = plan.run(pair, discover.run(pair, DAY, "first", Options()), "first", Options())
     extract(pair, shard, DAY)
     published = publish.run(pair, shard, validate.run(pair, shard, DAY, "first"), DAY, "first")
-    declared = pair.model_dump(mode="json", exclude={"dataset", "backbone"})
-    declaration = {"datasets": {pair.dataset: {**declared, "backbones": [pair.backbone]}}}
-    (tmp_path / "featurise.yaml").write_text(json.dumps(declaration))
-    monkeypatch.setenv("FEATURISE_DECLARATION", str(tmp_path / "featurise.yaml"))
+    declare(monkeypatch, tmp_path, pair)
     found = run("--dataset", pair.dataset)
     assert (found.returncode, f"orphaned: {published.uri}" in found.stdout) == (1, True), found.stdout
+
+
+def test_a_bucket_that_does_not_exist_holds_nothing(done, file, tmp_path, monkeypatch):
+    declare(monkeypatch, tmp_path, done.model_copy(update={"dataset": "fish", "bucket": "not-made-yet"}), done)
+    found = run()
+    assert (found.returncode, "1 files, 0 findings" in found.stdout) == (0, True), found.stdout
+    storage.client().delete_bucket(Bucket=done.bucket)
+    found = run()
+    storage.client().create_bucket(Bucket=done.bucket)
+    assert (found.returncode, "1 files, 4 findings" in found.stdout) == (1, True), found.stdout
+    for uri in (file.uri, file.index_uri, file.rejects_uri, addresses.latest(done)):
+        assert f"missing: {uri} (" in found.stdout

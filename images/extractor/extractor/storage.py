@@ -53,6 +53,10 @@ class NotFound(StorageError):
     """Raised when there is no object at an address."""
 
 
+class NoSuchBucket(StorageError):
+    """Raised when the bucket of an address does not exist."""
+
+
 @dataclass(frozen=True)
 class ObjectInfo:
     """One listed object. `key` is relative to the bucket, or for a local folder to that folder."""
@@ -120,7 +124,7 @@ def _fail(uri: str, doing: str, error: Exception) -> NoReturn:
         code = str(error.response.get("Error", {}).get("Code", ""))
         bucket, _ = split(uri)
         if code == "NoSuchBucket":
-            raise StorageError(
+            raise NoSuchBucket(
                 f"{doing} {uri}: bucket {bucket!r} does not exist at {endpoint()}; create it or correct the declaration"
             ) from error
         if code in ABSENT:

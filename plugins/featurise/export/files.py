@@ -21,16 +21,16 @@ class MmfFiles:
         del offset
         mmf_names.check_files(sources)
         _check_lengths(sources, os.pathconf(folder, "PC_NAME_MAX") - len(INFO))
-        self._folder = folder / dataset
-        self._folder.mkdir(exist_ok=True)
+        self.target = folder / dataset
 
     def holds(self, source: Source) -> bool:
-        return all((self._folder / f"{image_id}.npy").exists() for image_id in source.ids)
+        return all((self.target / f"{image_id}.npy").exists() for image_id in source.ids)
 
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
         found = source.regions(group)
         features = io.BytesIO()
         np.save(features, found.features)
+        self.target.mkdir(exist_ok=True)
         self._put(f"{image_id}{INFO}", pickles.npy(items.mmf_info(found)))
         self._put(f"{image_id}.npy", features.getvalue())
 
@@ -43,9 +43,9 @@ class MmfFiles:
         """Nothing is left to do."""
 
     def _put(self, name: str, data: bytes) -> None:
-        partial = self._folder / ".partial"
+        partial = self.target / ".partial"
         partial.write_bytes(data)
-        partial.replace(self._folder / name)
+        partial.replace(self.target / name)
 
 
 def _check_lengths(sources: Sequence[Source], most: int) -> None:

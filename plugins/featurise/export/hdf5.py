@@ -20,8 +20,9 @@ class Hdf5:
 
     def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int) -> None:
         del offset
-        self._folder, self._dataset, self._sources = folder, dataset, sources
+        self._folder, self._sources = folder, sources
         self._open: h5py.File | None = None
+        self.target = folder / f"{dataset}.h5"
 
     def holds(self, source: Source) -> bool:
         return self._file(source).exists()
@@ -43,12 +44,12 @@ class Hdf5:
         return 0
 
     def close(self) -> None:
-        partial = self._folder / f".{self._dataset}.h5.partial"
+        partial = self.target.with_name(f".{self.target.name}.partial")
         with h5py.File(partial, "w") as file:
             for source in self._sources:
                 for image_id in source.ids:
                     file[image_id] = h5py.ExternalLink(f"{source.name}.h5", f"/{image_id}")
-        partial.replace(self._folder / f"{self._dataset}.h5")
+        partial.replace(self.target)
 
     @contextmanager
     def _room_to_close(self, source: Source) -> Iterator[None]:

@@ -6,6 +6,7 @@ need and grows, so that no file system has to hold a terabyte of holes.
 
 import pickle
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,10 @@ class _Lightning:
         self, folder: Path, sources: Sequence[Source], share: float, item: Callable[[str, Regions], dict[str, Any]]
     ) -> None:
         _check_keys(sources)
-        size = int(share * sum(source.bytes for source in sources)) + 64 * MIB
+        self.target = folder
+        self._size = int(share * sum(source.bytes for source in sources)) + 64 * MIB
         self._item = item
         self._pending: list[tuple[bytes, bytes]] = []
-        self._environment = lmdb.open(str(folder), map_size=size, subdir=True, meminit=False)
-        with self._environment.begin() as transaction:
-            self._keys: dict[bytes, None] = dict.fromkeys(pickle.loads(transaction.get(b"keys") or pickle.dumps([])))  # noqa: S301
 
     def holds(self, source: Source) -> bool:
         return all(image_id.encode() in self._keys for image_id in source.ids)
@@ -54,6 +53,15 @@ class _Lightning:
 
     def close(self) -> None:
         self._environment.close()
+
+    @cached_property
+    def _environment(self) -> lmdb.Environment:
+        return lmdb.open(str(self.target), map_size=self._size, subdir=True, meminit=False)
+
+    @cached_property
+    def _keys(self) -> dict[bytes, None]:
+        with self._environment.begin() as transaction:
+            return dict.fromkeys(pickle.loads(transaction.get(b"keys") or pickle.dumps([])))  # noqa: S301
 
     def _write(self) -> None:
         while True:

@@ -32,14 +32,14 @@ LINE = b'{"form":'
 Tell = Callable[[int, int], None]
 
 
-class Committed(BaseModel):
-    """A line of the journal: a source that is exported, and where the next one starts."""
+class Line(BaseModel):
+    """A line of the journal: a source that is begun, or one that is exported, and where the next one starts."""
 
     form: str
     feature_set: str
     source: str
     digest: str
-    offset: int
+    offset: int | None = None
 
 
 class Exported(BaseModel):
@@ -69,8 +69,13 @@ def run(dataset: str, backbone: str, revision: str | None, form: str, out: Path,
         raise ExportFailed(f"{out} cannot be made a folder ({error.strerror}); choose another") from error
     journal = out / "export.jsonl"
     with disk.writing(out):
-        done = _done(journal, form, name, planned)
-        writer = FORMATS[form](out, dataset, planned, max((line.offset for line in done.values()), default=0))
+        begun, done = _written(journal, form, name, planned)
+        writer = FORMATS[form](out, dataset, planned, max(done.values(), default=0))
+        if not begun and writer.target.exists():
+            raise ExportFailed(
+                f"{writer.target} is there, and {journal.name} does not say that this export made it; "
+                f"choose another folder, or remove {writer.target}"
+            )
         there = [source for source in planned if source.name in done]
         _check_held(writer, journal, there)
     todo = [source for source in planned if source.name not in done]
@@ -80,6 +85,10 @@ def run(dataset: str, backbone: str, revision: str | None, form: str, out: Path,
     for source in todo:
         with scratch.folder() as folder:
             local = _fetch(source, folder)
+            line = Line(form=form, feature_set=name, source=source.name, digest=source.digest)
+            if source.name not in begun:
+                with disk.writing(out):
+                    _append(journal, line)
             with h5py.File(local, "r") as file:
                 for image_id in source.ids:
                     group = file[image_id]
@@ -88,9 +97,7 @@ def run(dataset: str, backbone: str, revision: str | None, form: str, out: Path,
                     count += 1
                     tell(count, total)
         with disk.writing(out):
-            offset = writer.commit(source)
-            line = Committed(form=form, feature_set=name, source=source.name, digest=source.digest, offset=offset)
-            _append(journal, line)
+            _append(journal, line.model_copy(update={"offset": writer.commit(source)}))
     with disk.writing(out):
         writer.close()
     return Exported(feature_set=name, synthetic=found.synthetic, images=total, before=before)
@@ -117,9 +124,10 @@ def _images(planned: list[Source]) -> int:
     return sum(len(source.ids) for source in planned)
 
 
-def _done(journal: Path, form: str, name: str, planned: list[Source]) -> dict[str, Committed]:
-    """What the folder holds already; new files may have come since, but what was exported must still be so.
+def _written(journal: Path, form: str, name: str, planned: list[Source]) -> tuple[set[str], dict[str, int]]:
+    """The sources that were begun, and the offsets of those that are done.
 
+    New files may have come since, but what was written, be it a part of a source, must still be so.
     Raises ExportFailed.
     """
     lines = _lines(journal) if journal.exists() else []
@@ -135,10 +143,11 @@ def _done(journal: Path, form: str, name: str, planned: list[Source]) -> dict[st
                 f"{journal.parent} holds images of {line.source} that have been replaced or removed since; "
                 "choose another folder, or remove this one"
             )
-    return {line.source: line for line in lines}
+    done = {line.source: line.offset for line in lines if line.offset is not None}
+    return {line.source for line in lines}, done
 
 
-def _lines(journal: Path) -> list[Committed]:
+def _lines(journal: Path) -> list[Line]:
     """What the journal says; a last line that was cut off is removed: the next one would be written behind it.
 
     Raises ExportFailed when it is another kind of file.
@@ -149,7 +158,7 @@ def _lines(journal: Path) -> list[Committed]:
     if not data.startswith(LINE[: len(data)]):
         raise refused
     try:
-        lines = [Committed.model_validate_json(text) for text in whole.splitlines()]
+        lines = [Line.model_validate_json(text) for text in whole.splitlines()]
     except ValidationError as error:
         raise refused from error
     os.truncate(journal, len(whole))
@@ -165,7 +174,7 @@ def _check_held(writer: Writer, journal: Path, there: list[Source]) -> None:
             )
 
 
-def _append(journal: Path, line: Committed) -> None:
+def _append(journal: Path, line: Line) -> None:
     with journal.open("a") as file:
         file.write(line.model_dump_json() + "\n")
         file.flush()

@@ -24,11 +24,11 @@ class Lxmert:
 
     def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int) -> None:
         _check_ids(sources)
-        self._path, self._offset = folder / f"{dataset}_obj.tsv", offset
+        self.target, self._offset = folder / f"{dataset}_obj.tsv", offset
 
     def holds(self, source: Source) -> bool:
         del source
-        return self._path.exists() and self._path.stat().st_size >= self._offset
+        return self.target.exists() and self.target.stat().st_size >= self._offset
 
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
         found = source.regions(group)
@@ -51,7 +51,7 @@ class Lxmert:
     @cached_property
     def _file(self) -> BinaryIO:
         """The file, without what was not committed; opened late, so that an export that is refused leaves none."""
-        file = self._path.open("r+b" if self._path.exists() else "w+b")
+        file = self.target.open("r+b" if self.target.exists() else "w+b")
         file.truncate(self._offset)
         file.seek(self._offset)
         return file

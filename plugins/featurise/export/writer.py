@@ -12,6 +12,9 @@ from featurise.export.source import Source
 class Writer(Protocol):
     """Writes one export into a folder; made anew for every attempt."""
 
+    target: Path
+    """What this format's readers open. Nothing is written there, or anywhere else, before the first image is added."""
+
     def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int) -> None:
         """`sources` are all of the export's; `offset` is what the last commit of an earlier attempt returned, else 0.
 

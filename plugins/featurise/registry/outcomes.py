@@ -150,6 +150,6 @@ def recount(connection: Connection, feature_set: int, batches: Iterable[str], ru
             mine = (table.feature_set_id == feature_set, table.batch == batch)
             counts[name] = connection.scalars(select(func.count()).select_from(table).where(*mine, live(table))).one()
         gone = (Image.feature_set_id == feature_set, Image.batch == batch, Image.deleted_at.is_not(None))
-        deleted = connection.scalar(select(func.count()).select_from(Image).where(*gone))
+        deleted = connection.scalar(select(func.count()).select_from(Image).where(*gone, ~Image.superseded))
         left = max(before.done + before.rejected - sum(counts.values()), 0) if before.run_id != run_id else 0
         connection.execute(update(Batch).where(*where).values(**counts, deleted=deleted, found=before.found - left))

@@ -13,6 +13,9 @@ from featurise.registry.outcomes import live
 from featurise.registry.session import reading
 from featurise.statistics import Statistics
 
+PAGE = 10_000
+"""Addresses in one statement: PostgreSQL takes 65,535 parameters."""
+
 
 def find(pair: Pair, batch: str, run_id: str, name: str) -> Row[Any] | None:
     """A run's shard, when it is registered: then nothing is left to do for it."""
@@ -46,7 +49,10 @@ def add(connection: Connection, facts: Mapping[str, Any]) -> int:
 
 def known(connection: Connection, uris: list[str]) -> set[str]:
     """Those of these addresses that are registered."""
-    return set(connection.scalars(select(Shard.uri).where(Shard.uri.in_(uris))))
+    found: set[str] = set()
+    for start in range(0, len(uris), PAGE):
+        found.update(connection.scalars(select(Shard.uri).where(Shard.uri.in_(uris[start : start + PAGE]))))
+    return found
 
 
 def any_of(connection: Connection, feature_set: int) -> bool:
