@@ -198,7 +198,23 @@ def with_half_a_result(path: Path) -> None:
         file["results"] = half
 
 
-@pytest.mark.parametrize("damage", [cut, without_results, with_half_a_result])
+def with_another_feature(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["images"]["05"]["features"][0, 0] += 1
+
+
+def with_a_broken_group(path: Path) -> None:
+    with h5py.File(path) as file:
+        header = h5py.h5o.get_info(file["images"]["05"].id).addr
+    with path.open("rb+") as file:
+        file.seek(header)
+        file.write(b"\xff" * 16)
+
+
+DAMAGE = [cut, without_results, with_half_a_result, with_another_feature, with_a_broken_group]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_part_is_told_and_its_images_are_done_again(night, extract, monkeypatch, damage):
     undisturbed = night.folder / "undisturbed.h5"
     extract(night.arguments(undisturbed))
@@ -213,6 +229,28 @@ def test_a_damaged_part_is_told_and_its_images_are_done_again(night, extract, mo
     (told,) = ended.events("damaged part passed over, its images are done again")
     assert told["part"] == str(damaged)
     assert ended.events("resumed")[0]["done"] == 14 - 5
+    assert list(contents(night.output).items()) == list(contents(undisturbed).items())
+
+
+def test_a_part_damaged_before_the_assembly_costs_an_attempt_and_nothing_else(night, extract, monkeypatch):
+    undisturbed = night.folder / "undisturbed.h5"
+    extract(night.arguments(undisturbed))
+    with monkeypatch.context() as killed:
+        killed.setattr(parts, "remove", lambda output: None)
+        extract([*night.arguments(), "--part-images", "5"])
+    night.output.unlink()
+    assemble = parts.assemble
+
+    def damaged(output: str, *others: object) -> None:
+        with_another_feature(next(Path(parts.folder(output)).glob("part-00000005-*")))
+        assemble(output, *others)
+
+    with monkeypatch.context() as damaging:
+        damaging.setattr(parts, "assemble", damaged)
+        ended = extract(night.arguments())
+    assert ended.code == Exit.STORAGE
+    assert "its SHA-256 is not the one" in ended.events("failed")[0]["message"]
+    assert extract(night.arguments()).code == Exit.OK
     assert list(contents(night.output).items()) == list(contents(undisturbed).items())
 
 
