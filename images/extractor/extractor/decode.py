@@ -8,6 +8,8 @@ each picture first: at its size before anything is decoded, and strictly at its 
 import io
 import re
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -56,17 +58,30 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The pixels of one picture, uint8 [H, W, 3] in BGR order.
 
     Raises Undecodable with the reason: empty, not an image, truncated, too large, unsupported (animated), unreadable.
+    Raises MemoryError when the machine's memory does not suffice: that is no property of the picture.
     """
     if not data:
         raise Undecodable(Reason.EMPTY, "the object holds no bytes")
     _inspect(data, max_pixels)
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        with memory_told():
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise Undecodable(Reason.UNREADABLE, f"OpenCV: {error.err or error}") from error
     if pixels is None:
         raise Undecodable(Reason.UNREADABLE, "Pillow reads it, OpenCV does not: the references could not either")
     return np.asarray(pixels, dtype=np.uint8)
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Raises MemoryError where OpenCV's error is that memory did not suffice; its other errors go on as they are."""
+    try:
+        yield
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(f"OpenCV: {error.err}") from error
+        raise
 
 
 def _inspect(data: bytes, max_pixels: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from extractor import storage
 from extractor.backbone import Prepared, Unfit
-from extractor.decode import Undecodable, decode
+from extractor.decode import Undecodable, decode, memory_told
 from extractor.manifest import Entry, Manifest, Reason
 from extractor.stages import stage
 
@@ -29,7 +29,7 @@ def load(
 ) -> Picture:
     """Fetch, decode and prepare one image; what is wrong with the image itself becomes its refusal.
 
-    Raises StorageError when the store does not answer: that is no property of the image.
+    Raises StorageError when the store does not answer, and MemoryError: those are no properties of the image.
     """
     entry = manifest.entries[position]
     if entry.size > max_bytes:
@@ -52,7 +52,7 @@ def load(
     try:
         with stage("decode"):
             pixels = decode(data, max_pixels=max_pixels)
-        with stage("prepare"):
+        with stage("prepare"), memory_told():
             return Picture(position, entry, sha256, prepared=prepare(pixels))
     except Undecodable as error:
         return Picture(position, entry, sha256, refused=(error.reason, str(error)))
