@@ -8,7 +8,9 @@ import time
 from itertools import combinations
 from pathlib import Path
 
+import cv2
 import h5py
+import numpy as np
 import pytest
 from shards import Shard, index, picture, rejects, start, wait
 
@@ -118,6 +120,18 @@ def test_missing_and_changed_images_are_rejects(make_shard, extract):
         ("gone.png", Reason.MISSING),
         ("changed.png", Reason.CHANGED),
     }
+
+
+def test_a_picture_without_any_box_is_a_reject_of_its_own(make_shard, extract):
+    blank = cv2.imencode(".png", np.full((16, 24, 3), 200, np.uint8))[1].tobytes()
+    shard = make_shard({"blank.png": blank, "a/one.png": blank, "b/one.png": picture(1)})
+    assert extract(shard.arguments()).code == Exit.OK
+    assert [(r.key, r.reason) for r in rejects(shard.output)] == [
+        ("blank.png", Reason.NO_BOXES),
+        ("a/one.png", Reason.NO_BOXES),
+    ]
+    assert [entry.key for entry in index(shard.output)] == ["b/one.png"]
+    assert set(contents(shard.output)) == {"one"}
 
 
 def test_too_many_rejects_fail_and_list_them(make_shard, extract):

@@ -69,6 +69,7 @@ class Reason(StrEnum):
     MISSING = "missing"
     CHANGED = "changed"
     DUPLICATE_ID = "duplicate_id"
+    NO_BOXES = "no_boxes"
 
 
 MAX_PIXELS = 128 * 1024 * 1024
