@@ -101,7 +101,7 @@ class Manifest:
         """Where an image's bytes lie."""
         if entry.bucket is not None:
             return f"s3://{entry.bucket}/{entry.key}"
-        if entry.key.startswith(("s3://", "/")):
+        if not self.root.startswith("s3://") and entry.key.startswith(("s3://", "/")):
             return entry.key
         return f"{self.root}/{entry.key}"
 
@@ -182,11 +182,17 @@ def of_images(uri: str, rule: ImageIds = ImageIds.STEM, output: str | None = Non
     root = f"s3://{storage.split(uri)[0]}" if storage.is_s3(uri) else str(Path(uri).resolve())
     own = _files_of(output) if output is not None else re.compile("(?!)")
     entries = tuple(
-        Entry(key=_utf8(item.key, root), etag=item.etag, size=item.size, image_id=image_id(item.key, rule, prefix))
+        Entry(key=_utf8(item.key, root), etag=item.etag, size=item.size, image_id=_some_id(item.key, rule, prefix))
         for item in storage.listing(uri)
         if not item.key.endswith("/") and not own.fullmatch(f"{root}/{item.key}")
     )
     return Manifest(root, entries, digest(entries))
+
+
+def _some_id(key: str, rule: ImageIds, prefix: str) -> str:
+    """An image's id; its whole file name where the rule leaves nothing to name a group with, as of `..jpg`."""
+    found = image_id(key, rule, prefix)
+    return PurePosixPath(key).name if found in ("", ".") else found
 
 
 def _files_of(output: str) -> re.Pattern[str]:
