@@ -391,6 +391,25 @@ def test_parts_that_outlived_their_file_go_with_the_next_attempt(night, extract,
     assert not folder.exists()
 
 
+def test_an_image_that_one_of_two_overlapping_attempts_missed_has_one_outcome(make_shard, extract, monkeypatch):
+    shard = make_shard({f"{n}.png": picture(n) for n in range(3)})
+    second, data = shard.folder / "1.png", picture(1)
+    folder = Path(parts.folder(str(shard.output)))
+    folder.mkdir(parents=True)
+    for attempt, size in (("without", "3"), ("with", "1")):
+        second.unlink() if attempt == "without" else second.write_bytes(data)
+        with monkeypatch.context() as killed:
+            killed.setattr(parts, "remove", lambda output: None)
+            extract([*shard.arguments(shard.folder / f"{attempt}.h5"), "--part-images", size])
+        for path in (shard.folder / f"{attempt}.h5.parts").iterdir():
+            path.rename(folder / path.name)
+    ended = extract(shard.arguments())
+    assert ended.events("resumed")[0]["done"] == 3
+    assert [line.key for line in index(shard.output)] == ["0.png", "2.png"]
+    assert [line.key for line in rejects(shard.output)] == ["1.png"]
+    assert list(contents(shard.output)) == ["0", "2"]
+
+
 def test_whatever_parts_are_lost_the_next_attempt_makes_the_same_file(make_shard, extract, monkeypatch):
     """Ids that are taken, with the same bytes and with others, rest on a part that may be lost."""
     seeds = {"a/one": 1, "a/two": 2, "b/one": 1, "c/one": 3, "b/two": 2, "a/three": 4, "c/two": 2, "b/three": 5}

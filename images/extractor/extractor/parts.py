@@ -153,15 +153,17 @@ def remove(output: str) -> None:
 def assemble(output: str, parts: Sequence[Part], provenance: Provenance, scratch: Path) -> None:
     """Write the shard's file from its parts and put it at `output`: index and rejects first, the file itself last."""
     local = scratch / "assembled.h5"
+    outcomes = [result for _, result in sorted(settled(parts).items())]
+    # Where attempts overlapped, a part may hold groups of images that another part's outcomes settled as rejects.
+    wanted = {(result.done.image_id, result.done.sha256) for result in outcomes if result.done is not None}
     with contract.create(local) as file:
         contract.write_provenance(file, provenance)
         for part in parts:
             with _opened(part, scratch) as source:
                 images = source["images"]
-                for image_id in (result.done.image_id for result in part.results if result.done is not None):
-                    if image_id in images and image_id not in file:
-                        images.copy(image_id, file, name=image_id)
-    outcomes = [result for _, result in sorted(settled(parts).items())]
+                for done in (result.done for result in part.results if result.done is not None):
+                    if (done.image_id, done.sha256) in wanted and done.image_id in images and done.image_id not in file:
+                        images.copy(done.image_id, file, name=done.image_id)
     write_lines(output, "index", (result.done for result in outcomes if result.done is not None))
     write_lines(output, "rejects", (result.reject for result in outcomes if result.reject is not None))
     storage.upload(local, output)
