@@ -54,6 +54,15 @@ class Undecodable(Exception):
         self.reason = reason
 
 
+def pixels_of(data: bytes) -> int:
+    """How many pixels a picture's header claims; none where there is no header to be read."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            return picture.width * picture.height
+    except Exception:  # noqa: BLE001 - whatever is wrong, `decode` tells it
+        return 0
+
+
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The pixels of one picture, uint8 [H, W, 3] in BGR order.
 
