@@ -99,6 +99,12 @@ def test_numbers_below_one_are_refused(command, make_shard, option, number):
     assert not shard.output.exists()
 
 
+@pytest.mark.parametrize("share", ["nan", "-0.1", "1.1", "50%"])
+def test_a_share_that_is_none_is_refused(command, make_shard, share):
+    code, text = command(*make_shard({"one.png": picture(1)}).arguments(), f"--max-reject-share={share}")
+    assert (code, "--max-reject-share" in text) == (Exit.USAGE, True)
+
+
 def on(device: str, shard: Shard) -> list[str]:
     return [device if argument == "cpu" else argument for argument in shard.arguments()]
 

@@ -55,7 +55,7 @@ def run(
     batch_size: Annotated[int | None, AT_LEAST_ONE] = None,
     part_images: Annotated[int, AT_LEAST_ONE] = 256,
     part_seconds: float = 600.0,
-    max_reject_share: float = 0.5,
+    max_reject_share: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.5,
     image_ids: ImageIds = ImageIds.STEM,
     max_pixels: Annotated[int, AT_LEAST_ONE] = MAX_PIXELS,
     workers: Annotated[int, AT_LEAST_ONE] = 8,

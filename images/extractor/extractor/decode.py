@@ -39,6 +39,9 @@ _BEGINNING = re.compile(
 )
 """How files of these formats begin, and how no text, film or sound does."""
 
+_WRITTEN = re.compile(rb"(\xff[\xe0-\xef]..)[A-Z]", re.DOTALL)
+"""What applications wrote into a JPEG begins so: its mark, its length, and the first letter of its name."""
+
 _ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit comes first, with a reason of its own
@@ -57,7 +60,7 @@ class Undecodable(Exception):
 def pixels_of(data: bytes) -> int:
     """How many pixels a picture's header claims; none where there is no header to be read."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with _opened(data) as picture:
             return picture.width * picture.height
     except Exception:  # noqa: BLE001 - whatever is wrong, `decode` tells it
         return 0
@@ -95,7 +98,7 @@ def memory_told() -> Iterator[None]:
 
 def _inspect(data: bytes, max_pixels: int) -> None:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with _opened(data) as picture:
             width, height = picture.size
             if width * height > max_pixels:
                 raise Undecodable(
@@ -113,6 +116,16 @@ def _inspect(data: bytes, max_pixels: int) -> None:
         raise
     except Exception as error:  # on bytes of unknown origin decoders raise anything, and one picture must not end a run
         raise _broken(error, data) from error
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        if not data.startswith(b"\xff\xd8"):
+            raise
+        # Pillow insists on understanding what applications wrote into a JPEG; OpenCV passes over what is broken there.
+        return Image.open(io.BytesIO(_WRITTEN.sub(rb"\1\0", data)), formats=FORMATS)
 
 
 def _check_chunks(data: bytes) -> None:
