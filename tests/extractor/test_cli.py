@@ -164,6 +164,16 @@ def test_links_are_followed_and_what_they_miss_is_told(make_shard, extract, tmp_
     ]
 
 
+def test_an_output_among_the_images_by_a_link_is_none_of_them(make_shard, extract, tmp_path):
+    shard = make_shard({"day/one.png": picture(1), "elsewhere/two.png": picture(2)})
+    (tmp_path / "day" / "link").symlink_to(tmp_path / "elsewhere")
+    arguments = among_images(shard, tmp_path / "elsewhere" / "f.h5")
+    for event in ("finished", "already complete"):
+        ended = extract(arguments)
+        assert ended.events(event)
+        assert ended.events("finished")[0]["images"] == 2
+
+
 def test_a_folder_that_cannot_be_read_is_named(make_shard, extract, tmp_path, monkeypatch):
     shard = make_shard({"day/one.png": picture(1), "day/closed/two.png": picture(2)})
     closed, scan = tmp_path / "day" / "closed", os.scandir

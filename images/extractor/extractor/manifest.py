@@ -1,6 +1,7 @@
 """The list of a shard's images, and the two lists that stand beside its file: JSON lines, one image each."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ def of_images(uri: str, rule: ImageIds = ImageIds.STEM, output: str | None = Non
     entries = tuple(
         Entry(key=_utf8(item.key, root), etag=item.etag, size=item.size, image_id=_some_id(item.key, rule, prefix))
         for item in storage.listing(uri)
-        if not item.key.endswith("/") and not own.fullmatch(f"{root}/{item.key}")
+        if not item.key.endswith("/") and not own.fullmatch(_without_links(f"{root}/{item.key}"))
     )
     return Manifest(root, entries, digest(entries))
 
@@ -204,6 +205,11 @@ def _files_of(output: str) -> re.Pattern[str]:
     whole = "|".join(re.escape(each) for each in (name, list_of(name, "index"), list_of(name, "rejects")))
     part, partial = rf"{re.escape(name)}\.parts/.*", rf"\.({whole})\.[0-9a-f]+\.partial"
     return re.compile(rf"{re.escape(folder)}/({whole}|{part}|{partial})", re.DOTALL)
+
+
+def _without_links(address: str) -> str:
+    # Path.resolve would raise at a link that leads round.
+    return address if address.startswith("s3://") else os.path.realpath(address)
 
 
 def _utf8(key: str, root: str) -> str:

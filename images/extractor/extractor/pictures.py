@@ -1,7 +1,7 @@
 """Fetch and decode ahead of the network: several threads, in order, never more than a window of pictures in memory.
 
-A decoded picture takes some twenty times as many bytes as it has pixels until it is prepared, whatever its file's size.
-Therefore the pixels that are decoded at one time are bounded too, by those of the one largest picture that there may be.
+Until it is prepared, a decoded picture takes up to twenty bytes a pixel, however small its file. Therefore the pixels
+that are decoded at one time are bounded too, by those of the one largest picture that is admitted.
 """
 
 import hashlib
