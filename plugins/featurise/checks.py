@@ -15,6 +15,8 @@ from featurise.pair import Pair
 
 SHORT_SIDE, LONG_SIDE, PADDING = 800, 1333, 32
 """Of the network's input in pixels, as mmf's `extract_features_vmb` resizes and pads."""
+ROUNDING = 1e-3
+"""Network pixels by which a side may be wrong: coordinates above a thousand, in float32, after some operations."""
 
 
 def expected_fields(pair: Pair) -> tuple[Field, ...]:
@@ -61,19 +63,24 @@ def _boxes(pair: Pair, found: Regions) -> Iterator[str]:
     x1, y1, x2, y2 = found.boxes.T
     width, height = (found.img_w, found.img_h) if pair.backbone == "resnet101" else padded(found.img_w, found.img_h)
     inside = (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height)
-    # maskrcnn-benchmark counts both edge pixels as inside a box, so that equal edges are one pixel wide there.
-    positive = (x2 > x1) & (y2 > y1) if pair.backbone == "resnet101" else (x2 >= x1) & (y2 >= y1)
+    # maskrcnn-benchmark counts both edge pixels as inside a box: x2 may lie up to one network pixel below x1 there.
+    below = 0 if pair.backbone == "resnet101" else (1 + ROUNDING) / resize_factor(found.img_w, found.img_h)
+    positive = (x2 - x1 > -below) & (y2 - y1 > -below)
     for name, holds in ((f"outside {width:g} x {height:g} pixels", inside), ("without a positive area", positive)):
         if not holds.all():
             row = int(np.flatnonzero(~holds)[0])
             yield f"box of row {row} is {name}: {', '.join(f'{side:g}' for side in found.boxes[row])}"
 
 
+def resize_factor(width: int, height: int) -> float:
+    """Network pixels per pixel of the image."""
+    scale = SHORT_SIDE / min(width, height)
+    return LONG_SIDE / max(width, height) if round(scale * max(width, height)) > LONG_SIDE else scale
+
+
 def padded(width: int, height: int) -> tuple[float, float]:
     """Width and height of the padded network input, in pixels of the image."""
-    scale = SHORT_SIDE / min(width, height)
-    if round(scale * max(width, height)) > LONG_SIDE:
-        scale = LONG_SIDE / max(width, height)
+    scale = resize_factor(width, height)
     sides = (math.ceil(max(1, round(side * scale)) / PADDING) * PADDING / scale for side in (width, height))
     padded_width, padded_height = sides
     return padded_width, padded_height

@@ -4,9 +4,10 @@ import hashlib
 import os
 
 import pytest
-from shards import Shard, picture
+from shards import Shard, index, picture, rejects
 
 from extractor import cli
+from extractor.manifest import Reason
 from extractor.outcome import Exit
 
 TENSORS = {
@@ -98,6 +99,12 @@ def test_numbers_below_one_are_refused(command, make_shard, option, number):
     assert not shard.output.exists()
 
 
+@pytest.mark.parametrize("share", ["nan", "-0.1", "1.1", "50%"])
+def test_a_share_that_is_none_is_refused(command, make_shard, share):
+    code, text = command(*make_shard({"one.png": picture(1)}).arguments(), f"--max-reject-share={share}")
+    assert (code, "--max-reject-share" in text) == (Exit.USAGE, True)
+
+
 def on(device: str, shard: Shard) -> list[str]:
     return [device if argument == "cpu" else argument for argument in shard.arguments()]
 
@@ -136,6 +143,65 @@ def test_an_output_among_the_images_is_none_of_them(make_shard, extract, tmp_pat
     (told,) = again.events("finished")
     assert (told["images"], told["rejected"]) == (2, 0)
     assert again.events("already complete")
+
+
+def test_links_are_followed_and_what_they_miss_is_told(make_shard, extract, tmp_path):
+    shard = make_shard(
+        {"day/one.png": picture(1), "elsewhere/two.png": picture(2), "elsewhere/deep/three.png": picture(3)}
+    )
+    (tmp_path / "day" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "day" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "day" / "in.png").symlink_to("one.png/in.png")
+    (tmp_path / "day" / "self.png").symlink_to("self.png")
+    (tmp_path / "day" / "round").symlink_to(".")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "day")
+    assert extract(among_images(shard, tmp_path / "f.h5")).code == Exit.OK
+    assert [line.key for line in index(tmp_path / "f.h5")] == ["link/deep/three.png", "link/two.png", "one.png"]
+    assert [(line.key, line.reason) for line in rejects(tmp_path / "f.h5")] == [
+        ("gone.png", Reason.MISSING),
+        ("in.png", Reason.MISSING),
+        ("self.png", Reason.MISSING),
+    ]
+
+
+def test_an_output_among_the_images_by_a_link_is_none_of_them(make_shard, extract, tmp_path):
+    shard = make_shard({"day/one.png": picture(1), "elsewhere/two.png": picture(2)})
+    (tmp_path / "day" / "link").symlink_to(tmp_path / "elsewhere")
+    arguments = among_images(shard, tmp_path / "elsewhere" / "f.h5")
+    for event in ("finished", "already complete"):
+        ended = extract(arguments)
+        assert ended.events(event)
+        assert ended.events("finished")[0]["images"] == 2
+
+
+def test_a_folder_that_cannot_be_read_is_named(make_shard, extract, tmp_path, monkeypatch):
+    shard = make_shard({"day/one.png": picture(1), "day/closed/two.png": picture(2)})
+    closed, scan = tmp_path / "day" / "closed", os.scandir
+
+    def scandir(path):
+        if str(path) == str(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    ended = extract(among_images(shard, tmp_path / "f.h5"))
+    assert ended.code == Exit.STORAGE
+    assert f"Permission denied: '{closed}'" in ended.events("failed")[0]["message"]
+
+
+def test_images_that_are_none_are_refused_with_where_they_were_looked_for(make_shard, extract, tmp_path, prefix, store):
+    shard = make_shard({"day/f.h5.parts/part-1.h5": b"what a killed attempt left"})
+    for images, place in (
+        (tmp_path / "day", tmp_path / "day"),
+        (f"{prefix}/day/", f"{prefix}/day/ at {store.endpoint}"),
+    ):
+        arguments = among_images(shard, tmp_path / "day" / "f.h5")
+        arguments[arguments.index("--images") + 1] = str(images)
+        ended = extract(arguments)
+        assert ended.code == Exit.USAGE
+        assert (
+            f"--images {images}: there is nothing to featurise below {place};" in ended.events("failed")[0]["message"]
+        )
 
 
 def test_an_image_whose_name_is_not_utf8_is_named(make_shard, extract, tmp_path):

@@ -64,10 +64,19 @@ def png_of_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(body)
 
 
+def with_note(mark: int, note: bytes) -> bytes:
+    """A JPEG in which an application wrote."""
+    plain = encoded(PICTURE, "JPEG")
+    return plain[:2] + struct.pack(">HH", mark, len(note) + 2) + note + plain[2:]
+
+
 FEATURISED = {
     "JPEG": encoded(PICTURE, "JPEG"),
     "progressive JPEG": encoded(PICTURE, "JPEG", progressive=True),
     "JPEG with bytes after its end": encoded(PICTURE, "JPEG") + b"something else",
+    "JPEG with a broken Adobe note": with_note(0xFFEE, b"Adobe"),
+    "JPEG with a broken colour profile": with_note(0xFFE2, b"ICC_PROFILE\0\1"),
+    "JPEG with a broken Photoshop note": with_note(0xFFED, b"Photoshop 3.0\x008BIM\3\xed"),
     "1 x 1": encoded(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG"),
     "1600 x 20": encoded(blots(1600, 20), "PNG"),
     "grey JPEG": encoded(PICTURE.convert("L"), "JPEG"),
@@ -135,6 +144,7 @@ REJECTED = {
     "JPEG cut before its pixels": (JPEG[:600], Reason.TRUNCATED),
     "JPEG cut in its pixels": (JPEG[:900], Reason.TRUNCATED),
     "JPEG without its last two bytes": (JPEG[:-2], Reason.TRUNCATED),
+    "JPEG with a broken Adobe note, cut": (FEATURISED["JPEG with a broken Adobe note"][:-2], Reason.TRUNCATED),
     "progressive JPEG cut": (FEATURISED["progressive JPEG"][:-40], Reason.TRUNCATED),
     "PNG cut": (PNG[:-40], Reason.TRUNCATED),
     "AVIF cut": (FEATURISED["AVIF"][:-20], Reason.TRUNCATED),

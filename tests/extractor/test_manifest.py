@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extractor import manifest
-from extractor.manifest import Entry, ImageIds, dump, image_id, load
+from extractor.manifest import Entry, ImageIds, Manifest, dump, image_id, load
 from extractor.outcome import ManifestInvalid
 
 
@@ -65,3 +65,16 @@ def test_folder_is_listed_whole(tmp_path):
     listed = manifest.of_images(str(tmp_path))
     assert [entry.key for entry in listed.entries] == ["a/c.png", "b.jpg", "notes.txt"]
     assert listed.uri(listed.entries[0]) == f"{tmp_path}/a/c.png"
+
+
+def test_a_name_that_leaves_no_id_is_one_itself(tmp_path):
+    for name in ("..jpg", "..png", "a.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [entry.image_id for entry in manifest.of_images(str(tmp_path)).entries] == ["..jpg", "..png", "a"]
+
+
+@pytest.mark.parametrize("key", ["/etc/hostname", "s3://other/x.png", "images/a.png"])
+def test_a_key_of_a_bucket_is_one_of_that_bucket_whatever_it_looks_like(key):
+    entry = Entry(key=key, etag="e", size=1, image_id="x")
+    assert Manifest("s3://bucket", (entry,), "").uri(entry) == f"s3://bucket/{key}"
+    assert Manifest("/folder", (entry,), "").uri(entry) == (f"/folder/{key}" if key.startswith("images") else key)

@@ -8,7 +8,9 @@ import time
 from itertools import combinations
 from pathlib import Path
 
+import cv2
 import h5py
+import numpy as np
 import pytest
 from shards import Shard, index, picture, rejects, start, wait
 
@@ -120,6 +122,18 @@ def test_missing_and_changed_images_are_rejects(make_shard, extract):
     }
 
 
+def test_a_picture_without_any_box_is_a_reject_of_its_own(make_shard, extract):
+    blank = cv2.imencode(".png", np.full((16, 24, 3), 200, np.uint8))[1].tobytes()
+    shard = make_shard({"blank.png": blank, "a/one.png": blank, "b/one.png": picture(1)})
+    assert extract(shard.arguments()).code == Exit.OK
+    assert [(r.key, r.reason) for r in rejects(shard.output)] == [
+        ("blank.png", Reason.NO_BOXES),
+        ("a/one.png", Reason.NO_BOXES),
+    ]
+    assert [entry.key for entry in index(shard.output)] == ["b/one.png"]
+    assert set(contents(shard.output)) == {"one"}
+
+
 def test_too_many_rejects_fail_and_list_them(make_shard, extract):
     shard = make_shard({f"{n}.jpg": b"no picture" for n in range(30)})
     ended = extract(shard.arguments())
@@ -198,7 +212,23 @@ def with_half_a_result(path: Path) -> None:
         file["results"] = half
 
 
-@pytest.mark.parametrize("damage", [cut, without_results, with_half_a_result])
+def with_another_feature(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["images"]["05"]["features"][0, 0] += 1
+
+
+def with_a_broken_group(path: Path) -> None:
+    with h5py.File(path) as file:
+        header = h5py.h5o.get_info(file["images"]["05"].id).addr
+    with path.open("rb+") as file:
+        file.seek(header)
+        file.write(b"\xff" * 16)
+
+
+DAMAGE = [cut, without_results, with_half_a_result, with_another_feature, with_a_broken_group]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_part_is_told_and_its_images_are_done_again(night, extract, monkeypatch, damage):
     undisturbed = night.folder / "undisturbed.h5"
     extract(night.arguments(undisturbed))
@@ -213,6 +243,28 @@ def test_a_damaged_part_is_told_and_its_images_are_done_again(night, extract, mo
     (told,) = ended.events("damaged part passed over, its images are done again")
     assert told["part"] == str(damaged)
     assert ended.events("resumed")[0]["done"] == 14 - 5
+    assert list(contents(night.output).items()) == list(contents(undisturbed).items())
+
+
+def test_a_part_damaged_before_the_assembly_costs_an_attempt_and_nothing_else(night, extract, monkeypatch):
+    undisturbed = night.folder / "undisturbed.h5"
+    extract(night.arguments(undisturbed))
+    with monkeypatch.context() as killed:
+        killed.setattr(parts, "remove", lambda output: None)
+        extract([*night.arguments(), "--part-images", "5"])
+    night.output.unlink()
+    assemble = parts.assemble
+
+    def damaged(output: str, *others: object) -> None:
+        with_another_feature(next(Path(parts.folder(output)).glob("part-00000005-*")))
+        assemble(output, *others)
+
+    with monkeypatch.context() as damaging:
+        damaging.setattr(parts, "assemble", damaged)
+        ended = extract(night.arguments())
+    assert ended.code == Exit.STORAGE
+    assert "its SHA-256 is not the one" in ended.events("failed")[0]["message"]
+    assert extract(night.arguments()).code == Exit.OK
     assert list(contents(night.output).items()) == list(contents(undisturbed).items())
 
 
@@ -337,6 +389,25 @@ def test_parts_that_outlived_their_file_go_with_the_next_attempt(night, extract,
     assert list(folder.iterdir())
     assert extract(night.arguments()).events("already complete")
     assert not folder.exists()
+
+
+def test_an_image_that_one_of_two_overlapping_attempts_missed_has_one_outcome(make_shard, extract, monkeypatch):
+    shard = make_shard({f"{n}.png": picture(n) for n in range(3)})
+    second, data = shard.folder / "1.png", picture(1)
+    folder = Path(parts.folder(str(shard.output)))
+    folder.mkdir(parents=True)
+    for attempt, size in (("without", "3"), ("with", "1")):
+        second.unlink() if attempt == "without" else second.write_bytes(data)
+        with monkeypatch.context() as killed:
+            killed.setattr(parts, "remove", lambda output: None)
+            extract([*shard.arguments(shard.folder / f"{attempt}.h5"), "--part-images", size])
+        for path in (shard.folder / f"{attempt}.h5.parts").iterdir():
+            path.rename(folder / path.name)
+    ended = extract(shard.arguments())
+    assert ended.events("resumed")[0]["done"] == 3
+    assert [line.key for line in index(shard.output)] == ["0.png", "2.png"]
+    assert [line.key for line in rejects(shard.output)] == ["1.png"]
+    assert list(contents(shard.output)) == ["0", "2"]
 
 
 def test_whatever_parts_are_lost_the_next_attempt_makes_the_same_file(make_shard, extract, monkeypatch):

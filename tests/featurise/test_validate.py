@@ -268,3 +268,20 @@ def test_boxes_of_resnext101_may_reach_into_the_padding_and_no_further(pair, ext
     assert [what[:23] for what in checks.regions(pair, found, norms)] == ["box of row 0 is outside"]
     found.boxes[0] = (0, 0, width + 1, height)
     assert [what[:23] for what in checks.regions(other, found, norms)] == ["box of row 0 is outside"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "below", "passes"),
+    [
+        ("resnext101", 0.9, True),
+        ("resnext101", 1.0, True),  # the reference keeps a side of nothing, rounded
+        ("resnext101", 1.1, False),
+        ("resnet101", 0.0, False),
+    ],
+)
+def test_both_edge_pixels_of_the_network_count_in_resnext101_only(pair, extract, backbone, below, passes):
+    found = extract.find(b"picture")
+    side = -below * 480 / 800  # in pixels of a picture of 640 x 480
+    found.boxes[:2] = (500, 300, 500 + side, 310), (500, 300, 510, 300 + side)
+    told = list(checks.regions(pair.model_copy(update={"backbone": backbone}), found, np.ones(len(found.features))))
+    assert [what[:39] for what in told] == ([] if passes else ["box of row 0 is without a positive area"])

@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 from pydantic import ValidationError
 
-from extractor import __version__, inspection, log, manifest
+from extractor import __version__, inspection, log, manifest, storage
 from extractor.backbones import SPECS, ClsProb, Precision, box_rule
 from extractor.manifest import MAX_PIXELS, ImageIds
 from extractor.outcome import Exit, ExtractorError, Interrupted, Summary, UsageError
@@ -55,7 +55,7 @@ def run(
     batch_size: Annotated[int | None, AT_LEAST_ONE] = None,
     part_images: Annotated[int, AT_LEAST_ONE] = 256,
     part_seconds: float = 600.0,
-    max_reject_share: float = 0.5,
+    max_reject_share: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.5,
     image_ids: ImageIds = ImageIds.STEM,
     max_pixels: Annotated[int, AT_LEAST_ONE] = MAX_PIXELS,
     workers: Annotated[int, AT_LEAST_ONE] = 8,
@@ -308,7 +308,11 @@ def _manifest(uri: str | None, images: str | None, rule: ImageIds, output: str) 
     if uri is not None and images is None:
         return manifest.read(uri)
     if images is not None and uri is None:
-        return manifest.of_images(images, rule, output)
+        listed = manifest.of_images(images, rule, output)
+        if not listed.entries:
+            below = f"{images} at {storage.endpoint()}" if storage.is_s3(images) else Path(images).resolve()
+            raise UsageError(f"--images {images}: there is nothing to featurise below {below}; name where pictures lie")
+        return listed
     raise UsageError("either --manifest or --images must be given, and not both")
 
 

@@ -8,6 +8,8 @@ each picture first: at its size before anything is decoded, and strictly at its 
 import io
 import re
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -37,6 +39,9 @@ _BEGINNING = re.compile(
 )
 """How files of these formats begin, and how no text, film or sound does."""
 
+_WRITTEN = re.compile(rb"(\xff[\xe0-\xef]..)[A-Z]", re.DOTALL)
+"""What applications wrote into a JPEG begins so: its mark, its length, and the first letter of its name."""
+
 _ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit comes first, with a reason of its own
@@ -52,16 +57,27 @@ class Undecodable(Exception):
         self.reason = reason
 
 
+def pixels_of(data: bytes) -> int:
+    """How many pixels a picture's header claims; none where there is no header to be read."""
+    try:
+        with _opened(data) as picture:
+            return picture.width * picture.height
+    except Exception:  # noqa: BLE001 - whatever is wrong, `decode` tells it
+        return 0
+
+
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The pixels of one picture, uint8 [H, W, 3] in BGR order.
 
     Raises Undecodable with the reason: empty, not an image, truncated, too large, unsupported (animated), unreadable.
+    Raises MemoryError when the machine's memory does not suffice: that is no property of the picture.
     """
     if not data:
         raise Undecodable(Reason.EMPTY, "the object holds no bytes")
     _inspect(data, max_pixels)
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        with memory_told():
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise Undecodable(Reason.UNREADABLE, f"OpenCV: {error.err or error}") from error
     if pixels is None:
@@ -69,9 +85,20 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     return np.asarray(pixels, dtype=np.uint8)
 
 
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Raises MemoryError where OpenCV's error is that memory did not suffice; its other errors go on as they are."""
+    try:
+        yield
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(f"OpenCV: {error.err}") from error
+        raise
+
+
 def _inspect(data: bytes, max_pixels: int) -> None:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with _opened(data) as picture:
             width, height = picture.size
             if width * height > max_pixels:
                 raise Undecodable(
@@ -89,6 +116,16 @@ def _inspect(data: bytes, max_pixels: int) -> None:
         raise
     except Exception as error:  # on bytes of unknown origin decoders raise anything, and one picture must not end a run
         raise _broken(error, data) from error
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        if not data.startswith(b"\xff\xd8"):
+            raise
+        # Pillow insists on understanding what applications wrote into a JPEG; OpenCV passes over what is broken there.
+        return Image.open(io.BytesIO(_WRITTEN.sub(rb"\1\0", data)), formats=FORMATS)
 
 
 def _check_chunks(data: bytes) -> None:

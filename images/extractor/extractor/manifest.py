@@ -1,6 +1,7 @@
 """The list of a shard's images, and the two lists that stand beside its file: JSON lines, one image each."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class Reason(StrEnum):
     MISSING = "missing"
     CHANGED = "changed"
     DUPLICATE_ID = "duplicate_id"
+    NO_BOXES = "no_boxes"
 
 
 MAX_PIXELS = 128 * 1024 * 1024
@@ -100,7 +102,7 @@ class Manifest:
         """Where an image's bytes lie."""
         if entry.bucket is not None:
             return f"s3://{entry.bucket}/{entry.key}"
-        if entry.key.startswith(("s3://", "/")):
+        if not self.root.startswith("s3://") and entry.key.startswith(("s3://", "/")):
             return entry.key
         return f"{self.root}/{entry.key}"
 
@@ -181,11 +183,17 @@ def of_images(uri: str, rule: ImageIds = ImageIds.STEM, output: str | None = Non
     root = f"s3://{storage.split(uri)[0]}" if storage.is_s3(uri) else str(Path(uri).resolve())
     own = _files_of(output) if output is not None else re.compile("(?!)")
     entries = tuple(
-        Entry(key=_utf8(item.key, root), etag=item.etag, size=item.size, image_id=image_id(item.key, rule, prefix))
+        Entry(key=_utf8(item.key, root), etag=item.etag, size=item.size, image_id=_some_id(item.key, rule, prefix))
         for item in storage.listing(uri)
-        if not item.key.endswith("/") and not own.fullmatch(f"{root}/{item.key}")
+        if not item.key.endswith("/") and not own.fullmatch(_without_links(f"{root}/{item.key}"))
     )
     return Manifest(root, entries, digest(entries))
+
+
+def _some_id(key: str, rule: ImageIds, prefix: str) -> str:
+    """An image's id; its whole file name where the rule leaves nothing to name a group with, as of `..jpg`."""
+    found = image_id(key, rule, prefix)
+    return PurePosixPath(key).name if found in ("", ".") else found
 
 
 def _files_of(output: str) -> re.Pattern[str]:
@@ -197,6 +205,11 @@ def _files_of(output: str) -> re.Pattern[str]:
     whole = "|".join(re.escape(each) for each in (name, list_of(name, "index"), list_of(name, "rejects")))
     part, partial = rf"{re.escape(name)}\.parts/.*", rf"\.({whole})\.[0-9a-f]+\.partial"
     return re.compile(rf"{re.escape(folder)}/({whole}|{part}|{partial})", re.DOTALL)
+
+
+def _without_links(address: str) -> str:
+    # Path.resolve would raise at a link that leads round.
+    return address if address.startswith("s3://") else os.path.realpath(address)
 
 
 def _utf8(key: str, root: str) -> str:

@@ -1,13 +1,14 @@
 """Parts of a shard's file, saved as the work goes on, and their assembly into the file of the contract.
 
 A part is one HDF5 object: the groups of a run of the manifest below `images/`, and that run's index and reject lines.
-It appears whole or not at all, so a killed process costs at most the part that it was filling. Assembled in the order
-of their first images, parts give the manifest's order, whoever wrote them.
+It appears whole or not at all, so a killed process costs at most the part that it was filling. Its name ends with its
+SHA-256, since HDF5 notices little of what happens to its bytes. Assembled in the order of their first images, parts
+give the manifest's order, whoever wrote them.
 """
 
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,10 +20,15 @@ from extractor import contract, machine, storage
 from extractor.contract import Provenance, Regions
 from extractor.log import log
 from extractor.manifest import IndexEntry, Reason, Reject, dump, list_of, load
-from extractor.outcome import ManifestInvalid, UsageError
+from extractor.outcome import ManifestInvalid, StorageError, UsageError
+from extractor.weights import sha256_of
 
 SPARE = 16 * 1024 * 1024
 """Bytes of scratch that stay free beside an image: for what HDF5 and a part's lists take when a part is finished."""
+
+
+class DamagedPart(StorageError):
+    """Raised when a saved part is not what was sealed."""
 
 
 class Result(BaseModel):
@@ -71,7 +77,8 @@ class Filling:
         """Finish the local file; `save` then puts it at its place."""
         self._file.create_dataset("results", data=np.frombuffer(dump(self._results), np.uint8))
         self._file.close()
-        name = f"part-{self._results[0].position:08d}-{self._local.stem.removeprefix('part-')}.h5"
+        first = f"{self._results[0].position:08d}"
+        name = f"part-{first}-{self._local.stem.removeprefix('part-')}-{sha256_of(self._local)}.h5"
         return Part(storage.join(folder(self._output), name), tuple(self._results), self._local)
 
 
@@ -105,7 +112,7 @@ def saved(output: str, identity: str, scratch: Path) -> list[Part]:
                 if file.attrs.get("identity") != identity:
                     continue
                 images, results = set(file["images"]), load(Result, file["results"][()].tobytes(), uri)
-        except (*contract.DAMAGED, ManifestInvalid) as error:
+        except (*contract.DAMAGED, DamagedPart, ManifestInvalid) as error:
             log.warning("damaged part passed over, its images are done again", part=uri, message=str(error))
             continue
         found.append(Part(uri, tuple(results)))
@@ -146,15 +153,17 @@ def remove(output: str) -> None:
 def assemble(output: str, parts: Sequence[Part], provenance: Provenance, scratch: Path) -> None:
     """Write the shard's file from its parts and put it at `output`: index and rejects first, the file itself last."""
     local = scratch / "assembled.h5"
+    outcomes = [result for _, result in sorted(settled(parts).items())]
+    # Where attempts overlapped, a part may hold groups of images that another part's outcomes settled as rejects.
+    wanted = {(result.done.image_id, result.done.sha256) for result in outcomes if result.done is not None}
     with contract.create(local) as file:
         contract.write_provenance(file, provenance)
         for part in parts:
             with _opened(part, scratch) as source:
                 images = source["images"]
-                for image_id in (result.done.image_id for result in part.results if result.done is not None):
-                    if image_id in images and image_id not in file:
-                        images.copy(image_id, file, name=image_id)
-    outcomes = [result for _, result in sorted(settled(parts).items())]
+                for done in (result.done for result in part.results if result.done is not None):
+                    if (done.image_id, done.sha256) in wanted and done.image_id in images and done.image_id not in file:
+                        images.copy(done.image_id, file, name=done.image_id)
     write_lines(output, "index", (result.done for result in outcomes if result.done is not None))
     write_lines(output, "rejects", (result.reject for result in outcomes if result.reject is not None))
     storage.upload(local, output)
@@ -175,7 +184,7 @@ def finished(output: str, identity: str, scratch: Path) -> Provenance | None:
     if storage.head(output) is None:
         return None
     try:
-        with _opened(Part(output, ()), scratch) as file:
+        with _here(output, scratch) as local, h5py.File(local, "r") as file:
             provenance = contract.read_provenance(file)
     except contract.DAMAGED as error:
         raise _no_feature_file(output, f"HDF5 cannot read it: {error}") from error
@@ -212,14 +221,29 @@ def _listed(output: str) -> Iterator[str]:
 
 @contextmanager
 def _opened(part: Part, scratch: Path) -> Iterator[h5py.File]:
-    """A part opened for reading, fetched to `scratch` first when it lies in an object store only."""
-    here = part.local or (None if storage.is_s3(part.uri) else Path(part.uri))
-    local = here or scratch / f"reading-{part.uri.rsplit('/', 1)[-1]}"
-    if here is None:
-        storage.download(part.uri, local)
-    try:
+    """A part opened for reading.
+
+    Raises DamagedPart when its saved bytes are not those that were sealed.
+    """
+    with nullcontext(part.local) if part.local is not None else _here(part.uri, scratch) as local:
+        if part.local is None and not part.uri.endswith(f"-{sha256_of(local)}.h5"):
+            raise DamagedPart(
+                f"{part.uri}: its SHA-256 is not the one that its name ends with; "
+                "an attempt passes it over and does its images again"
+            )
         with h5py.File(local, "r") as file:
             yield file
+
+
+@contextmanager
+def _here(uri: str, scratch: Path) -> Iterator[Path]:
+    """An object as a local file, fetched to `scratch` for as long as needed when it lies in an object store."""
+    if not storage.is_s3(uri):
+        yield Path(uri)
+        return
+    local = scratch / f"reading-{uri.rsplit('/', 1)[-1]}"
+    storage.download(uri, local)
+    try:
+        yield local
     finally:
-        if here is None:
-            local.unlink()
+        local.unlink()

@@ -1,15 +1,21 @@
-"""Fetch and decode ahead of the network: several threads, in order, never more than a window of pictures in memory."""
+"""Fetch and decode ahead of the network: several threads, in order, never more than a window of pictures in memory.
+
+Until it is prepared, a decoded picture takes up to twenty bytes a pixel, however small its file. Therefore the pixels
+that are decoded at one time are bounded too, by those of the one largest picture that is admitted.
+"""
 
 import hashlib
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from extractor import storage
 from extractor.backbone import Prepared, Unfit
-from extractor.decode import Undecodable, decode
-from extractor.manifest import Entry, Manifest, Reason
+from extractor.decode import Undecodable, decode, memory_told, pixels_of
+from extractor.manifest import MAX_PIXELS, Entry, Manifest, Reason
 from extractor.stages import stage
 
 
@@ -24,12 +30,34 @@ class Picture:
     refused: tuple[Reason, str] | None = None
 
 
+class Room:
+    """Pixels that may be decoded and not yet prepared at one time."""
+
+    def __init__(self, pixels: int) -> None:
+        self._all = self._free = pixels
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room for so many pixels, or for all that are ever free; they are taken inside."""
+        pixels = min(pixels, self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
+
+
 def load(
-    manifest: Manifest, position: int, prepare: Callable[..., Prepared], max_pixels: int, max_bytes: int
+    manifest: Manifest, position: int, prepare: Callable[..., Prepared], room: Room, max_pixels: int, max_bytes: int
 ) -> Picture:
     """Fetch, decode and prepare one image; what is wrong with the image itself becomes its refusal.
 
-    Raises StorageError when the store does not answer: that is no property of the image.
+    Raises StorageError when the store does not answer, and MemoryError: those are no properties of the image.
     """
     entry = manifest.entries[position]
     if entry.size > max_bytes:
@@ -50,10 +78,11 @@ def load(
         )
         return Picture(position, entry, sha256, refused=(Reason.CHANGED, detail))
     try:
-        with stage("decode"):
-            pixels = decode(data, max_pixels=max_pixels)
-        with stage("prepare"):
-            return Picture(position, entry, sha256, prepared=prepare(pixels))
+        with room.taken(pixels_of(data)):
+            with stage("decode"):
+                pixels = decode(data, max_pixels=max_pixels)
+            with stage("prepare"), memory_told():
+                return Picture(position, entry, sha256, prepared=prepare(pixels))
     except Undecodable as error:
         return Picture(position, entry, sha256, refused=(error.reason, str(error)))
     except Unfit as error:
@@ -72,10 +101,11 @@ def ahead(
 ) -> Generator[Picture]:
     """The pictures at these positions, in order, at most `window` of them loaded or loading at any time."""
     pending: deque[Future[Picture]] = deque()
+    room = Room(max(max_pixels, MAX_PIXELS))
     with ThreadPoolExecutor(workers, thread_name_prefix="load") as pool:
         try:
             for position in positions:
-                pending.append(pool.submit(load, manifest, position, prepare, max_pixels, max_bytes))
+                pending.append(pool.submit(load, manifest, position, prepare, room, max_pixels, max_bytes))
                 if len(pending) >= window:
                     yield pending.popleft().result()
             while pending:

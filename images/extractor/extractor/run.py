@@ -192,6 +192,8 @@ def _outcome(picture: Picture, found: Regions | None, owners: dict[str, IndexEnt
     owner = owners.get(entry.image_id)
     if refused is None and owner is not None and owner.sha256 != picture.sha256:
         refused = (Reason.DUPLICATE_ID, f"id {entry.image_id!r} belongs to {owner.key}; {entry.key} holds other bytes")
+    if refused is None and found is not None and not len(found.features):
+        refused = (Reason.NO_BOXES, "the detector finds no box with an area in it")
     if refused is not None:
         return Result(position=picture.position, reject=Reject(**facts, reason=refused[0], detail=refused[1]))
     boxes = owner.boxes if owner is not None else 0 if found is None else found.num_boxes

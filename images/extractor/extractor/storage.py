@@ -5,6 +5,7 @@ is ever an argument. Writes are atomic, and `if_absent` writes never replace wha
 """
 
 import base64
+import errno
 import hashlib
 import math
 import os
@@ -46,6 +47,7 @@ MULTIPART_ABOVE = 64 * MIB
 PART = 32 * MIB
 TRANSFER = TransferConfig(multipart_threshold=MULTIPART_ABOVE, multipart_chunksize=PART, max_concurrency=4)
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 OCCUPIED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 
 
@@ -146,8 +148,8 @@ def _fail(uri: str, doing: str, error: Exception) -> NoReturn:
             f"{doing} {uri}: no answer from {endpoint()}, or only the beginning of one "
             f"({getattr(error, 'last_exception', error)}); check AWS_ENDPOINT_URL and that the store is up"
         ) from error
-    if isinstance(error, FileNotFoundError):
-        raise NotFound(f"{doing} {uri}: no such file") from error
+    if isinstance(error, OSError) and error.errno in NOWHERE:
+        raise NotFound(f"{doing} {uri}: no such file ({error.strerror})") from error
     raise StorageError(f"{doing} {uri}: {error}") from error
 
 
@@ -209,8 +211,8 @@ def head(uri: str) -> ObjectInfo | None:
         _fail(uri, "looking at", error)
 
 
-def _local_info(path: Path, key: str) -> ObjectInfo:
-    status = path.stat()
+def _local_info(path: Path, key: str, *, follow_symlinks: bool = True) -> ObjectInfo:
+    status = path.stat(follow_symlinks=follow_symlinks)
     modified = datetime.fromtimestamp(status.st_mtime, UTC)
     return ObjectInfo(key, f"{status.st_mtime_ns:x}-{status.st_size:x}", status.st_size, modified)
 
@@ -218,15 +220,16 @@ def _local_info(path: Path, key: str) -> ObjectInfo:
 def listing(uri: str) -> Iterator[ObjectInfo]:
     """Every object below an address, in the store's own order, one page of it at a time.
 
-    Raises StorageError when bucket or folder is not there.
+    Links to local folders are followed; one that leads nowhere is listed, for its reader to find nothing there.
+    Raises StorageError when bucket or folder is not there, or a folder in it cannot be read.
     """
     try:
         if not is_s3(uri):
             root = Path(uri)
             if not root.is_dir():
                 raise NotFound(f"listing {uri}: no such folder")
-            for path in sorted(p for p in root.rglob("*") if p.is_file()):
-                yield _local_info(path, path.relative_to(root).as_posix())
+            for path in sorted(_files_below(root)):
+                yield _local_info(path, path.relative_to(root).as_posix(), follow_symlinks=path.exists())
             return
         bucket, prefix = split(uri)
         pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
@@ -235,6 +238,22 @@ def listing(uri: str) -> Iterator[ObjectInfo]:
                 yield ObjectInfo(item["Key"], item["ETag"].strip('"'), item["Size"], item["LastModified"])
     except _ERRORS as error:
         _fail(uri, "listing", error)
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    for where, folders, names in os.walk(root, followlinks=True, onerror=_raise):
+        folders[:] = [name for name in folders if not _leads_back(Path(where, name))]
+        paths = (Path(where, name) for name in names)
+        yield from (path for path in paths if path.is_file() or (path.is_symlink() and not path.exists()))
+
+
+def _leads_back(path: Path) -> bool:
+    """Whether a link leads to a folder that it lies in itself: it would be followed for ever."""
+    return path.is_symlink() and any(path.samefile(above) for above in path.absolute().parents)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def write_bytes(

@@ -30,7 +30,7 @@ def regions(predictor: AttributeOutputLayers, found: Candidates, picture: Prepar
 
     A proposal's class is its likeliest foreground class, even where background is likelier; its box is that class's,
     clipped, scaled to the picture and clipped again. A box without area after that is left out, so that an image may
-    have fewer rows than the rule's minimum: the reference fails on such an image, here `num_boxes` says it.
+    have fewer rows than the rule's minimum, or none: the reference fails on such an image, here `num_boxes` says it.
     """
     logits, deltas = predictor(found.features)
     best = functional.softmax(logits, dim=1)[:, :CLASSES].max(dim=1)

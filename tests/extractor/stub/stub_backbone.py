@@ -18,7 +18,10 @@ from extractor.contract import Regions
 
 @dataclass
 class Stub:
-    """Features are drawn from the picture's digest: equal pictures have equal features, others differ."""
+    """Features are drawn from the picture's digest: equal pictures have equal features, others differ.
+
+    A picture of one grey has no box.
+    """
 
     options: Options
     seconds: float = 0.0
@@ -40,7 +43,7 @@ class Stub:
     def _regions(self, prepared: Prepared) -> Regions:
         digest = hashlib.sha256(prepared.tensor.numpy().tobytes()).digest()
         random = np.random.default_rng(int.from_bytes(digest[:8]))
-        rows = self.options.rule.max_boxes
+        rows = self.options.rule.max_boxes if prepared.tensor.unique().numel() > 1 else 0
         sides = np.array([prepared.width, prepared.height], np.float32)
         corners = np.sort(random.random((rows, 2, 2), np.float32), axis=1) * sides
         return Regions(
