@@ -109,6 +109,7 @@ class PodTrigger(KubernetesPodTrigger):
         self.claim = claim
         self.attempt = attempt
         self._told = False
+        self._ending: asyncio.Task[None] | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """What the triggerer makes this trigger from."""
@@ -153,9 +154,15 @@ class PodTrigger(KubernetesPodTrigger):
     async def on_kill(self) -> None:
         """A person ended the task: delete the pod, and write down why the attempt ended.
 
-        Airflow says the same when it moves the trigger to another triggerer, and the task waits on.
+        Airflow says the same when it moves the trigger to another triggerer, and the task waits on. It also says it
+        again and again until the trigger has ended, which is not to break off what the first word began.
         """
-        if self._told or not await self._ended():
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end())
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
+        if self._told or not await self._nobody_waits():
             return
         self._fired_event = False  # an end that is held back reaches nobody any more
         await super().on_kill()
@@ -163,7 +170,7 @@ class PodTrigger(KubernetesPodTrigger):
 
         await asyncio.to_thread(attempts.stopped, self.attempt)
 
-    async def _ended(self) -> bool:
+    async def _nobody_waits(self) -> bool:
         try:
             return await self.safe_to_cancel()
         except (AirflowException, AirflowRuntimeError):  # the run is gone, or nobody answers
