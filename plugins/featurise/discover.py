@@ -58,7 +58,7 @@ class _Seen:
     run_id: str
     tally: Tally = field(default_factory=Tally)
     fresh: Counter[str] = field(default_factory=Counter)
-    conflicts: list[tuple[Fresh, Owner]] = field(default_factory=list)
+    conflicts: list[tuple[Fresh, list[Owner]]] = field(default_factory=list)
     done: list[Row] = field(default_factory=list)
     rejected: list[Row] = field(default_factory=list)
 
@@ -122,7 +122,7 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
             _release(pair, run_id)
             return nothing.model_copy(update={"left": f"batch {batch} is not ready: {why}"})
         with lines.open("ab") as file:
-            _settle(pair, seen, file)
+            _settle(pair, options, seen, file)
         storage.upload(lines, nothing.listing_uri)
     if not options.dry_run:
         _write_down(pair, batch, claimed, seen)
@@ -163,11 +163,11 @@ def _look(pair: Pair, claimed: Sequence[str], options: Options, lines: Path, see
     with lines.open("wb") as file, reading() as connection:
         number = feature_sets.find(connection, pair)
         images = _new(connection, number, pair, claimed, options, seen)
-        for image, owner in duplicates.owned(connection, number, images):
+        for image, owners in duplicates.owned(connection, number, images):
             if options.limit is not None and seen.fresh.total() + len(seen.conflicts) >= options.limit:
                 continue
-            if owner is not None:
-                seen.conflicts.append((image, owner))
+            if owners:
+                seen.conflicts.append((image, owners))
             else:
                 file.write(dump([image]))
                 seen.fresh[image.batch] += 1
@@ -203,18 +203,22 @@ def _unusable(pair: Pair, item: ObjectInfo, batch: str, run_id: str, error: Vali
     return facts | {"reason": Reason.UNSUPPORTED.value, "detail": error.errors()[0]["msg"]}
 
 
-def _settle(pair: Pair, seen: _Seen, file: IO[bytes]) -> None:
-    """Decide about the new images whose id another key has; a picture whose owner is gone is new after all."""
+def _settle(pair: Pair, options: Options, seen: _Seen, file: IO[bytes]) -> None:
+    """Decide about the new images whose id another key has; a picture whose owner is gone is new after all.
+
+    With `force` a copy is, too: its owner's file may be what is to be replaced.
+    """
     gone = set(seen.tally.deleted)
-    for image, owner in seen.conflicts:
+    for image, owners in seen.conflicts:
+        owner = next((one for one in owners if one.key not in gone), owners[0])
         try:
             same = duplicates.same_bytes(f"s3://{pair.bucket}/{image.key}", image, owner)
         except storage.NotFound:
             same = False
-        if same:
+        if same and not options.force:
             seen.done.append(duplicates.done_row(image, image.batch, owner))
             seen.tally.done[image.batch] += 1
-        elif owner.key in gone:
+        elif same or owner.key in gone:
             file.write(dump([image]))
             seen.fresh[image.batch] += 1
         else:

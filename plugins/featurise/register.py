@@ -91,14 +91,20 @@ def _rows(
     batch_of: dict[str, str],
     run_id: str,
 ) -> tuple[list[Row], list[Row]]:
-    """The rows of a file's images and rejects. An id that another run gave away meanwhile stays with its owner."""
+    """The rows of a file's images and rejects. An id that another run gave away meanwhile stays with its owner.
+
+    Copies that lie elsewhere are done by this file from now on: the one that they were done by may be lost.
+    """
     done: list[Row] = []
     refused = list(_rejected(rejects, batch_of, run_id))
-    for line, owner in duplicates.owned(connection, number, index):
-        if owner is None or owner.key in batch_of or owner.sha256 == line.sha256:
-            done.append(line.model_dump() | {"batch": batch_of[line.key], "shard_id": file})
-        else:
-            refused.append(duplicates.reject_row(line, batch_of[line.key], owner, run_id))
+    for line, owners in duplicates.owned(connection, number, index):
+        elsewhere = [owner for owner in owners if owner.key not in batch_of]
+        if other := next((owner for owner in elsewhere if owner.sha256 != line.sha256), None):
+            refused.append(duplicates.reject_row(line, batch_of[line.key], other, run_id))
+            continue
+        done.append(line.model_dump() | {"batch": batch_of[line.key], "shard_id": file})
+        if elsewhere:
+            duplicates.follow(connection, number, line, file)
     return done, refused
 
 

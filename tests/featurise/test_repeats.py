@@ -37,6 +37,12 @@ def live(image: str) -> list[str]:
         return sorted(f"{place.batch} {place.state}" for place in places(connection, image) if "," not in place.state)
 
 
+def files(image: str) -> set[str | None]:
+    """The files that an image's outcomes are in that count."""
+    with reading() as connection:
+        return {place.uri for place in places(connection, image) if "," not in place.state}
+
+
 def day(batch: str = DAY):
     with reading() as connection:
         return next(one for one in coverage(connection) if one.batch == batch)
@@ -115,6 +121,29 @@ def test_a_copy_that_changes_is_no_second_owner_of_its_id(pair, upload, night):
         upload({f"{name}/x.jpg": b"one"})
         night(DAY, run_id=f"as it was {name}")
         assert live("x") == [f"{BEFORE} featurised", f"{DAY} featurised"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "again"),
+    [
+        (f"{DAY}/x/a.jpg", f"{DAY}/y/a.jpg", DAY),
+        (f"{BEFORE}/a.jpg", f"{DAY}/a.jpg", BEFORE),
+        (f"{BEFORE}/a.jpg", f"{DAY}/a.jpg", DAY),
+    ],
+)
+def test_force_makes_the_file_of_copies_anew(pair, upload, night, first, second, again):
+    upload({first: b"same", second: b"same"})
+    night(BEFORE)
+    night(DAY)
+    (lost,) = files("a")
+    storage.delete([lost])
+    upload({f"{again}/more.jpg": b"more"})
+    night(again, run_id="again", options=Options(force=True, look_back_days=0))
+
+    (found,) = files("a")
+    assert found != lost
+    assert storage.head(found) is not None
+    assert len(live("a")) == 2
 
 
 def test_a_picture_that_returns_does_not_take_its_id_back(pair, upload, night):
