@@ -48,11 +48,11 @@ def _store(
         first, last = connection.execute(select(func.min(table.c.key), func.max(table.c.key))).one()
         if first is None:
             return set()
-        # Without the range the database would read every row of the feature set for each shard.
+        # Without the range PostgreSQL would read every row of the feature set for each shard.
         near = partial(_near, feature_set, first, last)
         if seen_at is not None:
             for model in (mine, other):
-                _outrun(connection, table, model, near(model), seen_at)
+                _outrun(connection, feature_set, table, model, seen_at)
         touched = _supersede(connection, table, mine, near(mine), same_etag=False)
         touched |= _supersede(connection, table, other, near(other), same_etag=True)
         _upsert(connection, table, mine)
@@ -68,13 +68,12 @@ def _live(feature_set: int, rows: Iterable[Row]) -> Iterator[Row]:
     return ({"feature_set_id": feature_set, **facts, **row} for row in rows)
 
 
-def _outrun(
-    connection: Connection, table: Table, model: Model, near: ColumnElement[bool], seen_at: datetime.datetime
-) -> None:
+def _outrun(connection: Connection, feature_set: int, table: Table, model: Model, seen_at: datetime.datetime) -> None:
     """Let those staged rows count no more whose picture was replaced, and registered, since it was listed."""
-    replaced = and_(near, table.c.key == model.key, table.c.etag != model.etag, ~model.superseded)
-    newer = exists().where(replaced, model.registered_at > seen_at)
-    connection.execute(update(table).where(newer).values(superseded=True))
+    same_key = (model.feature_set_id == feature_set, model.key == table.c.key)
+    # As a scalar it is looked up key by key, on both databases; with the range SQLite would read all of it each time.
+    newest = select(func.max(model.registered_at)).where(*same_key, model.etag != table.c.etag, ~model.superseded)
+    connection.execute(update(table).where(newest.scalar_subquery() > seen_at).values(superseded=True))
 
 
 def _supersede(
@@ -84,7 +83,9 @@ def _supersede(
     match = and_(table.c.key == model.key, ~table.c.superseded)
     if not same_etag:
         match = and_(match, table.c.etag != model.etag)
-    statement = update(model).where(near, ~model.superseded, exists().where(match)).values(superseded=True)
+    # The list of keys spares SQLite a look through the staged rows for each of the range.
+    known = (near, model.key.in_(select(table.c.key)), ~model.superseded)
+    statement = update(model).where(*known, exists().where(match)).values(superseded=True)
     return set(connection.scalars(statement.returning(model.batch)))
 
 
