@@ -47,6 +47,8 @@ class Discovered(BaseModel):
     """New images that are rejects already: another picture has their id, or their names make none."""
     listed_at: datetime.datetime | None = None
     """Just before the store was listed; what is registered later by another run knows more."""
+    passed_over: list[str] = []
+    """Why earlier batches are left for another night although there may be new images."""
     left: str | None = None
     """Why nothing is done although there may be new images: another run's claim, or a batch that is not ready."""
 
@@ -68,6 +70,8 @@ def not_ready(pair: Pair, batch: str) -> str | None:
 
     Raises storage.StorageError.
     """
+    if pair.batches.by == "modified" and _unsettled(pair, batches.end(batch)) is None:
+        return None  # by its date alone: no need to list every day's pictures
     prefix, batch_of = next(batches.scans(pair, [batch]))
     folder = f"s3://{pair.bucket}/{prefix}"
     images = (item for item in storage.listing(folder) if batches.is_image(pair, item.key) and batch_of(item))
@@ -82,8 +86,8 @@ def not_ready(pair: Pair, batch: str) -> str | None:
 def run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
     """List the batch and the look-back window, compare them with the registry, and write down what is new.
 
-    The run claims every batch that it looks at; an earlier one that another run works on is left to that run. A dry run
-    claims nothing and leaves the registry as it is.
+    The run claims every batch that it looks at; an earlier one that is not ready, or that another run works on, is left
+    alone. A dry run claims nothing and leaves the registry as it is.
     Raises storage.StorageError naming endpoint and bucket when the store is down or the bucket missing.
     """
     pair = options.applied(pair)
@@ -107,7 +111,10 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
     nothing = Discovered(batch=batch, listing_uri=addresses.fresh(pair, batch, run_id))
     if pair.ready.success is not None and (why := not_ready(pair, batch)) is not None:
         return nothing.model_copy(update={"left": f"batch {batch} is not ready: {why}"})
-    wanted = [*batches.earlier(pair, batch), batch]
+    reasons = {one: not_ready(pair, one) for one in batches.earlier(pair, batch)}
+    passed_over = [f"batch {one} is not ready: {why}" for one, why in reasons.items() if why is not None]
+    nothing = nothing.model_copy(update={"passed_over": passed_over})
+    wanted = [*(one for one, why in reasons.items() if why is None), batch]
     claimed, holder = (wanted, None) if options.dry_run else _claim(pair, wanted, run_id)
     if holder is not None:
         return nothing.model_copy(update={"left": f"batch {batch} is being worked on by run {holder}"})

@@ -237,6 +237,21 @@ def test_a_batch_waits_until_it_is_quiet_and_gives_its_claim_back(pair, upload):
     assert fresh(pair, "other") == [f"{DAY}/a.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("ready", "why"), [({"success": "_SUCCESS"}, "_SUCCESS is not there yet"), ({"settle_seconds": 3600}, "it settles")]
+)
+def test_the_look_back_leaves_a_batch_alone_that_is_not_ready(pair, upload, ready, why):
+    pair = pair.model_copy(update={"ready": type(pair.ready)(**ready)})
+    upload({f"{BEFORE}/half.jpg": b"half"})
+    found = discover.run(pair, DAY, "run", Options())
+    assert (found.found, found.fresh) == (0, 0)
+    (passed_over,) = found.passed_over
+    assert passed_over.startswith(f"batch {BEFORE} is not ready: ")
+    assert why in passed_over
+    with reading() as connection:
+        assert claims.holder(connection, feature_sets.find(connection, pair), BEFORE) is None
+
+
 def test_batches_by_the_day_of_the_last_change(pair, upload, night):
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     pair = pair.model_copy(update={"batches": type(pair.batches)(by="modified"), "look_back_days": 0})
