@@ -114,7 +114,8 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
     reasons = {one: not_ready(pair, one) for one in batches.earlier(pair, batch)}
     passed_over = [f"batch {one} is not ready: {why}" for one, why in reasons.items() if why is not None]
     nothing = nothing.model_copy(update={"passed_over": passed_over})
-    wanted = [*(one for one, why in reasons.items() if why is None), batch]
+    # The run's own batch comes first: `limit` takes from it.
+    wanted = [batch, *(one for one, why in reasons.items() if why is None)]
     claimed, holder = (wanted, None) if options.dry_run else _claim(pair, wanted, run_id)
     if holder is not None:
         return nothing.model_copy(update={"left": f"batch {batch} is being worked on by run {holder}"})
@@ -149,12 +150,12 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
 
 
 def _claim(pair: Pair, wanted: Sequence[str], run_id: str) -> tuple[list[str], str | None]:
-    """The batches that this run has now; or the run that holds the last one, which is the run's own."""
+    """The batches that this run has now; or the run that holds the first one, which is the run's own."""
     now = datetime.datetime.now(datetime.UTC)
     with writing() as connection:
         feature_set = feature_sets.ensure(connection, pair)
         holders = {batch: claims.take(connection, feature_set, pair, batch, run_id, now) for batch in wanted}
-        if (holder := holders[wanted[-1]]) is not None:
+        if (holder := holders[wanted[0]]) is not None:
             claims.release(connection, feature_set, run_id)
         return [batch for batch, other in holders.items() if other is None], holder
 

@@ -182,6 +182,21 @@ def test_force_finds_everything_new(pair, upload, night, extract):
     assert day().done == 1
 
 
+def test_force_and_limit_keep_to_the_runs_own_day(pair, upload, night):
+    upload({f"{BEFORE}/{name}.jpg": name.encode() for name in "ab"} | {f"{DAY}/c.jpg": b"c", f"{DAY}/d.jpg": b"d"})
+    assert fresh(pair, "some", limit=1) == [f"{DAY}/c.jpg"]
+    assert fresh(pair, "some", limit=3) == [f"{DAY}/c.jpg", f"{DAY}/d.jpg", f"{BEFORE}/a.jpg"]
+    night(run_id="some")
+    assert fresh(pair, "forced", force=True) == [f"{DAY}/c.jpg", f"{DAY}/d.jpg"]
+    assert len(fresh(pair, "forced", force=True, look_back_days=1)) == 4
+
+
+def test_of_new_pictures_with_one_id_the_earlier_day_has_it(upload, night):
+    upload({f"{DAY}/a.jpg": b"later", f"{BEFORE}/a.jpg": b"earlier"})
+    night()
+    assert (day(BEFORE).done, day(DAY).rejected) == (1, 1)
+
+
 def test_a_dry_run_claims_and_changes_nothing(pair, upload):
     upload({f"{DAY}/a.jpg": b"a"})
     found = discover.run(pair, DAY, "dry", Options(dry_run=True))
