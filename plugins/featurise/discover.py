@@ -212,11 +212,11 @@ def _unusable(pair: Pair, item: ObjectInfo, batch: str, run_id: str, error: Vali
 
 
 def _settle(pair: Pair, options: Options, seen: _Seen, file: IO[bytes]) -> None:
-    """Decide about the new images whose id another key has; a picture whose owner is gone is new after all.
+    """Decide about the new images whose id another key has; one whose owners are gone, or replaced, is new after all.
 
     With `force` a copy is, too: its owner's file may be what is to be replaced.
     """
-    gone = set(seen.tally.deleted)
+    gone = {*seen.tally.deleted, *seen.tally.replaced}
     for image, owners in seen.conflicts:
         owner = next((one for one in owners if one.key not in gone), owners[0])
         try:

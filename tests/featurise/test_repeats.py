@@ -123,6 +123,32 @@ def test_a_copy_that_changes_is_no_second_owner_of_its_id(pair, upload, night):
         assert live("x") == [f"{BEFORE} featurised", f"{DAY} featurised"]
 
 
+def test_copies_that_are_replaced_together_are_copies_still(upload, night):
+    upload({f"{BEFORE}/x.jpg": b"one", f"{DAY}/x.jpg": b"one"})
+    night(BEFORE)
+    night(DAY)
+    (old,) = files("x")
+    upload({f"{BEFORE}/x.jpg": b"other", f"{DAY}/x.jpg": b"other"})
+    night(DAY, run_id="replaced")
+    assert live("x") == [f"{BEFORE} featurised", f"{DAY} featurised"]
+    (new,) = files("x")
+    assert new != old
+
+
+def test_copies_that_are_replaced_leave_their_id_to_the_copy_that_stays(upload, night):
+    upload({f"{BEFORE}/x.jpg": b"one", f"{BEFORE}/deep/x.jpg": b"one", f"{DAY}/x.jpg": b"one"})
+    night(BEFORE)
+    night(DAY)
+    for stays, left in ((DAY, BEFORE), (BEFORE, DAY)):
+        replaced = {f"{BEFORE}/x.jpg", f"{BEFORE}/deep/x.jpg", f"{DAY}/x.jpg"} - {f"{stays}/x.jpg"}
+        upload(dict.fromkeys(replaced, b"other"))
+        night(DAY, run_id=f"{stays} stays")
+        assert sorted(live("x")) == sorted([f"{stays} featurised", f"{BEFORE} rejected", f"{left} rejected"])
+        upload(dict.fromkeys(replaced, b"one"))
+        night(DAY, run_id=f"{stays} stayed")
+        assert live("x") == [f"{BEFORE} featurised", f"{BEFORE} featurised", f"{DAY} featurised"]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "again"),
     [
