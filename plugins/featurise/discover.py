@@ -154,10 +154,10 @@ def _claim(pair: Pair, wanted: Sequence[str], run_id: str) -> tuple[list[str], s
     now = datetime.datetime.now(datetime.UTC)
     with writing() as connection:
         feature_set = feature_sets.ensure(connection, pair)
-        holders = {batch: claims.take(connection, feature_set, pair, batch, run_id, now) for batch in wanted}
+        holders = {batch: claims.take(connection, feature_set, pair, batch, run_id, now) for batch in sorted(wanted)}
         if (holder := holders[wanted[0]]) is not None:
             claims.release(connection, feature_set, run_id)
-        return [batch for batch, other in holders.items() if other is None], holder
+        return [batch for batch in wanted if holders[batch] is None], holder
 
 
 def _release(pair: Pair, run_id: str) -> None:
@@ -241,6 +241,8 @@ def _write_down(pair: Pair, batch: str, claimed: Sequence[str], seen: _Seen) -> 
     """
     with writing() as connection:
         number = feature_sets.ensure(connection, pair)
+        idle = [one for one in claimed if one != batch and not seen.fresh[one]]
+        claims.release(connection, number, seen.run_id, idle)  # claims are locked before the feature set, as elsewhere
         feature_sets.lock(connection, number)
         touched = outcomes.note_deleted(connection, number, seen.tally.deleted)
         touched |= outcomes.revive(connection, number, seen.tally.revived)
@@ -249,8 +251,6 @@ def _write_down(pair: Pair, batch: str, claimed: Sequence[str], seen: _Seen) -> 
         for one in claimed:
             outcomes.listed(connection, number, one, seen.tally.found[one], seen.run_id)
         outcomes.recount(connection, number, touched.union(claimed), seen.run_id)
-        idle = [one for one in claimed if one != batch and not seen.fresh[one]]
-        claims.release(connection, number, seen.run_id, idle)
 
 
 def _give_way(connection: Connection, number: int, seen: _Seen) -> None:

@@ -3,8 +3,10 @@
 import dataclasses
 import datetime
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import text
 
 from extractor import manifest, storage
 from extractor.outcome import StorageError
@@ -231,6 +233,33 @@ def test_a_dead_runs_claim_expires_and_the_dead_run_may_not_go_on(pair, upload):
     with pytest.raises(claims.ClaimLost, match=r"run living works on it.*dead"):
         claims.renew(pair, DAY, "dead")
     claims.renew(pair, DAY, "living")
+
+
+@pytest.mark.parametrize("empty_registry", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("step", ["renew", "release"])
+def test_a_runs_claims_are_locked_in_the_order_in_which_another_takes_them(pair, step):
+    now = datetime.datetime.now(datetime.UTC)
+    with writing() as connection:
+        number = feature_sets.ensure(connection, pair)
+        for one in (DAY, BEFORE):  # a table is read in the order of its rows where nobody says otherwise
+            claims.take(connection, number, pair, one, "first", now)
+
+    def first() -> None:
+        with writing() as connection:
+            if step == "renew":
+                claims.hold(connection, number, pair, DAY, "first")
+            else:
+                claims.release(connection, number, "first")
+
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with ThreadPoolExecutor() as pool, writing() as connection, reading() as watcher:
+        assert claims.take(connection, number, pair, BEFORE, "second", now) == "first"
+        at_work = pool.submit(first)
+        while not watcher.scalar(waiting):
+            assert not at_work.done()
+        assert claims.take(connection, number, pair, DAY, "second", now) == "first"
+        connection.commit()
+        at_work.result()
 
 
 def test_a_batch_waits_for_its_success_object(pair, upload):
