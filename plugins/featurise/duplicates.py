@@ -1,5 +1,6 @@
 """Two keys with one image id: the same bytes count as done already, other bytes are a reject that names both keys."""
 
+import datetime
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -91,10 +92,13 @@ def done_row(image: Entry, batch: str, owner: Owner) -> Row:
     return _row(image, batch) | {"shard_id": owner.shard_id, "sha256": owner.sha256, "boxes": owner.boxes}
 
 
-def follow(connection: Connection, feature_set: int, image: IndexEntry, shard: int) -> None:
-    """Let the copies of an image be done by the file that holds it now."""
+def follow(
+    connection: Connection, feature_set: int, image: IndexEntry, shard: int, seen_at: datetime.datetime | None
+) -> None:
+    """Let the copies of an image, registered by then, be done by the file that holds it now."""
     copies = (Image.image_id == image.image_id, Image.sha256 == image.sha256, live(Image))
-    connection.execute(update(Image).where(Image.feature_set_id == feature_set, *copies).values(shard_id=shard))
+    mine = (Image.feature_set_id == feature_set, *copies, Image.registered_at <= seen_at)
+    connection.execute(update(Image).where(*mine).values(shard_id=shard))
 
 
 def reject_row(image: Entry | IndexEntry, batch: str, owner: Owner, run_id: str) -> Row:

@@ -93,6 +93,20 @@ def test_the_newer_picture_stays_when_an_old_run_ends_after_it(pair, upload, nig
     assert day().done == 1
 
 
+def test_a_shard_that_ends_after_another_run_did_its_pictures_leaves_them_where_they_are(pair, upload, night, extract):
+    upload({f"{BEFORE}/a.jpg": b"a", f"{BEFORE}/b.jpg": b"b"})
+    (shard,) = begin(pair, BEFORE, "failed")
+    report.run(pair, BEFORE, "failed")
+    night(DAY)
+    before = files("a")
+    extract(pair, shard, BEFORE)
+    finish(pair, shard, BEFORE, "failed")
+
+    assert files("a") == files("b") == before
+    assert (day(BEFORE).found, day(BEFORE).done, day(BEFORE).pending) == (2, 2, 0)
+    assert report.run(pair, BEFORE, "failed").counts["pending"] == 0
+
+
 def test_an_old_runs_reject_does_not_touch_the_newer_picture(pair, upload, night):
     upload({f"{DAY}/a.jpg": b"old"})
     found = discover.run(pair, DAY, "slow", Options())

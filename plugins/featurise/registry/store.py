@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, select, update
 
 from featurise.registry.bulk import insert_into, staged
 from featurise.registry.models import Image, Reject
@@ -20,7 +20,8 @@ def images(
     """Write featurised images; one that is there already (same key, same etag) gets this outcome.
 
     A row has the columns that `Image` adds to an outcome, and key, etag, image_id, batch and size. The pictures were
-    listed at `seen_at` (now, by default): where another etag of a key was registered since, that one stays live.
+    listed at `seen_at` (now, by default): where another etag of a key was registered since, that one stays live, and
+    where this one was featurised since, it stays as it is.
     Returns the batches whose counts change.
     """
     return _store(connection, feature_set, rows, Image, Reject, seen_at)
@@ -69,11 +70,18 @@ def _live(feature_set: int, rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def _outrun(connection: Connection, feature_set: int, table: Table, model: Model, seen_at: datetime.datetime) -> None:
-    """Let those staged rows count no more whose picture was replaced, and registered, since it was listed."""
+    """Heed what was registered since the staged rows' pictures were listed.
+
+    The row of a picture that was replaced counts no more; one that another run has featurised keeps that outcome.
+    """
     same_key = (model.feature_set_id == feature_set, model.key == table.c.key)
     # As a scalar it is looked up key by key, on both databases; with the range SQLite would read all of it each time.
-    newest = select(func.max(model.registered_at)).where(*same_key, model.etag != table.c.etag, ~model.superseded)
-    connection.execute(update(table).where(newest.scalar_subquery() > seen_at).values(superseded=True))
+    newest = select(func.max(model.registered_at)).where(*same_key, ~model.superseded)
+    replaced = newest.where(model.etag != table.c.etag).scalar_subquery() > seen_at
+    connection.execute(update(table).where(replaced).values(superseded=True))
+    if model is Image:
+        done = newest.where(model.etag == table.c.etag).scalar_subquery() > seen_at
+        connection.execute(delete(table).where(done))
 
 
 def _supersede(
