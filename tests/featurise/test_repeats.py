@@ -122,6 +122,27 @@ def test_an_old_runs_reject_does_not_touch_the_newer_picture(pair, upload, night
     assert live("a") == [f"{DAY} featurised"]
 
 
+def test_an_old_runs_reject_is_kept_beside_what_another_run_featurised_since(pair, upload, night):
+    upload({f"{DAY}/a.jpg": b"a"})
+    found = discover.run(pair, DAY, "slow", Options())
+    report.run(pair, DAY, "slow")
+    night(run_id="quick")
+    with reading() as connection:
+        (done,) = places(connection, "a")
+    facts = {"key": done.key, "etag": done.etag, "size": 1, "image_id": "a", "batch": DAY, "run_id": "slow"}
+    with writing() as connection:
+        number = feature_sets.ensure(connection, pair)
+        store.rejects(connection, number, [facts | {"reason": "unreadable", "detail": ""}], seen_at=found.listed_at)
+
+    with reading() as connection:
+        assert sorted(place.state for place in places(connection, "a")) == ["featurised", "rejected, superseded"]
+    remove(pair, f"{DAY}/a.jpg")
+    night(run_id="deleted")
+    upload({f"{DAY}/a.jpg": b"a"})
+    night(run_id="returned")
+    assert live("a") == [f"{DAY} featurised"]
+
+
 def test_a_copy_that_changes_is_no_second_owner_of_its_id(pair, upload, night):
     upload({f"{BEFORE}/x.jpg": b"one"})
     night(BEFORE)

@@ -53,7 +53,7 @@ def _store(
         near = partial(_near, feature_set, first, last)
         if seen_at is not None:
             for model in (mine, other):
-                _outrun(connection, feature_set, table, model, seen_at)
+                _outrun(connection, feature_set, table, mine, model, seen_at)
         touched = _supersede(connection, table, mine, near(mine), same_etag=False)
         touched |= _supersede(connection, table, other, near(other), same_etag=True)
         _upsert(connection, table, mine)
@@ -69,7 +69,9 @@ def _live(feature_set: int, rows: Iterable[Row]) -> Iterator[Row]:
     return ({"feature_set_id": feature_set, **facts, **row} for row in rows)
 
 
-def _outrun(connection: Connection, feature_set: int, table: Table, model: Model, seen_at: datetime.datetime) -> None:
+def _outrun(
+    connection: Connection, feature_set: int, table: Table, mine: Model, model: Model, seen_at: datetime.datetime
+) -> None:
     """Heed what was registered since the staged rows' pictures were listed.
 
     The row of a picture that was replaced counts no more; one that another run has featurised keeps that outcome.
@@ -81,7 +83,9 @@ def _outrun(connection: Connection, feature_set: int, table: Table, model: Model
     connection.execute(update(table).where(replaced).values(superseded=True))
     if model is Image:
         done = newest.where(model.etag == table.c.etag).scalar_subquery() > seen_at
-        connection.execute(delete(table).where(done))
+        # A reject is kept beside it, as the older of the two: it must not be the latest when the picture comes back.
+        older = update(table).values(superseded=True, registered_at=seen_at)
+        connection.execute((delete(table) if mine is Image else older).where(done))
 
 
 def _supersede(
