@@ -29,6 +29,11 @@ def day(batch: str) -> datetime.date:
     return found
 
 
+def end(batch: str) -> datetime.datetime:
+    """When a day of the last change is over."""
+    return datetime.datetime.combine(day(batch) + datetime.timedelta(days=1), datetime.time(), datetime.UTC)
+
+
 def prefix(pair: Pair, batch: str) -> str:
     """The key prefix of a batch's partition folder."""
     return f"{pair.prefix}{day(batch).strftime(pair.batches.pattern)}/"

@@ -58,6 +58,7 @@ def hold(connection: Connection, feature_set: int, pair: Pair, batch: str, run_i
     Raises ClaimLost.
     """
     now = datetime.datetime.now(datetime.UTC)
+    _lock(connection, feature_set, run_id)
     owner = take(connection, feature_set, pair, batch, run_id, now)
     if owner is not None:
         raise ClaimLost(
@@ -91,8 +92,15 @@ def renew_if_possible(pair: Pair, batch: str, run_id: str) -> str | None:
 
 def release(connection: Connection, feature_set: int, run_id: str, batches: Sequence[str] | None = None) -> None:
     """Give back these batches, or everything that a run holds of a feature set."""
+    _lock(connection, feature_set, run_id)
     mine = delete(Claim).where(Claim.feature_set_id == feature_set, Claim.owner == run_id)
     connection.execute(mine if batches is None else mine.where(Claim.batch.in_(batches)))
+
+
+def _lock(connection: Connection, feature_set: int, run_id: str) -> None:
+    """Lock a run's claims day by day, as discovery takes them: else two runs could wait for each other."""
+    mine = select(Claim.batch).where(Claim.feature_set_id == feature_set, Claim.owner == run_id)
+    connection.execute(mine.order_by(Claim.batch).with_for_update())
 
 
 def _lease(pair: Pair) -> datetime.timedelta:

@@ -19,6 +19,8 @@ class Tally:
     newest: dict[str, datetime.datetime] = field(default_factory=dict)
     revived: list[tuple[str, str]] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    """Keys of new images whose live outcome is another picture's."""
 
 
 def new(
@@ -49,6 +51,8 @@ def new(
         outcome = None if force else _outcome(item, mine)
         _count(item, batch, outcome, tally)
         if outcome is None:
+            if any(row.live and row.etag != item.etag for row in mine):
+                tally.replaced.append(item.key)
             yield item, batch
     while current is not None:
         _missing(current, tally)

@@ -47,6 +47,8 @@ class Discovered(BaseModel):
     """New images that are rejects already: another picture has their id, or their names make none."""
     listed_at: datetime.datetime | None = None
     """Just before the store was listed; what is registered later by another run knows more."""
+    passed_over: list[str] = []
+    """Why earlier batches are left for another night although there may be new images."""
     left: str | None = None
     """Why nothing is done although there may be new images: another run's claim, or a batch that is not ready."""
 
@@ -58,7 +60,7 @@ class _Seen:
     run_id: str
     tally: Tally = field(default_factory=Tally)
     fresh: Counter[str] = field(default_factory=Counter)
-    conflicts: list[tuple[Fresh, Owner]] = field(default_factory=list)
+    conflicts: list[tuple[Fresh, list[Owner]]] = field(default_factory=list)
     done: list[Row] = field(default_factory=list)
     rejected: list[Row] = field(default_factory=list)
 
@@ -68,6 +70,8 @@ def not_ready(pair: Pair, batch: str) -> str | None:
 
     Raises storage.StorageError.
     """
+    if pair.batches.by == "modified" and _unsettled(pair, batches.end(batch)) is None:
+        return None  # by its date alone: no need to list every day's pictures
     prefix, batch_of = next(batches.scans(pair, [batch]))
     folder = f"s3://{pair.bucket}/{prefix}"
     images = (item for item in storage.listing(folder) if batches.is_image(pair, item.key) and batch_of(item))
@@ -82,8 +86,8 @@ def not_ready(pair: Pair, batch: str) -> str | None:
 def run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
     """List the batch and the look-back window, compare them with the registry, and write down what is new.
 
-    The run claims every batch that it looks at; an earlier one that another run works on is left to that run. A dry run
-    claims nothing and leaves the registry as it is.
+    The run claims every batch that it looks at; an earlier one that is not ready, or that another run works on, is left
+    alone. A dry run claims nothing and leaves the registry as it is.
     Raises storage.StorageError naming endpoint and bucket when the store is down or the bucket missing.
     """
     pair = options.applied(pair)
@@ -107,7 +111,11 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
     nothing = Discovered(batch=batch, listing_uri=addresses.fresh(pair, batch, run_id))
     if pair.ready.success is not None and (why := not_ready(pair, batch)) is not None:
         return nothing.model_copy(update={"left": f"batch {batch} is not ready: {why}"})
-    wanted = [*batches.earlier(pair, batch), batch]
+    reasons = {one: not_ready(pair, one) for one in batches.earlier(pair, batch)}
+    passed_over = [f"batch {one} is not ready: {why}" for one, why in reasons.items() if why is not None]
+    nothing = nothing.model_copy(update={"passed_over": passed_over})
+    # The run's own batch comes first: `limit` takes from it.
+    wanted = [batch, *(one for one, why in reasons.items() if why is None)]
     claimed, holder = (wanted, None) if options.dry_run else _claim(pair, wanted, run_id)
     if holder is not None:
         return nothing.model_copy(update={"left": f"batch {batch} is being worked on by run {holder}"})
@@ -122,7 +130,7 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
             _release(pair, run_id)
             return nothing.model_copy(update={"left": f"batch {batch} is not ready: {why}"})
         with lines.open("ab") as file:
-            _settle(pair, seen, file)
+            _settle(pair, options, seen, file)
         storage.upload(lines, nothing.listing_uri)
     if not options.dry_run:
         _write_down(pair, batch, claimed, seen)
@@ -142,14 +150,14 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
 
 
 def _claim(pair: Pair, wanted: Sequence[str], run_id: str) -> tuple[list[str], str | None]:
-    """The batches that this run has now; or the run that holds the last one, which is the run's own."""
+    """The batches that this run has now; or the run that holds the first one, which is the run's own."""
     now = datetime.datetime.now(datetime.UTC)
     with writing() as connection:
         feature_set = feature_sets.ensure(connection, pair)
-        holders = {batch: claims.take(connection, feature_set, pair, batch, run_id, now) for batch in wanted}
-        if (holder := holders[wanted[-1]]) is not None:
+        holders = {batch: claims.take(connection, feature_set, pair, batch, run_id, now) for batch in sorted(wanted)}
+        if (holder := holders[wanted[0]]) is not None:
             claims.release(connection, feature_set, run_id)
-        return [batch for batch, other in holders.items() if other is None], holder
+        return [batch for batch in wanted if holders[batch] is None], holder
 
 
 def _release(pair: Pair, run_id: str) -> None:
@@ -163,11 +171,11 @@ def _look(pair: Pair, claimed: Sequence[str], options: Options, lines: Path, see
     with lines.open("wb") as file, reading() as connection:
         number = feature_sets.find(connection, pair)
         images = _new(connection, number, pair, claimed, options, seen)
-        for image, owner in duplicates.owned(connection, number, images):
+        for image, owners in duplicates.owned(connection, number, images):
             if options.limit is not None and seen.fresh.total() + len(seen.conflicts) >= options.limit:
                 continue
-            if owner is not None:
-                seen.conflicts.append((image, owner))
+            if owners:
+                seen.conflicts.append((image, owners))
             else:
                 file.write(dump([image]))
                 seen.fresh[image.batch] += 1
@@ -203,18 +211,22 @@ def _unusable(pair: Pair, item: ObjectInfo, batch: str, run_id: str, error: Vali
     return facts | {"reason": Reason.UNSUPPORTED.value, "detail": error.errors()[0]["msg"]}
 
 
-def _settle(pair: Pair, seen: _Seen, file: IO[bytes]) -> None:
-    """Decide about the new images whose id another key has; a picture whose owner is gone is new after all."""
-    gone = set(seen.tally.deleted)
-    for image, owner in seen.conflicts:
+def _settle(pair: Pair, options: Options, seen: _Seen, file: IO[bytes]) -> None:
+    """Decide about the new images whose id another key has; one whose owners are gone, or replaced, is new after all.
+
+    With `force` a copy is, too: its owner's file may be what is to be replaced.
+    """
+    gone = {*seen.tally.deleted, *seen.tally.replaced}
+    for image, owners in seen.conflicts:
+        owner = next((one for one in owners if one.key not in gone), owners[0])
         try:
             same = duplicates.same_bytes(f"s3://{pair.bucket}/{image.key}", image, owner)
         except storage.NotFound:
             same = False
-        if same:
+        if same and not options.force:
             seen.done.append(duplicates.done_row(image, image.batch, owner))
             seen.tally.done[image.batch] += 1
-        elif owner.key in gone:
+        elif same or owner.key in gone:
             file.write(dump([image]))
             seen.fresh[image.batch] += 1
         else:
@@ -229,6 +241,8 @@ def _write_down(pair: Pair, batch: str, claimed: Sequence[str], seen: _Seen) -> 
     """
     with writing() as connection:
         number = feature_sets.ensure(connection, pair)
+        idle = [one for one in claimed if one != batch and not seen.fresh[one]]
+        claims.release(connection, number, seen.run_id, idle)  # claims are locked before the feature set, as elsewhere
         feature_sets.lock(connection, number)
         touched = outcomes.note_deleted(connection, number, seen.tally.deleted)
         touched |= outcomes.revive(connection, number, seen.tally.revived)
@@ -237,8 +251,6 @@ def _write_down(pair: Pair, batch: str, claimed: Sequence[str], seen: _Seen) -> 
         for one in claimed:
             outcomes.listed(connection, number, one, seen.tally.found[one], seen.run_id)
         outcomes.recount(connection, number, touched.union(claimed), seen.run_id)
-        idle = [one for one in claimed if one != batch and not seen.fresh[one]]
-        claims.release(connection, number, seen.run_id, idle)
 
 
 def _give_way(connection: Connection, number: int, seen: _Seen) -> None:

@@ -1,5 +1,6 @@
 """Two keys with one image id: the same bytes count as done already, other bytes are a reject that names both keys."""
 
+import datetime
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from extractor import storage
 from extractor.manifest import Entry, IndexEntry, Reason
@@ -33,13 +34,13 @@ class Owner:
 
 def owned(
     connection: Connection, feature_set: int | None, images: Iterable[Listed]
-) -> Iterator[tuple[Listed, Owner | None]]:
-    """Each image with the owner of its id, where that is an image of another key."""
+) -> Iterator[tuple[Listed, list[Owner]]]:
+    """Each image with the owners of its id that have another key: several where they are copies."""
     source = iter(images)
     while page := list(islice(source, PAGE)):
         owners = _owners(connection, feature_set, page)
         for image in page:
-            yield image, next((owner for owner in owners[image.image_id] if owner.key != image.key), None)
+            yield image, [owner for owner in owners[image.image_id] if owner.key != image.key]
 
 
 def contested(
@@ -89,6 +90,15 @@ def same_bytes(uri: str, image: Entry, owner: Owner) -> bool:
 def done_row(image: Entry, batch: str, owner: Owner) -> Row:
     """The row of an image that is done because its owner is."""
     return _row(image, batch) | {"shard_id": owner.shard_id, "sha256": owner.sha256, "boxes": owner.boxes}
+
+
+def follow(
+    connection: Connection, feature_set: int, image: IndexEntry, shard: int, seen_at: datetime.datetime | None
+) -> None:
+    """Let the copies of an image, registered by then, be done by the file that holds it now."""
+    copies = (Image.image_id == image.image_id, Image.sha256 == image.sha256, live(Image))
+    mine = (Image.feature_set_id == feature_set, *copies, Image.registered_at <= seen_at)
+    connection.execute(update(Image).where(*mine).values(shard_id=shard))
 
 
 def reject_row(image: Entry | IndexEntry, batch: str, owner: Owner, run_id: str) -> Row:

@@ -23,9 +23,14 @@ class Options(BaseModel):
     max_boxes: int | None = Field(default=None, ge=1, le=300, description="boxes kept at the most")
     precision: Precision | None = Field(default=None, description="arithmetic of the network")
     look_back_days: int | None = Field(
-        default=None, ge=0, le=366, description="days in which late pictures are looked for; 0 for backfills"
+        default=None,
+        ge=0,
+        le=366,
+        description="days in which late pictures are looked for; 0 for backfills and with force",
     )
-    force: bool = Field(default=False, description="featurise again what is done already")
+    force: bool = Field(
+        default=False, description="featurise again what is done already; of earlier days only with look back days"
+    )
     dry_run: bool = Field(default=False, description="plan and report, start no pod")
 
     @model_validator(mode="after")
@@ -42,4 +47,6 @@ class Options(BaseModel):
         boxes = {name: getattr(self, name) for name in ("min_boxes", "max_boxes") if getattr(self, name) is not None}
         simple = ("images_per_shard", "precision", "look_back_days")
         changes: dict[str, Any] = {name: getattr(self, name) for name in simple if getattr(self, name) is not None}
+        if self.force:  # what is done already is done again for the days that are asked for, and no others
+            changes.setdefault("look_back_days", 0)
         return Pair.model_validate({**pair.model_dump(), **changes, "boxes": {**pair.boxes.model_dump(), **boxes}})

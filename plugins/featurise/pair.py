@@ -103,6 +103,13 @@ class Ready(Section):
     success: str | None = Field(default=None, description="name of the object in the batch's folder that says complete")
     settle_seconds: int | None = Field(default=None, ge=0, description="seconds without any change in the batch")
 
+    @field_validator("success")
+    @classmethod
+    def _lies_in_the_folder(cls, value: str | None) -> str | None:
+        if value is not None and (not value or "/" in value):
+            raise ValueError(f"{value!r} is no object's name in a batch's folder: expected one without slashes")
+        return value
+
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.success is None) == (self.settle_seconds is None):

@@ -65,7 +65,8 @@ def run(pair: Pair, discovered: Discovered, run_id: str, options: Options) -> li
         name = _named(node, members, registered)
         work = storage.join(addresses.work(pair, discovered.batch, run_id), name)
         uri = storage.join(work, "manifest.jsonl")
-        storage.write_bytes(uri, b"".join(members), content_type="application/jsonl")
+        # In the order of keys: of two pictures with one id, the earlier day's keeps it.
+        storage.write_bytes(uri, b"".join(sorted(members)), content_type="application/jsonl")
         planned.append(Shard(name=name, manifest_uri=uri, work_uri=work, images=len(members)))
     plan = Plan(shards=planned, images_per_shard=size, dry_run=options.dry_run)
     uri = addresses.plan(pair, discovered.batch, run_id)

@@ -73,7 +73,7 @@ def _commit(pair: Pair, shard: Shard, published: Published, batch: str, run_id: 
             "published_at": datetime.datetime.now(datetime.UTC),
         }
         file = shards.add(connection, facts)
-        done, refused = _rows(connection, number, file, index, rejects, batch_of, run_id)
+        done, refused = _rows(connection, number, file, index, rejects, batch_of, run_id, seen.listed_at)
         touched = store.images(connection, number, done, seen_at=seen.listed_at)
         touched |= store.rejects(connection, number, refused, seen_at=seen.listed_at)
         outcomes.recount(connection, number, touched, run_id)
@@ -90,15 +90,22 @@ def _rows(
     rejects: Sequence[Reject],
     batch_of: dict[str, str],
     run_id: str,
+    seen_at: datetime.datetime | None,
 ) -> tuple[list[Row], list[Row]]:
-    """The rows of a file's images and rejects. An id that another run gave away meanwhile stays with its owner."""
+    """The rows of a file's images and rejects. An id that another run gave away meanwhile stays with its owner.
+
+    Copies that were done already when the pictures were listed are done by this file from now on: theirs may be lost.
+    """
     done: list[Row] = []
     refused = list(_rejected(rejects, batch_of, run_id))
-    for line, owner in duplicates.owned(connection, number, index):
-        if owner is None or owner.key in batch_of or owner.sha256 == line.sha256:
-            done.append(line.model_dump() | {"batch": batch_of[line.key], "shard_id": file})
-        else:
-            refused.append(duplicates.reject_row(line, batch_of[line.key], owner, run_id))
+    for line, owners in duplicates.owned(connection, number, index):
+        elsewhere = [owner for owner in owners if owner.key not in batch_of]
+        if other := next((owner for owner in elsewhere if owner.sha256 != line.sha256), None):
+            refused.append(duplicates.reject_row(line, batch_of[line.key], other, run_id))
+            continue
+        done.append(line.model_dump() | {"batch": batch_of[line.key], "shard_id": file})
+        if elsewhere:
+            duplicates.follow(connection, number, line, file, seen_at)
     return done, refused
 
 

@@ -6,13 +6,13 @@ from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, Row, and_, exists, or_, select
+from sqlalchemy import Connection, Row, and_, exists, func, or_, select
 
 from extractor import manifest, storage
 from extractor.manifest import IndexEntry, Reason, Reject
 from extractor.outcome import ManifestInvalid
 from extractor.weights import sha256_of
-from featurise import addresses, scratch
+from featurise import addresses, batches, scratch
 from featurise.pair import Pair
 from featurise.registry import models
 from featurise.registry.chosen import Chosen
@@ -34,8 +34,9 @@ class Finding(BaseModel):
 
 
 def shards(connection: Connection, dataset: str | None = None) -> list[Row[Any]]:
-    """The published files with what the registry knows of each; `needed` tells those whose outcomes still count.
+    """The published files with what the registry knows of each.
 
+    `needed` tells those whose outcomes still count, and `since` the earliest day of their images, if they have any.
     A reject's row names its run and no file: a file of rejects alone counts with any of its run's.
     """
     table = models.Reject
@@ -43,7 +44,8 @@ def shards(connection: Connection, dataset: str | None = None) -> list[Row[Any]]
     of_its_run = (table.feature_set_id == Shard.feature_set_id, table.run_id == Shard.run_id)
     rejects = exists().where(*of_its_run, live(table))
     needed = or_(images, and_(Shard.images == 0, rejects)).label("needed")
-    statement = select(Shard.__table__, needed).join(FeatureSet, Shard.feature_set_id == FeatureSet.id)
+    since = select(func.min(Image.batch)).where(Image.shard_id == Shard.id, live(Image)).scalar_subquery().label("since")
+    statement = select(Shard.__table__, needed, since).join(FeatureSet, Shard.feature_set_id == FeatureSet.id)
     statement = statement.order_by(Shard.uri)
     return list(connection.execute(statement if dataset is None else statement.where(FeatureSet.dataset == dataset)))
 
@@ -77,8 +79,7 @@ def run(
         expected.update((row.uri, row.index_uri, row.rejects_uri))
         for uri in (row.uri, row.index_uri, row.rejects_uri):
             if uri not in listed and row.needed:
-                detail = f"registered, and not in the store; run batch {row.batch} again with the option `force`"
-                yield Finding(kind="missing", uri=uri, detail=detail)
+                yield Finding(kind="missing", uri=uri, detail=f"registered, and not in the store; {_repair(row)}")
         there = listed.get(row.uri)
         if there is not None:
             tell(row.uri)
@@ -95,6 +96,12 @@ def run(
     for uri in orphans:
         if addresses.file_of(uri) not in meanwhile:
             yield Finding(kind="orphaned", uri=uri, detail="in the store, and not registered")
+
+
+def _repair(row: Row[Any]) -> str:
+    earlier = (batches.day(row.batch) - batches.day(row.since)).days if row.since is not None else 0
+    late = f" and `look_back_days` {earlier}, for its late pictures" if earlier > 0 else ""
+    return f"run batch {row.batch} again with the option `force`{late}"
 
 
 def _folder(row: Row[Any]) -> str:

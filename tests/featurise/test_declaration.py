@@ -112,6 +112,13 @@ def test_a_mistake_breaks_its_dataset_and_leaves_the_others_alone(tmp_path):
             "'resnet50' is no backbone; expected one of resnet101",
         ),
         ("prefix: pictures/flowers/", "ready: {}", 20, "ready: expected exactly one of success .* and settle_seconds"),
+        (
+            "prefix: pictures/flowers/",
+            "ready: {success: /_DONE}",
+            20,
+            "ready.success: '/_DONE' is no object's name",
+        ),
+        ("prefix: pictures/flowers/", "ready: {success: ''}", 20, "ready.success: '' is no object's name"),
         ("prefix: pictures/flowers/", "schedule: {cron: daily}", 20, "schedule.cron: 'daily' is no cron expression"),
         ("prefix: pictures/flowers/", "schedule: {cron: 99 2 * * x}", 20, r"schedule.cron: '99 2 \* \* x' is no cron"),
         ("prefix: pictures/flowers/", "schedule: {cron: 0 0 30 2 *}", 20, "schedule.cron: .*failed to find next date"),

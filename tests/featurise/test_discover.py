@@ -3,8 +3,10 @@
 import dataclasses
 import datetime
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import text
 
 from extractor import manifest, storage
 from extractor.outcome import StorageError
@@ -194,6 +196,21 @@ def test_force_finds_everything_new(pair, upload, night, extract):
     assert day().done == 1
 
 
+def test_force_and_limit_keep_to_the_runs_own_day(pair, upload, night):
+    upload({f"{BEFORE}/{name}.jpg": name.encode() for name in "ab"} | {f"{DAY}/c.jpg": b"c", f"{DAY}/d.jpg": b"d"})
+    assert fresh(pair, "some", limit=1) == [f"{DAY}/c.jpg"]
+    assert fresh(pair, "some", limit=3) == [f"{DAY}/c.jpg", f"{DAY}/d.jpg", f"{BEFORE}/a.jpg"]
+    night(run_id="some")
+    assert fresh(pair, "forced", force=True) == [f"{DAY}/c.jpg", f"{DAY}/d.jpg"]
+    assert len(fresh(pair, "forced", force=True, look_back_days=1)) == 4
+
+
+def test_of_new_pictures_with_one_id_the_earlier_day_has_it(upload, night):
+    upload({f"{DAY}/a.jpg": b"later", f"{BEFORE}/a.jpg": b"earlier"})
+    night()
+    assert (day(BEFORE).done, day(DAY).rejected) == (1, 1)
+
+
 def test_a_dry_run_claims_and_changes_nothing(pair, upload):
     upload({f"{DAY}/a.jpg": b"a"})
     found = discover.run(pair, DAY, "dry", Options(dry_run=True))
@@ -230,6 +247,33 @@ def test_a_dead_runs_claim_expires_and_the_dead_run_may_not_go_on(pair, upload):
     claims.renew(pair, DAY, "living")
 
 
+@pytest.mark.parametrize("empty_registry", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("step", ["renew", "release"])
+def test_a_runs_claims_are_locked_in_the_order_in_which_another_takes_them(pair, step):
+    now = datetime.datetime.now(datetime.UTC)
+    with writing() as connection:
+        number = feature_sets.ensure(connection, pair)
+        for one in (DAY, BEFORE):  # a table is read in the order of its rows where nobody says otherwise
+            claims.take(connection, number, pair, one, "first", now)
+
+    def first() -> None:
+        with writing() as connection:
+            if step == "renew":
+                claims.hold(connection, number, pair, DAY, "first")
+            else:
+                claims.release(connection, number, "first")
+
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with ThreadPoolExecutor() as pool, writing() as connection, reading() as watcher:
+        assert claims.take(connection, number, pair, BEFORE, "second", now) == "first"
+        at_work = pool.submit(first)
+        while not watcher.scalar(waiting):
+            assert not at_work.done()
+        assert claims.take(connection, number, pair, DAY, "second", now) == "first"
+        connection.commit()
+        at_work.result()
+
+
 def test_a_batch_waits_for_its_success_object(pair, upload):
     pair = pair.model_copy(update={"ready": type(pair.ready)(success="_SUCCESS")})
     assert discover.not_ready(pair, DAY) is None, "nothing at all: an empty night"
@@ -247,6 +291,21 @@ def test_a_batch_waits_until_it_is_quiet_and_gives_its_claim_back(pair, upload):
     assert "it settles after 3600 s" in discover.not_ready(unsettled, DAY)
     assert "it settles after 3600 s" in discover.run(unsettled, DAY, "early", Options()).left
     assert fresh(pair, "other") == [f"{DAY}/a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("ready", "why"), [({"success": "_SUCCESS"}, "_SUCCESS is not there yet"), ({"settle_seconds": 3600}, "it settles")]
+)
+def test_the_look_back_leaves_a_batch_alone_that_is_not_ready(pair, upload, ready, why):
+    pair = pair.model_copy(update={"ready": type(pair.ready)(**ready)})
+    upload({f"{BEFORE}/half.jpg": b"half"})
+    found = discover.run(pair, DAY, "run", Options())
+    assert (found.found, found.fresh) == (0, 0)
+    (passed_over,) = found.passed_over
+    assert passed_over.startswith(f"batch {BEFORE} is not ready: ")
+    assert why in passed_over
+    with reading() as connection:
+        assert claims.holder(connection, feature_sets.find(connection, pair), BEFORE) is None
 
 
 def test_batches_by_the_day_of_the_last_change(pair, upload, night):

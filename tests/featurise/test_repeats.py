@@ -37,6 +37,12 @@ def live(image: str) -> list[str]:
         return sorted(f"{place.batch} {place.state}" for place in places(connection, image) if "," not in place.state)
 
 
+def files(image: str) -> set[str | None]:
+    """The files that an image's outcomes are in that count."""
+    with reading() as connection:
+        return {place.uri for place in places(connection, image) if "," not in place.state}
+
+
 def day(batch: str = DAY):
     with reading() as connection:
         return next(one for one in coverage(connection) if one.batch == batch)
@@ -87,6 +93,20 @@ def test_the_newer_picture_stays_when_an_old_run_ends_after_it(pair, upload, nig
     assert day().done == 1
 
 
+def test_a_shard_that_ends_after_another_run_did_its_pictures_leaves_them_where_they_are(pair, upload, night, extract):
+    upload({f"{BEFORE}/a.jpg": b"a", f"{BEFORE}/b.jpg": b"b"})
+    (shard,) = begin(pair, BEFORE, "failed")
+    report.run(pair, BEFORE, "failed")
+    night(DAY)
+    before = files("a")
+    extract(pair, shard, BEFORE)
+    finish(pair, shard, BEFORE, "failed")
+
+    assert files("a") == files("b") == before
+    assert (day(BEFORE).found, day(BEFORE).done, day(BEFORE).pending) == (2, 2, 0)
+    assert report.run(pair, BEFORE, "failed").counts["pending"] == 0
+
+
 def test_an_old_runs_reject_does_not_touch_the_newer_picture(pair, upload, night):
     upload({f"{DAY}/a.jpg": b"old"})
     found = discover.run(pair, DAY, "slow", Options())
@@ -99,6 +119,27 @@ def test_an_old_runs_reject_does_not_touch_the_newer_picture(pair, upload, night
     with writing() as connection:
         store.rejects(connection, feature_sets.ensure(connection, pair), [row], seen_at=found.listed_at)
 
+    assert live("a") == [f"{DAY} featurised"]
+
+
+def test_an_old_runs_reject_is_kept_beside_what_another_run_featurised_since(pair, upload, night):
+    upload({f"{DAY}/a.jpg": b"a"})
+    found = discover.run(pair, DAY, "slow", Options())
+    report.run(pair, DAY, "slow")
+    night(run_id="quick")
+    with reading() as connection:
+        (done,) = places(connection, "a")
+    facts = {"key": done.key, "etag": done.etag, "size": 1, "image_id": "a", "batch": DAY, "run_id": "slow"}
+    with writing() as connection:
+        number = feature_sets.ensure(connection, pair)
+        store.rejects(connection, number, [facts | {"reason": "unreadable", "detail": ""}], seen_at=found.listed_at)
+
+    with reading() as connection:
+        assert sorted(place.state for place in places(connection, "a")) == ["featurised", "rejected, superseded"]
+    remove(pair, f"{DAY}/a.jpg")
+    night(run_id="deleted")
+    upload({f"{DAY}/a.jpg": b"a"})
+    night(run_id="returned")
     assert live("a") == [f"{DAY} featurised"]
 
 
@@ -115,6 +156,69 @@ def test_a_copy_that_changes_is_no_second_owner_of_its_id(pair, upload, night):
         upload({f"{name}/x.jpg": b"one"})
         night(DAY, run_id=f"as it was {name}")
         assert live("x") == [f"{BEFORE} featurised", f"{DAY} featurised"]
+
+
+def test_copies_that_are_replaced_together_are_copies_still(upload, night):
+    upload({f"{BEFORE}/x.jpg": b"one", f"{DAY}/x.jpg": b"one"})
+    night(BEFORE)
+    night(DAY)
+    (old,) = files("x")
+    upload({f"{BEFORE}/x.jpg": b"other", f"{DAY}/x.jpg": b"other"})
+    night(DAY, run_id="replaced")
+    assert live("x") == [f"{BEFORE} featurised", f"{DAY} featurised"]
+    (new,) = files("x")
+    assert new != old
+
+
+def test_copies_that_are_replaced_night_after_night_are_copies_again(upload, night):
+    upload({f"{BEFORE}/x.jpg": b"one", f"{DAY}/x.jpg": b"one"})
+    night(BEFORE)
+    night(DAY)
+    upload({f"{BEFORE}/x.jpg": b"other"})
+    night(DAY, run_id="one of them")
+    assert live("x") == [f"{BEFORE} rejected", f"{DAY} featurised"]
+    upload({f"{DAY}/x.jpg": b"other"})
+    night(DAY, run_id="the other one")
+    night(DAY, run_id="looked at again")
+    assert live("x") == [f"{BEFORE} featurised", f"{DAY} featurised"]
+    assert night(DAY, run_id="nothing new").fresh == 0
+
+
+def test_copies_that_are_replaced_leave_their_id_to_the_copy_that_stays(upload, night):
+    upload({f"{BEFORE}/x.jpg": b"one", f"{BEFORE}/deep/x.jpg": b"one", f"{DAY}/x.jpg": b"one"})
+    night(BEFORE)
+    night(DAY)
+    for stays, left in ((DAY, BEFORE), (BEFORE, DAY)):
+        replaced = {f"{BEFORE}/x.jpg", f"{BEFORE}/deep/x.jpg", f"{DAY}/x.jpg"} - {f"{stays}/x.jpg"}
+        upload(dict.fromkeys(replaced, b"other"))
+        night(DAY, run_id=f"{stays} stays")
+        assert sorted(live("x")) == sorted([f"{stays} featurised", f"{BEFORE} rejected", f"{left} rejected"])
+        upload(dict.fromkeys(replaced, b"one"))
+        night(DAY, run_id=f"{stays} stayed")
+        assert live("x") == [f"{BEFORE} featurised", f"{BEFORE} featurised", f"{DAY} featurised"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "again"),
+    [
+        (f"{DAY}/x/a.jpg", f"{DAY}/y/a.jpg", DAY),
+        (f"{BEFORE}/a.jpg", f"{DAY}/a.jpg", BEFORE),
+        (f"{BEFORE}/a.jpg", f"{DAY}/a.jpg", DAY),
+    ],
+)
+def test_force_makes_the_file_of_copies_anew(pair, upload, night, first, second, again):
+    upload({first: b"same", second: b"same"})
+    night(BEFORE)
+    night(DAY)
+    (lost,) = files("a")
+    storage.delete([lost])
+    upload({f"{again}/more.jpg": b"more"})
+    night(again, run_id="again", options=Options(force=True, look_back_days=0))
+
+    (found,) = files("a")
+    assert found != lost
+    assert storage.head(found) is not None
+    assert len(live("a")) == 2
 
 
 def test_a_picture_that_returns_does_not_take_its_id_back(pair, upload, night):

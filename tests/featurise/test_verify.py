@@ -76,6 +76,17 @@ def test_missing_altered_and_orphaned_objects(done, file):
     assert "1 files, 2 findings; contents not read" in found.stdout
 
 
+def test_the_repair_of_a_lost_file_names_the_days_of_its_late_pictures(done, upload, night):
+    upload({"2026-11-21/late.jpg": b"late", f"{DAY}/d.jpg": b"d"})
+    night(run_id="again")
+    with reading() as connection:
+        (file,) = [row for row in verify.shards(connection) if row.run_id == "again"]
+    storage.delete([file.uri])
+    assert f"run batch {DAY} again with the option `force` and `look_back_days` 2" in run().stdout.replace("\n", " ")
+    night(run_id="repair", options=Options(force=True, look_back_days=2))
+    assert findings() == []
+
+
 def test_the_lists_beside_a_file_are_compared_line_by_line(file):
     index, rejects = (storage.read_bytes(uri) for uri in (file.index_uri, file.rejects_uri))
     for uri, data in (

@@ -35,6 +35,8 @@ class DiscoverOperator(BaseSensorOperator):
             return PokeReturnValue(is_done=False)
         found = discover.run(run.pair, run.batch, run.run_id, run.options)
         self.log.info("%s: %d images, %d of them new", run.batch, found.found, found.fresh)
+        for reason in found.passed_over:
+            self.log.info("left for another night: %s", reason)
         if found.left:
             self.log.info("nothing to do here: %s", found.left)
         return PokeReturnValue(is_done=True, xcom_value=found.model_dump(mode="json"))

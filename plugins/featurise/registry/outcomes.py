@@ -70,10 +70,10 @@ def known(connection: Connection, feature_set: int | None, prefix: str) -> Itera
 
 
 def _passing() -> ColumnElement[bool]:
-    """Whether a reject settles nothing any more."""
+    """Whether a reject settles nothing any more: it spoke of a moment, or the id was given anew since."""
     owner = aliased(Image)
     same_id = (owner.feature_set_id == Reject.feature_set_id, owner.image_id == Reject.image_id)
-    taken = exists().where(*same_id, owner.key != Reject.key, live(owner))
+    taken = exists().where(*same_id, owner.key != Reject.key, live(owner), owner.registered_at <= Reject.registered_at)
     return or_(Reject.reason.in_(PASSING), and_(Reject.reason == Reason.DUPLICATE_ID.value, ~taken))
 
 

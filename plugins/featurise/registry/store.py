@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, select, update
 
 from featurise.registry.bulk import insert_into, staged
 from featurise.registry.models import Image, Reject
@@ -20,7 +20,8 @@ def images(
     """Write featurised images; one that is there already (same key, same etag) gets this outcome.
 
     A row has the columns that `Image` adds to an outcome, and key, etag, image_id, batch and size. The pictures were
-    listed at `seen_at` (now, by default): where another etag of a key was registered since, that one stays live.
+    listed at `seen_at` (now, by default): where another etag of a key was registered since, that one stays live, and
+    where this one was featurised since, it stays as it is.
     Returns the batches whose counts change.
     """
     return _store(connection, feature_set, rows, Image, Reject, seen_at)
@@ -48,11 +49,11 @@ def _store(
         first, last = connection.execute(select(func.min(table.c.key), func.max(table.c.key))).one()
         if first is None:
             return set()
-        # Without the range the database would read every row of the feature set for each shard.
+        # Without the range PostgreSQL would read every row of the feature set for each shard.
         near = partial(_near, feature_set, first, last)
         if seen_at is not None:
             for model in (mine, other):
-                _outrun(connection, table, model, near(model), seen_at)
+                _outrun(connection, feature_set, table, mine, model, seen_at)
         touched = _supersede(connection, table, mine, near(mine), same_etag=False)
         touched |= _supersede(connection, table, other, near(other), same_etag=True)
         _upsert(connection, table, mine)
@@ -69,12 +70,22 @@ def _live(feature_set: int, rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def _outrun(
-    connection: Connection, table: Table, model: Model, near: ColumnElement[bool], seen_at: datetime.datetime
+    connection: Connection, feature_set: int, table: Table, mine: Model, model: Model, seen_at: datetime.datetime
 ) -> None:
-    """Let those staged rows count no more whose picture was replaced, and registered, since it was listed."""
-    replaced = and_(near, table.c.key == model.key, table.c.etag != model.etag, ~model.superseded)
-    newer = exists().where(replaced, model.registered_at > seen_at)
-    connection.execute(update(table).where(newer).values(superseded=True))
+    """Heed what was registered since the staged rows' pictures were listed.
+
+    The row of a picture that was replaced counts no more; one that another run has featurised keeps that outcome.
+    """
+    same_key = (model.feature_set_id == feature_set, model.key == table.c.key)
+    # As a scalar it is looked up key by key, on both databases; with the range SQLite would read all of it each time.
+    newest = select(func.max(model.registered_at)).where(*same_key, ~model.superseded)
+    replaced = newest.where(model.etag != table.c.etag).scalar_subquery() > seen_at
+    connection.execute(update(table).where(replaced).values(superseded=True))
+    if model is Image:
+        done = newest.where(model.etag == table.c.etag).scalar_subquery() > seen_at
+        # A reject is kept beside it, as the older of the two: it must not be the latest when the picture comes back.
+        older = update(table).values(superseded=True, registered_at=seen_at)
+        connection.execute((delete(table) if mine is Image else older).where(done))
 
 
 def _supersede(
@@ -84,7 +95,9 @@ def _supersede(
     match = and_(table.c.key == model.key, ~table.c.superseded)
     if not same_etag:
         match = and_(match, table.c.etag != model.etag)
-    statement = update(model).where(near, ~model.superseded, exists().where(match)).values(superseded=True)
+    # The list of keys spares SQLite a look through the staged rows for each of the range.
+    known = (near, model.key.in_(select(table.c.key)), ~model.superseded)
+    statement = update(model).where(*known, exists().where(match)).values(superseded=True)
     return set(connection.scalars(statement.returning(model.batch)))
 
 
