@@ -40,11 +40,11 @@ def shards(connection: Connection, dataset: str | None = None) -> list[Row[Any]]
     A reject's row names its run and no file: a file of rejects alone counts with any of its run's.
     """
     table = models.Reject
-    images = exists().where(Image.shard_id == Shard.id, live(Image))
+    its_images = (Image.shard_id == Shard.id, live(Image))
     of_its_run = (table.feature_set_id == Shard.feature_set_id, table.run_id == Shard.run_id)
     rejects = exists().where(*of_its_run, live(table))
-    needed = or_(images, and_(Shard.images == 0, rejects)).label("needed")
-    since = select(func.min(Image.batch)).where(Image.shard_id == Shard.id, live(Image)).scalar_subquery().label("since")
+    needed = or_(exists().where(*its_images), and_(Shard.images == 0, rejects)).label("needed")
+    since = select(func.min(Image.batch)).where(*its_images).scalar_subquery().label("since")
     statement = select(Shard.__table__, needed, since).join(FeatureSet, Shard.feature_set_id == FeatureSet.id)
     statement = statement.order_by(Shard.uri)
     return list(connection.execute(statement if dataset is None else statement.where(FeatureSet.dataset == dataset)))
