@@ -4,11 +4,12 @@ import pytest
 from sqlalchemy import select
 
 from extractor.outcome import Summary
-from featurise.failures import Evidence, Reason
+from featurise.failures import Reason
 from featurise.pair import Pair
 from featurise.registry import attempts
 from featurise.registry.models import GpuAttempt
 from featurise.registry.session import reading
+from featurise.verdict import Evidence
 
 
 @pytest.fixture

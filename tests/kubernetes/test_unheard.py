@@ -20,11 +20,12 @@ from featurise.airflow.pod import PodOperator
 from featurise.airflow.pod_trigger import PodTrigger
 from featurise.airflow.retries import AttemptFailed
 from featurise.airflow.tries import HEADROOM
-from featurise.failures import Evidence, Reason
+from featurise.failures import Reason
 from featurise.pair import Pair
 from featurise.plan import Shard
 from featurise.registry import attempts, schema, session
 from featurise.settings import settings
+from featurise.verdict import Evidence
 from installation import IMAGE, TEMPLATE
 
 BATCH, RUN = "2026-11-23", "scheduled__2026-11-24"

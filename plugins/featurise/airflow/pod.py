@@ -23,20 +23,21 @@ from kubernetes.utils.quantity import parse_quantity
 from sqlalchemy.exc import OperationalError
 from urllib3.exceptions import HTTPError
 
-from featurise import claims, failures
+from featurise import claims, verdict
 from featurise.airflow import current
 from featurise.airflow.lines import readable
 from featurise.airflow.pod_evidence import CONTAINER, gather
 from featurise.airflow.pod_trigger import PodTrigger, is_lost
 from featurise.airflow.retries import AttemptFailed, final_verdict
 from featurise.airflow.tries import BLIND_DELAY, HEADROOM, OnlyCounted, OutOfSight, first_try
-from featurise.failures import Evidence, Reason
+from featurise.failures import Reason, next_step
 from featurise.job import following, specification
 from featurise.pair import Pair
 from featurise.plan import Shard
 from featurise.registry import attempts, shards
 from featurise.registry.session import RegistryUnavailable
 from featurise.settings import settings
+from featurise.verdict import Evidence
 
 TERMINATION_MESSAGE = "/dev/termination-log"
 POLL_SECONDS = 2
@@ -221,9 +222,9 @@ class PodOperator(KubernetesPodOperator):
         raise failed
 
     def _failed(self, evidence: Evidence) -> AttemptFailed:
-        failure = failures.decide(evidence)
-        step = failures.next_step(failure.reason, self.verdicts or (), self._tries)
-        failed = AttemptFailed(failures.text(failure, step), failure.reason, step)
+        failure = verdict.decide(evidence)
+        step = next_step(failure.reason, self.verdicts or (), self._tries)
+        failed = AttemptFailed(verdict.text(failure, step), failure.reason, step)
         attempts.failed(self._row, evidence, failure.reason, step.text, str(failed))
         return failed
 

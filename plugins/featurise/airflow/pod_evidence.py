@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from extractor.outcome import Summary
 from featurise.airflow.lines import last_progress, readable
-from featurise.failures import Condition, Event, Evidence
+from featurise.verdict import Condition, Event, Evidence
 
 TAIL_LINES = 20
 CONTAINER = "base"

@@ -20,8 +20,9 @@ from featurise.airflow import current
 from featurise.airflow.lines import readable
 from featurise.airflow.retries import AttemptFailed, final_verdict
 from featurise.airflow.tries import first_try
-from featurise.failures import Evidence, Reason, decide, next_step, text
+from featurise.failures import Reason, next_step
 from featurise.pair import Pair
+from featurise.verdict import Evidence, decide, text
 
 GRACE_SECONDS = 60.0
 """For the extractor to save its part after SIGTERM."""

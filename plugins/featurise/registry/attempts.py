@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from sqlalchemy import insert, select, update
 
 from extractor.outcome import Summary
-from featurise.failures import Evidence, Reason
+from featurise.failures import Reason
 from featurise.pair import Pair
 from featurise.registry import feature_sets, session
 from featurise.registry.models import GpuAttempt
+from featurise.verdict import Evidence
 
 
 @dataclass(frozen=True)

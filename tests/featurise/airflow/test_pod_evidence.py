@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from featurise.airflow.pod_evidence import gather
-from featurise.failures import Reason, decide
+from featurise.failures import Reason
+from featurise.verdict import decide
 
 NAME = "flickr30k-resnet101-shard-00042-try-1"
 IMAGE = "registry.example/featurise/resnet101@sha256:0123"

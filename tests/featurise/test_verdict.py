@@ -1,0 +1,219 @@
+"""Which facts of a failed attempt give which reason, and how a person reads it."""
+
+import pytest
+
+from extractor.outcome import Exit, Summary
+from featurise.failures import Reason, next_step
+from featurise.verdict import Condition, Event, Evidence, decide, text
+
+
+def summary(code: Exit, message: str) -> Summary:
+    return Summary(exit_code=code, reason=code.name.lower(), message=message, images=1000, featurised=640, rejected=2)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (Exit.GPU_OUT_OF_MEMORY, Reason.GPU_OUT_OF_MEMORY),
+        (Exit.HOST_OUT_OF_MEMORY, Reason.HOST_OUT_OF_MEMORY),
+        (Exit.GPU_FAULT, Reason.GPU_FAULT),
+        (Exit.WEIGHTS_INVALID, Reason.WEIGHTS_INVALID),
+        (Exit.TOO_MANY_REJECTS, Reason.TOO_MANY_REJECTS),
+        (Exit.STORAGE, Reason.STORAGE),
+        (Exit.MANIFEST_INVALID, Reason.MISCONFIGURED),
+        (Exit.USAGE, Reason.MISCONFIGURED),
+        (Exit.CRASH, Reason.CRASH),
+        (Exit.INTERRUPTED, Reason.EVICTED),
+    ],
+)
+def test_the_extractors_own_codes(code: Exit, reason: Reason) -> None:
+    said = summary(code, "what happened")
+
+    assert decide(Evidence(exit_code=code)).reason is reason
+    assert decide(Evidence(exit_code=code, summary=said)).reason is reason
+
+
+SIGTERM_AND_PREEMPTED = Evidence(
+    exit_code=143,
+    summary=summary(Exit.INTERRUPTED, "SIGTERM: part 3 saved"),
+    conditions=(Condition("DisruptionTarget", "PreemptionByScheduler", "default-scheduler: preempting"),),
+)
+GPU_MEMORY_TEXT = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.17 GiB. GPU 0 has …"
+XID_TEXT = "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus."
+
+
+@pytest.mark.parametrize(
+    ("evidence", "reason", "seen"),
+    [
+        pytest.param(Evidence(), Reason.UNKNOWN, "no state", id="nothing at all"),
+        pytest.param(Evidence(gone=True), Reason.NODE_LOST, "gone", id="pod gone"),
+        pytest.param(
+            Evidence(gone=True, events=(Event("Preempted", "Preempted by a pod on node gpu-3"),)),
+            Reason.PREEMPTED,
+            "gpu-3",
+            id="pod gone, the event remains",
+        ),
+        pytest.param(
+            Evidence(gone=True, events=(Event("TaintManagerEviction", "Marking for deletion Pod featurise/x"),)),
+            Reason.NODE_LOST,
+            "Marking",
+            id="pod gone by the taint manager",
+        ),
+        pytest.param(
+            Evidence(gone=True, events=(Event("Pulled"), Event("Killing", "Stopping container base"))),
+            Reason.EVICTED,
+            "Stopping container",
+            id="pod gone, it was told to stop",
+        ),
+        pytest.param(
+            Evidence(exit_code=1, message="KeyError: 'fc7'", events=(Event("NodeNotReady", "Node is not ready"),)),
+            Reason.CRASH,
+            "KeyError",
+            id="a crash on a node that had been away",
+        ),
+        pytest.param(
+            Evidence(exit_code=1, message=XID_TEXT, events=(Event("NodeNotReady", "Node is not ready"),)),
+            Reason.GPU_FAULT,
+            "Xid",
+            id="a GPU fault on a node that had been away",
+        ),
+        pytest.param(
+            Evidence(
+                exit_code=143,
+                pod_reason="DeadlineExceeded",
+                pod_message="Pod was active on the node longer than the specified deadline",
+                events=(Event("NodeNotReady", "Node is not ready"),),
+            ),
+            Reason.TIMEOUT,
+            "deadline",
+            id="a deadline on a node that had been away",
+        ),
+        pytest.param(
+            Evidence(exit_code=137, events=(Event("NodeNotReady", "Node is not ready"),)),
+            Reason.NODE_LOST,
+            "not ready",
+            id="killed on a node that went away",
+        ),
+        pytest.param(
+            Evidence(exit_code=255, terminated="Unknown", events=(Event("NodeNotReady", "Node is not ready"),)),
+            Reason.NODE_LOST,
+            "not ready",
+            id="a container that was gone when its node came back",
+        ),
+        pytest.param(
+            Evidence(
+                deadline="at work for 360 minutes",
+                events=(Event("TaintManagerEviction", "Cancelling deletion of Pod featurise/x"),),
+            ),
+            Reason.TIMEOUT,
+            "360 minutes",
+            id="a deletion that was called off",
+        ),
+        pytest.param(Evidence(gone=True, deleted=True), Reason.EVICTED, "somebody", id="seen leaving, then gone"),
+        pytest.param(
+            Evidence(pod_reason="TopologyAffinityError", pod_message="Resources cannot be allocated"),
+            Reason.UNKNOWN,
+            "TopologyAffinityError: Resources",
+            id="refused by the node in words that are not known",
+        ),
+        pytest.param(SIGTERM_AND_PREEMPTED, Reason.PREEMPTED, "preempting", id="SIGTERM is read after its cause"),
+        pytest.param(
+            Evidence(
+                exit_code=Exit.GPU_OUT_OF_MEMORY,
+                conditions=(Condition("DisruptionTarget", "EvictionByEvictionAPI", "drain"),),
+            ),
+            Reason.GPU_OUT_OF_MEMORY,
+            "exit code 20",
+            id="the extractor's own word comes before a drain that followed",
+        ),
+        pytest.param(Evidence(exit_code=143, deleted=True), Reason.EVICTED, "somebody", id="deleted by hand"),
+        pytest.param(Evidence(exit_code=137), Reason.CRASH, "SIGKILL", id="killed without a word"),
+        pytest.param(Evidence(exit_code=139), Reason.CRASH, "139", id="segmentation fault"),
+        pytest.param(Evidence(exit_code=127), Reason.MISCONFIGURED, "not found in the image", id="no such command"),
+        pytest.param(Evidence(exit_code=0), Reason.UNKNOWN, "exit code 0", id="success that counts as failure"),
+        pytest.param(
+            Evidence(exit_code=1, log_tail=("loading", GPU_MEMORY_TEXT)),
+            Reason.GPU_OUT_OF_MEMORY,
+            "1.17 GiB",
+            id="GPU memory, from the log only",
+        ),
+        pytest.param(
+            Evidence(exit_code=1, message="loading\nKeyError: 'fc7'\n"),
+            Reason.CRASH,
+            "KeyError",
+            id="the log's last line",
+        ),
+        pytest.param(Evidence(exit_code=1, message=XID_TEXT), Reason.GPU_FAULT, "Xid", id="Xid in the message"),
+        pytest.param(
+            Evidence(exit_code=134, log_tail=("CUDA error: an illegal memory access was encountered",)),
+            Reason.GPU_FAULT,
+            "illegal",
+            id="CUDA error in the log",
+        ),
+        pytest.param(
+            Evidence(
+                deadline="the pod did not run 600 s after it was scheduled", events=(Event("FailedMount", "no pvc"),)
+            ),
+            Reason.TIMEOUT,
+            "no pvc",
+            id="start-up limit, with the event that says why",
+        ),
+        pytest.param(
+            Evidence(deadline="not scheduled in 600 s", unscheduled="Unschedulable: 0/4 nodes: 4 Insufficient gpu"),
+            Reason.UNSCHEDULABLE,
+            "Insufficient gpu",
+            id="the limit passed because no node was free",
+        ),
+        pytest.param(
+            Evidence(refused='pods "x" is forbidden: exceeded quota: gpus, requested: 1, used: 8, limited: 8'),
+            Reason.UNSCHEDULABLE,
+            "exceeded quota",
+            id="quota",
+        ),
+        pytest.param(
+            Evidence(refused='pods "x" is forbidden: status unknown for quota: gpus, resources: pods'),
+            Reason.UNSCHEDULABLE,
+            "status unknown",
+            id="a quota that the cluster has not counted yet",
+        ),
+        pytest.param(
+            Evidence(refused='Pod "x" is invalid: spec.containers[0].image: Required value'),
+            Reason.MISCONFIGURED,
+            "Required value",
+            id="invalid pod",
+        ),
+    ],
+)
+def test_facts_to_reason(evidence: Evidence, reason: Reason, seen: str) -> None:
+    failure = decide(evidence)
+
+    assert failure.reason is reason
+    assert seen in failure.detail
+
+
+def test_the_text_says_it_all() -> None:
+    found = decide(
+        Evidence(
+            pod="flickr30k-resnet101-shard-00042-try-2",
+            node="gpu-node-7",
+            exit_code=20,
+            summary=summary(Exit.GPU_OUT_OF_MEMORY, "a batch of 16 images did not fit"),
+            log_tail=tuple(f"line {n}" for n in range(30)),
+        )
+    )
+
+    said = text(found, next_step(found.reason, [], tries=3))
+
+    for part in (
+        "gpu_out_of_memory: the batch did not fit into the GPU's memory",
+        "a batch of 16 images did not fit",
+        "pod flickr30k-resnet101-shard-00042-try-2",
+        "node gpu-node-7",
+        "exit code 20",
+        "640 featurised and 2 rejected of 1000",
+        "line 29",
+        "retry with half the batch",
+        "1 of 3 tries used",
+    ):
+        assert part in said
+    assert "line 19\n" not in said
