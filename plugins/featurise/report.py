@@ -7,7 +7,7 @@ from extractor import storage
 from featurise import abandoned, addresses, batches, claims, history, page
 from featurise.history import Run
 from featurise.pair import Pair
-from featurise.registry import feature_sets, outcomes
+from featurise.registry import attempts, feature_sets, outcomes
 from featurise.registry.session import writing
 
 
@@ -22,10 +22,11 @@ class Reported(BaseModel):
 
 
 def run(pair: Pair, batch: str, run_id: str) -> Reported:
-    """Write the run's page and its JSON, and release the run's claims; works whatever happened before it.
+    """Close attempts that were left open, write the run's page and its JSON, and release the run's claims.
 
-    Raises storage.StorageError.
+    Works whatever happened before it. Raises storage.StorageError, or session.RegistryUnavailable.
     """
+    attempts.write_off(pair, batch, run_id)
     found = history.of_run(pair, batch, run_id)
     text = summary(found)
     place = addresses.report(pair, batch, run_id)

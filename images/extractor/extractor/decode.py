@@ -58,12 +58,12 @@ class Undecodable(Exception):
 
 
 def pixels_of(data: bytes) -> int:
-    """How many pixels a picture's header claims; none where there is no header to be read."""
-    try:
-        with _opened(data) as picture:
-            return picture.width * picture.height
-    except Exception:  # noqa: BLE001 - whatever is wrong, `decode` tells it
-        return 0
+    """How many pixels a picture's header claims.
+
+    Raises Undecodable where there is no header to be read.
+    """
+    with _readable(data) as picture:
+        return picture.width * picture.height
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -72,8 +72,6 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     Raises Undecodable with the reason: empty, not an image, truncated, too large, unsupported (animated), unreadable.
     Raises MemoryError when the machine's memory does not suffice: that is no property of the picture.
     """
-    if not data:
-        raise Undecodable(Reason.EMPTY, "the object holds no bytes")
     _inspect(data, max_pixels)
     try:
         with memory_told():
@@ -97,21 +95,33 @@ def memory_told() -> Iterator[None]:
 
 
 def _inspect(data: bytes, max_pixels: int) -> None:
+    with _readable(data) as picture:
+        width, height = picture.size
+        if width * height > max_pixels:
+            raise Undecodable(
+                Reason.TOO_LARGE, f"{width} x {height} is {width * height:,} pixels; the limit is {max_pixels:,}"
+            )
+        frames = getattr(picture, "n_frames", 1)
+        if frames > 1 and picture.format in _ANIMATED:
+            raise Undecodable(Reason.UNSUPPORTED, f"an animation of {frames} frames; a single picture is expected")
+        # The smallest scale a JPEG offers: the whole stream is read, hardly a pixel is computed.
+        picture.draft(None, (1, 1))
+        picture.load()
+        if picture.format == "PNG":
+            _check_chunks(data)
+
+
+@contextmanager
+def _readable(data: bytes) -> Iterator[Image.Image]:
+    """A picture as Pillow opens it.
+
+    Raises Undecodable for whatever is wrong with its bytes, here or while it is read.
+    """
+    if not data:
+        raise Undecodable(Reason.EMPTY, "the object holds no bytes")
     try:
         with _opened(data) as picture:
-            width, height = picture.size
-            if width * height > max_pixels:
-                raise Undecodable(
-                    Reason.TOO_LARGE, f"{width} x {height} is {width * height:,} pixels; the limit is {max_pixels:,}"
-                )
-            frames = getattr(picture, "n_frames", 1)
-            if frames > 1 and picture.format in _ANIMATED:
-                raise Undecodable(Reason.UNSUPPORTED, f"an animation of {frames} frames; a single picture is expected")
-            # The smallest scale a JPEG offers: the whole stream is read, hardly a pixel is computed.
-            picture.draft(None, (1, 1))
-            picture.load()
-            if picture.format == "PNG":
-                _check_chunks(data)
+            yield picture
     except (Undecodable, MemoryError):
         raise
     except Exception as error:  # on bytes of unknown origin decoders raise anything, and one picture must not end a run

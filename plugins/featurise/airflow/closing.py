@@ -39,10 +39,8 @@ class ReportOperator(BaseOperator):
     def execute(self, context: Any) -> dict[str, Any]:
         """Report; returns the page's address, a line of text, and counts."""
         from featurise import report
-        from featurise.registry import attempts
 
         run = current.run(self.pair, context)
-        attempts.write_off(run.pair, run.batch, run.run_id)
         done = report.run(run.pair, run.batch, run.run_id)
         self.log.info("%s\n%s", done.text, done.uri)
         return done.model_dump(mode="json")

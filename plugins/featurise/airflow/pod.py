@@ -23,14 +23,14 @@ from kubernetes.utils.quantity import parse_quantity
 from sqlalchemy.exc import OperationalError
 from urllib3.exceptions import HTTPError
 
-from featurise import claims, verdict
+from featurise import claims
 from featurise.airflow import current
 from featurise.airflow.lines import readable
 from featurise.airflow.pod_evidence import CONTAINER, gather
 from featurise.airflow.pod_trigger import PodTrigger, is_lost
-from featurise.airflow.retries import AttemptFailed, final_verdict
+from featurise.airflow.retries import AttemptFailed, failed, final_verdict
 from featurise.airflow.tries import BLIND_DELAY, HEADROOM, OnlyCounted, OutOfSight, first_try
-from featurise.failures import Reason, next_step
+from featurise.failures import Reason
 from featurise.job import following, specification
 from featurise.pair import Pair
 from featurise.plan import Shard
@@ -183,11 +183,10 @@ class PodOperator(KubernetesPodOperator):
         since = first_try(ti.max_tries, self.pair.limits.retries + HEADROOM)
         self.verdicts = attempts.failures(past, since)
         self._tries = run.pair.limits.retries + 1
-        self._over = final_verdict(past, since, self._tries)
-        self._done = next((each for each in past if each.succeeded and each.try_number >= since), None)
-        self._avoid = sorted(
-            {each.node for each in past if each.reason is Reason.GPU_FAULT and each.node and each.try_number >= since}
-        )
+        self._over = final_verdict(past, self.verdicts, self._tries)
+        this_round = [each for each in past if each.try_number >= since]
+        self._done = next((each for each in this_round if each.succeeded), None)
+        self._avoid = sorted({each.node for each in this_round if each.reason is Reason.GPU_FAULT and each.node})
         self._under_way = past[-1] if past and past[-1].running else None
         self._attempt = following(self._under_way.number if self._under_way else len(past) + 1, self.verdicts)
         job = specification(run.pair, shard, run.batch, self._attempt, summary_path=TERMINATION_MESSAGE)
@@ -217,16 +216,12 @@ class PodOperator(KubernetesPodOperator):
             attempts.succeeded(self._row, evidence.node, evidence.summary)
             self._dispose()
             return
-        failed = self._failed(evidence)
+        error = self._failed(evidence)
         self._dispose()
-        raise failed
+        raise error
 
     def _failed(self, evidence: Evidence) -> AttemptFailed:
-        failure = verdict.decide(evidence)
-        step = next_step(failure.reason, self.verdicts or (), self._tries)
-        failed = AttemptFailed(verdict.text(failure, step), failure.reason, step)
-        attempts.failed(self._row, evidence, failure.reason, step.text, str(failed))
-        return failed
+        return failed(self._row, evidence, self.verdicts or (), self._tries)
 
     def _dispose(self) -> None:
         """Delete the pod; one on a lost node stays for a while, so it is marked as read, too."""

@@ -18,11 +18,11 @@ from airflow.sdk import BaseOperator
 from extractor.outcome import Exit, Summary
 from featurise.airflow import current
 from featurise.airflow.lines import readable
-from featurise.airflow.retries import AttemptFailed, final_verdict
+from featurise.airflow.retries import failed, final_verdict
 from featurise.airflow.tries import first_try
-from featurise.failures import Reason, next_step
+from featurise.failures import Reason
 from featurise.pair import Pair
-from featurise.verdict import Evidence, decide, text
+from featurise.verdict import Evidence
 
 GRACE_SECONDS = 60.0
 """For the extractor to save its part after SIGTERM."""
@@ -77,10 +77,9 @@ class ProcessOperator(BaseOperator):
         past = attempts.of(whose)
         # After a task is cleared its tries begin anew; what failed before that does not count.
         retries = self.retries or 0
-        since = first_try(ti.max_tries, retries)
-        if (over := final_verdict(past, since, retries + 1)) is not None:
+        earlier = attempts.failures(past, first_try(ti.max_tries, retries))
+        if (over := final_verdict(past, earlier, retries + 1)) is not None:
             raise over
-        earlier = attempts.failures(past, since)
         attempt = job.following(len(past) + 1, earlier)
         with tempfile.TemporaryDirectory(prefix="featurise-") as folder:
             spec = job.specification(
@@ -103,7 +102,7 @@ class ProcessOperator(BaseOperator):
         if evidence.exit_code == Exit.OK:
             attempts.succeeded(row, evidence.node, evidence.summary)
             return spec.output_uri
-        raise _verdict(row, evidence, earlier, retries + 1)
+        raise failed(row, evidence, earlier, retries + 1)
 
     def _run(self, spec: Any, run: current.Run) -> Evidence:
         from featurise.settings import settings
@@ -190,13 +189,3 @@ def _node() -> str:
 def _summary(path: str | None) -> Summary | None:
     file = Path(path or "")
     return Summary.model_validate_json(file.read_text()) if file.is_file() else None
-
-
-def _verdict(row: int, evidence: Evidence, earlier: Sequence[Reason], tries: int) -> AttemptFailed:
-    from featurise.registry import attempts
-
-    failure = decide(evidence)
-    step = next_step(failure.reason, earlier, tries)
-    error = AttemptFailed(text(failure, step), failure.reason, step)
-    attempts.failed(row, evidence, failure.reason, step.text, str(error))
-    return error

@@ -7,6 +7,7 @@ from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
 from airflow.sdk.exceptions import AirflowException
 
 from featurise.failures import Reason, Step, next_step
+from featurise.verdict import Evidence, decide, text
 
 if TYPE_CHECKING:
     from featurise.registry.attempts import Past
@@ -21,18 +22,31 @@ class AttemptFailed(AirflowException):
         self.step = step
 
 
-def final_verdict(past: Sequence["Past"], since_try: int, tries: int) -> AttemptFailed | None:
-    """The verdict that has ended this round of tries already.
+def failed(row: int, evidence: Evidence, earlier: Sequence[Reason], tries: int) -> AttemptFailed:
+    """Judge an attempt, by its number in the registry, and write the verdict down.
+
+    Raises session.RegistryUnavailable.
+    """
+    from featurise.registry import attempts
+
+    failure = decide(evidence)
+    step = next_step(failure.reason, earlier, tries)
+    error = AttemptFailed(text(failure, step), failure.reason, step)
+    attempts.failed(row, evidence, failure.reason, step.text, str(error))
+    return error
+
+
+def final_verdict(past: Sequence["Past"], verdicts: Sequence[Reason], tries: int) -> AttemptFailed | None:
+    """The last of this round's `verdicts`, where it has ended the round already.
 
     Airflow tries again all the same where the task that came to it did not live to say so, or was not heard: the
     scheduler takes a task for dead that was resumed before it had noted the deferral (apache/airflow#72716).
     """
-    failed = [each for each in past if each.reason is not None and each.try_number >= since_try]
-    if not failed or failed[-1] is not past[-1]:
+    if not verdicts or past[-1].reason is None:
         return None
-    *earlier, last = [each.reason for each in failed if each.reason is not None]
+    *earlier, last = verdicts
     step = next_step(last, earlier, tries)
-    return None if step.retry else AttemptFailed(failed[-1].message, last, step)
+    return None if step.retry else AttemptFailed(past[-1].message, last, step)
 
 
 class Taxonomy(RetryPolicy):
