@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from shards import STUB, Ended, Shard, logged
+from shards import STUB, Ended, Shard, logged, picture
 
 from extractor import cli, storage
 from extractor.manifest import Entry, dump
@@ -31,6 +31,15 @@ def make_shard(tmp_path: Path) -> Callable[[dict[str, bytes]], Shard]:
         return shard
 
     return make
+
+
+@pytest.fixture
+def night(make_shard) -> Shard:
+    """Twelve pictures of two shapes, a file that is no picture, and one that breaks off."""
+    files = {f"day/{n:02d}.png": picture(n, width=24 if n % 3 else 32) for n in range(12)}
+    files["day/page.jpg"] = b"<html><body>404</body></html>"
+    files["day/broken.png"] = picture(99)[:-40]
+    return make_shard(files)
 
 
 @pytest.fixture

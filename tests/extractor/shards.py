@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
+import pytest
 
+from extractor import parts
 from extractor.manifest import IndexEntry, Reject, load
 
 STUB = Path(__file__).parent / "stub"
@@ -107,3 +110,18 @@ def rejects(output: Path) -> list[Reject]:
     """The reject lines beside a file."""
     path = output.with_name(output.stem + ".rejects.jsonl")
     return load(Reject, path.read_bytes(), str(path))
+
+
+def contents(path: Path) -> dict[str, dict[str, bytes]]:
+    """Every dataset's bytes, by image in the file's order."""
+    with h5py.File(path, "r") as file:
+        return {name: {field: group[field][()].tobytes() for field in group} for name, group in file.items()}
+
+
+def killed_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, extract: Callable[[Sequence[str]], Ended], arguments: Sequence[str]
+) -> None:
+    """An attempt that was killed before it removed its parts."""
+    with monkeypatch.context() as killed:
+        killed.setattr(parts, "remove", lambda output: None)
+        extract(arguments)

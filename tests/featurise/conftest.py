@@ -12,11 +12,12 @@ import h5py
 import numpy as np
 import pytest
 import sqlalchemy
+from steps import finish
 
 from extractor import contract, manifest, storage
 from extractor.contract import Provenance, Regions
 from extractor.manifest import IndexEntry, Reason, Reject
-from featurise import addresses, discover, embedded, job, plan, publish, register, report, validate
+from featurise import addresses, discover, embedded, job, plan, report
 from featurise.discover import Discovered
 from featurise.options import Options
 from featurise.pair import Pair, Weights
@@ -224,9 +225,3 @@ def night(registry: str, pair: Pair, extract: Extractor) -> Night:
         return found
 
     return run
-
-
-def finish(pair: Pair, shard: Shard, batch: str, run_id: str) -> None:
-    """What follows extraction."""
-    published = publish.run(pair, shard, validate.run(pair, shard, batch, run_id), batch, run_id)
-    register.run(pair, shard, published, batch, run_id)

@@ -2,10 +2,11 @@
 
 import pytest
 from sqlalchemy import select
+from steps import finish, up_to_publication
 
 from extractor import storage
 from extractor.manifest import Reason, Reject
-from featurise import addresses, discover, plan, publish, register, report, validate
+from featurise import addresses, discover, plan, report
 from featurise.options import Options
 from featurise.pair import Pair
 from featurise.registry import feature_sets, models, store
@@ -19,11 +20,6 @@ pytestmark = pytest.mark.usefixtures("registry")
 def begin(pair: Pair, batch: str, run_id: str, **options) -> list[plan.Shard]:
     """The shards of a run."""
     return plan.run(pair, discover.run(pair, batch, run_id, Options(**options)), run_id, Options(**options))
-
-
-def finish(pair: Pair, shard: plan.Shard, batch: str, run_id: str) -> None:
-    published = publish.run(pair, shard, validate.run(pair, shard, batch, run_id), batch, run_id)
-    register.run(pair, shard, published, batch, run_id)
 
 
 def states(image: str) -> dict[str, str]:
@@ -294,7 +290,7 @@ def test_a_night_that_makes_up_for_a_failed_one_removes_what_that_left(pair, upl
     upload({f"{BEFORE}/a.jpg": b"a"})
     (shard,) = begin(pair, BEFORE, "failed")
     extract(pair, shard, BEFORE)
-    published = publish.run(pair, shard, validate.run(pair, shard, BEFORE, "failed"), BEFORE, "failed")
+    published = up_to_publication(pair, shard, BEFORE, "failed")
     report.run(pair, BEFORE, "failed")
     upload({f"{DAY}/b.jpg": b"b", f"{BEFORE}/c.jpg": b"c"})
     night(DAY, run_id="first", options=Options(limit=1))

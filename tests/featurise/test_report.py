@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+from steps import finish
 
 from extractor import storage
-from featurise import discover, history, plan, publish, register, report, validate
+from featurise import discover, history, plan, report
 from featurise.options import Options
 from featurise.page import render
 from featurise.pair import Pair
+from featurise.registry import attempts
 from featurise.report import Reported
 
 DAY, BEFORE = "2026-11-23", "2026-11-22"
@@ -127,10 +129,18 @@ def test_an_id_that_another_run_got_meanwhile_makes_a_reject(pair, upload, extra
     planned = {day: plan.run(pair, discover.run(pair, day, day, alone), day, alone) for day in (BEFORE, DAY)}
     for day, (shard,) in planned.items():
         extract(pair, shard, day)
-        published = publish.run(pair, shard, validate.run(pair, shard, day, day), day, day)
-        register.run(pair, shard, published, day, day)
+        finish(pair, shard, day, day)
     assert told(pair, BEFORE, BEFORE)[0].text == "1 of 1 new images featurised, 0 rejected; 1 file (synthetic weights)"
     assert told(pair, DAY, DAY)[0].text == "1 of 2 new images featurised, 1 rejected; 1 file (synthetic weights)"
+
+
+def test_an_attempt_that_its_task_left_open_is_closed(pair, upload):
+    upload({f"{DAY}/a.jpg": b"a"})
+    discover.run(pair, DAY, "run", Options())
+    whose = attempts.Of(pair, DAY, "run", "shard-00001")
+    attempts.begin(whose, number=1, try_number=1, launcher="kubernetes", place="pod-1")
+    assert "while nobody watched the attempt" in told(pair, DAY, "run")[1]
+    assert not attempts.of(whose)[0].running
 
 
 def test_several_nights_before_are_named_by_their_first_and_last(pair, upload, night):

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from steps import finish, up_to_publication
 
 from extractor import manifest, storage
 from extractor.manifest import Reason, Reject
-from featurise import addresses, discover, plan, publish, register, validate, verify
+from featurise import addresses, discover, plan, verify
 from featurise.options import Options
 from featurise.pair import Pair
 from featurise.registry.session import reading
@@ -28,11 +29,6 @@ def findings(*, read: bool = True) -> list[tuple[str, str]]:
     with reading() as connection:
         files = verify.shards(connection)
     return [(found.kind, found.uri) for found in verify.run(files, read=read, tell=lambda _: None)]
-
-
-def finish(pair: Pair, shard: plan.Shard, batch: str, run_id: str) -> None:
-    published = publish.run(pair, shard, validate.run(pair, shard, batch, run_id), batch, run_id)
-    register.run(pair, shard, published, batch, run_id)
 
 
 def declare(monkeypatch: pytest.MonkeyPatch, folder: Path, *pairs: Pair) -> None:
@@ -195,7 +191,7 @@ def test_a_file_of_a_first_night_that_nobody_registered_is_found(
     upload({f"{DAY}/a.jpg": b"a"})
     (shard,) = plan.run(pair, discover.run(pair, DAY, "first", Options()), "first", Options())
     extract(pair, shard, DAY)
-    published = publish.run(pair, shard, validate.run(pair, shard, DAY, "first"), DAY, "first")
+    published = up_to_publication(pair, shard, DAY, "first")
     declare(monkeypatch, tmp_path, pair)
     found = run("--dataset", pair.dataset)
     assert (found.returncode, f"orphaned: {published.uri}" in found.stdout) == (1, True), found.stdout
