@@ -42,11 +42,11 @@ $(EXTRACTOR_READY): | $(UV)
 
 .PHONY: demo
 demo: setup ## run two nights with both detectors on this machine (IMAGES=folder: your pictures; KEEP=1: leave it running)
-	$(CONTROL)/bin/python -m featurise.demo up $(if $(IMAGES),--images "$(IMAGES)") $(if $(KEEP),--keep)
+	$(CONTROL)/bin/python -m featurise_demo up $(if $(IMAGES),--images "$(IMAGES)") $(if $(KEEP),--keep)
 
 .PHONY: demo-down
 demo-down: setup ## end what `make demo KEEP=1` left running
-	$(CONTROL)/bin/python -m featurise.demo down
+	$(CONTROL)/bin/python -m featurise_demo down
 
 .PHONY: test
 test: setup system lint ## lint, then every test (some real servers, processes and a browser)
@@ -85,7 +85,7 @@ format: setup ## let ruff format and mend what it can
 .PHONY: bench
 bench: setup ## measure both detectors, the registry, discovery, HDF5 and the launcher; prints ratios
 	$(EXTRACTOR)/bin/python -m extractor.bench
-	$(CONTROL)/bin/python -m featurise.bench
+	$(CONTROL)/bin/python -m featurise_demo.bench
 	$(CONTROL)/bin/python tests/kubernetes/bench.py
 
 .PHONY: lock

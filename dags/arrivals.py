@@ -13,7 +13,7 @@ from featurise.settings import settings
 if (queue := settings().arrivals) is not None:
     from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 
-    from featurise.airflow.queue import QueueTrigger
+    from featurise.airflow.triggers.sqs import QueueTrigger
 
     watcher = AssetWatcher(name="queue", trigger=QueueTrigger(queue=queue))
     with DAG(
@@ -27,10 +27,10 @@ if (queue := settings().arrivals) is not None:
         @task
         def read(*, triggering_asset_events: Any = None) -> list[dict[str, Any]]:
             """The runs to start, as the operator below takes them."""
-            from featurise import arrivals
+            from featurise.airflow import s3_events
 
             events = [event for events in triggering_asset_events.values() for event in events]
-            found = arrivals.of_messages(body for event in events for body in event.extra["payload"])
+            found = s3_events.of_messages(body for event in events for body in event.extra["payload"])
             return [
                 {
                     "trigger_dag_id": arrival.pair.dag_id,

@@ -3,7 +3,7 @@
 A file of its own: Airflow stops scheduling every DAG of a file with an error, and the other datasets are to go on.
 """
 
-from featurise import declaration
+from featurise.declaration import load as declaration
 from featurise.settings import settings
 
 

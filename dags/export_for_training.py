@@ -11,9 +11,9 @@ from typing import Any
 
 from airflow.sdk import DAG, PartitionedAssetTimetable, task
 
-from featurise import declaration
 from featurise.airflow import assets
-from featurise.pair import Pair
+from featurise.declaration import load as declaration
+from featurise.declaration.feature_set import Pair
 from featurise.settings import settings
 
 

@@ -5,9 +5,9 @@ Its mistakes are shown by `declaration_errors.py`.
 
 from airflow.sdk import get_parsing_context
 
-from featurise import declaration
 from featurise.airflow import dag
-from featurise.pair import Pair
+from featurise.declaration import load as declaration
+from featurise.declaration.feature_set import Pair
 from featurise.settings import settings
 
 # A worker asks for one DAG; the DAG processor for all.

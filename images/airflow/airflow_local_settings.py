@@ -4,4 +4,4 @@ Tasks and DAG parsers are forks: what is imported before the fork is not importe
 client alone takes seconds.
 """
 
-import featurise.airflow.pod  # noqa: F401
+import featurise.airflow.operators.kubernetes  # noqa: F401

@@ -13,15 +13,16 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from extractor.outcome import ExtractorError
-from featurise import declaration, status, verify
-from featurise.declaration import Broken
+from extractor.core.exit_codes import ExtractorError
+from featurise.declaration import load as declaration
+from featurise.declaration.feature_set import Pair
+from featurise.declaration.load import Broken
 from featurise.errors import FeaturiseError
 from featurise.export import run as export
-from featurise.pair import Pair
-from featurise.registry import chosen, schema, session
+from featurise.objects import verify
+from featurise.registry import chosen, coverage, schema, session
+from featurise.registry.coverage import Day
 from featurise.settings import settings
-from featurise.status import Day
 
 app = App(name="featurise", help="Region features, every night: what is declared, what is done, where it lies.")
 console = Console()
@@ -73,7 +74,7 @@ def show_status(*, dataset: str | None = None, backbone: str | None = None, as_j
     """
     with session.reading() as connection:
         chosen.feature_sets(connection, dataset, backbone)
-        days = status.coverage(connection, dataset, backbone)
+        days = coverage.coverage(connection, dataset, backbone)
     if as_json:
         for day in days:
             # Unlike print, the console ends quietly when its reader, such as `head`, has gone.
@@ -113,7 +114,7 @@ def show(image: str, /) -> int:
         The image's id, or its key in the bucket.
     """
     with session.reading() as connection:
-        places = status.places(connection, image)
+        places = coverage.places(connection, image)
     if not places:
         _say(f"no image with the id or key {image!r} has an outcome; `featurise status` shows what is pending")
         return 1

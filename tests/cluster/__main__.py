@@ -18,10 +18,9 @@ from sqlalchemy import create_engine, text
 
 import needs
 from breaking import TAKEN_AWAY, break_one, taken_away
-from extractor import storage
-from featurise import embedded
-from featurise.demo import airflow, pictures, processes, state, weights
+from extractor.core import storage
 from featurise.registry import schema, session
+from featurise_demo import airflow, embedded, pictures, processes, state, weights
 from namespace import Namespace, made, removed
 from needs import say
 

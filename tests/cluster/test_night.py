@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import stand_in
-from featurise.demo import state
-from featurise.embedded import object_store
+from featurise_demo import state
+from featurise_demo.embedded import object_store
 
 HERE = Path(__file__).parent
 IMAGE = "registry.example/featurise/resnet101:1"

@@ -6,7 +6,7 @@ import pendulum
 import pytest
 from airflow.timetables.base import DagRunInfo, TimeRestriction
 
-from featurise.airflow.nights import Nights
+from featurise.airflow.timetable import Nights
 
 BERLIN = Nights("0 2 * * *", timezone=pendulum.timezone("Europe/Berlin"))
 

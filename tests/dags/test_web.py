@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from extractor import storage
-from featurise.airflow import web
+from extractor.core import storage
+from featurise.airflow.web import app as web
 
 ATTACK = "<script>alert(1)</script>"
 

@@ -14,11 +14,10 @@ import queue_stand_in
 import sqlalchemy
 from botocore.config import Config
 
-from featurise import embedded
-from featurise.demo import platform, processes, state, weights
-from featurise.demo.airflow import Airflow
 from featurise.registry import session
 from featurise.registry.models import GpuAttempt, Image, Reject
+from featurise_demo import embedded, platform, processes, state, weights
+from featurise_demo.airflow import Airflow
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden/images"

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from featurise.demo import processes
+from featurise_demo import processes
 
 DAG, DAY = "arriving__resnet101", "2026-11-05"
 

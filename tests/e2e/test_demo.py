@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from featurise.demo import processes, state
+from featurise_demo import processes, state
 
 
 def test_ctrl_c_ends_every_process(photo: bytes) -> None:
@@ -18,7 +18,7 @@ def test_ctrl_c_ends_every_process(photo: bytes) -> None:
         pictures.mkdir()
         for number in range(2):
             (pictures / f"{number}.jpg").write_bytes(photo)
-        argv = [sys.executable, "-m", "featurise.demo", "up", "--folder", str(folder), "--images", str(pictures)]
+        argv = [sys.executable, "-m", "featurise_demo", "up", "--folder", str(folder), "--images", str(pictures)]
         with (Path(name) / "console").open("w+") as console:
             demo = subprocess.Popen(
                 argv,
@@ -59,7 +59,7 @@ def _of(folder: Path) -> dict[int, str]:
             alive = (entry / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if alive and str(folder).encode() in command + environment and b"featurise.demo\0up" not in command:
+        if alive and str(folder).encode() in command + environment and b"featurise_demo\0up" not in command:
             found[int(entry.name)] = command.decode(errors="replace")
     return found
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import h5py
 
-from featurise import embedded
-from featurise.demo import processes
+from featurise_demo import embedded, processes
 
 FIRST, SECOND = "2026-11-02", "2026-11-03"
 DAG = "nights__resnet101"

@@ -14,7 +14,7 @@ from browser import SIZE, dialog, logged_in, pick, switch_on
 from browser import picture as keep
 from playwright.sync_api import Page, expect
 
-from featurise.demo import processes
+from featurise_demo import processes
 
 NIGHTS = "nights__resnet101"
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from shards import STUB, Ended, Shard, logged, picture
 
-from extractor import cli, storage
-from extractor.manifest import Entry, dump
-from featurise.embedded import Credentials, ObjectStore, free_ports, object_store
+from extractor import cli
+from extractor.core import storage
+from extractor.core.manifest import Entry, dump
+from featurise_demo.embedded import Credentials, ObjectStore, free_ports, object_store
 
 
 @pytest.fixture

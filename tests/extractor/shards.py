@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from extractor import parts
-from extractor.manifest import IndexEntry, Reject, load
+from extractor.core.manifest import IndexEntry, Reject, load
+from extractor.pipeline import parts
 
 STUB = Path(__file__).parent / "stub"
 

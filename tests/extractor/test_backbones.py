@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from extractor.backbones import BoxRule, ClsProb, Precision, box_rule, revision
+from extractor.core.backbone_specs import BoxRule, ClsProb, Precision, box_rule, revision
 
 
 @pytest.mark.parametrize(

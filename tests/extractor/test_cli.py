@@ -7,8 +7,8 @@ import pytest
 from shards import Shard, index, picture, rejects
 
 from extractor import cli
-from extractor.manifest import Reason
-from extractor.outcome import Exit
+from extractor.core.exit_codes import Exit
+from extractor.core.manifest import Reason
 
 TENSORS = {
     # SHA-256 over names, shapes and values, as the reference generator of these checkpoints prints it for seed 0

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractor import contract
-from extractor.contract import Regions
+from extractor.core import contract
+from extractor.core.contract import Regions
 
 
 def regions(rows: int, *, attributes: bool, probabilities: bool) -> Regions:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from extractor.decode import Undecodable, decode
-from extractor.manifest import MAX_PIXELS, Reason
+from extractor.core.manifest import MAX_PIXELS, Reason
+from extractor.pipeline.decode import Undecodable, decode
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "images"
 ORIENTATION = 0x0112

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from extractor import machine
-from extractor.outcome import GpuFault, StorageError
+from extractor.core.exit_codes import GpuFault, StorageError
+from extractor.pipeline import machine
 
 
 @pytest.fixture

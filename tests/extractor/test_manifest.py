@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractor import manifest
-from extractor.manifest import Entry, ImageIds, Manifest, dump, image_id, load
-from extractor.outcome import ManifestInvalid
+from extractor.core import manifest
+from extractor.core.exit_codes import ManifestInvalid
+from extractor.core.manifest import Entry, ImageIds, Manifest, dump, image_id, load
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import h5py
 import pytest
 from shards import contents, index, killed_at_the_end, picture, rejects
 
-from extractor import parts
-from extractor.outcome import Exit, StorageError
+from extractor.core.exit_codes import Exit, StorageError
+from extractor.pipeline import parts
 
 
 def cut(path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from extractor import pickles
+from extractor.core import safe_pickle
 
 MARKER = "ran"
 
@@ -30,7 +30,7 @@ def load(tmp_path: Path, monkeypatch):
     def load(data: bytes) -> Any:
         path = tmp_path / "file.pkl"
         path.write_bytes(data)
-        return pickles.load(path)
+        return safe_pickle.load(path)
 
     return load
 
@@ -123,7 +123,7 @@ HOSTILE = {
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_anything_else_is_refused_and_does_not_run(load, tmp_path: Path, name: str, protocol: int):
-    with pytest.raises(pickles.Refused):
+    with pytest.raises(safe_pickle.Refused):
         load(pickle.dumps({"model": HOSTILE[name]}, protocol=protocol))
     assert not (tmp_path / MARKER).exists()
 
@@ -161,19 +161,19 @@ CRAFTED = {
 
 @pytest.mark.parametrize("name", CRAFTED)
 def test_crafted_files_are_refused(load, name: str):
-    with pytest.raises(pickles.Refused):
+    with pytest.raises(safe_pickle.Refused):
         load(b"\x80\x04" + CRAFTED[name] if CRAFTED[name][:1] not in (b"\x80", b"\x00", b"") else CRAFTED[name])
 
 
 def test_one_file_changes_nothing_for_the_next(load):
     for crafted in CRAFTED.values():
-        with pytest.raises(pickles.Refused):
+        with pytest.raises(safe_pickle.Refused):
             load(b"\x80\x04" + crafted)
     np.testing.assert_array_equal(load(pickle.dumps(ARRAYS[0])), ARRAYS[0])
 
 
 def test_the_refusal_names_what_the_file_asked_for(load):
-    with pytest.raises(pickles.Refused, match=r"it names posix\.system, for which a file of arrays has no use"):
+    with pytest.raises(safe_pickle.Refused, match=r"it names posix\.system, for which a file of arrays has no use"):
         load(pickle.dumps(HOSTILE["os.system"]))
 
 
@@ -185,14 +185,14 @@ def peak() -> int:
 @pytest.mark.parametrize("memo", [b"r" + struct.pack("<I", 100_000_000), b"p100000000\n"])
 def test_a_few_bytes_take_no_gigabytes(load, memo: bytes):
     before = peak()
-    with pytest.raises(pickles.Refused, match="memo place 100,000,000; expected 2 at most"):
+    with pytest.raises(safe_pickle.Refused, match="memo place 100,000,000; expected 2 at most"):
         load(b"\x80\x03}" + memo + b".")
     assert peak() - before < 100 << 20
 
 
 def test_a_long_program_is_refused_before_it_runs(load):
     nested = b"\x80\x03})" + b"\x85" * 400_000 + b"K\x01s."  # as a key, a chain of tuples ends the process
-    with pytest.raises(pickles.Refused, match="more than 100,000 instructions"):
+    with pytest.raises(safe_pickle.Refused, match="more than 100,000 instructions"):
         load(nested)
 
 
@@ -204,5 +204,5 @@ def test_damage_is_refused_by_name(load):
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
         if chance.random() < 0.4:
             del damaged[chance.randrange(len(damaged)) :]
-        with contextlib.suppress(pickles.Refused):
+        with contextlib.suppress(safe_pickle.Refused):
             load(bytes(damaged))

@@ -9,10 +9,11 @@ import pytest
 import torch
 from shards import picture
 
-from extractor import manifest, pictures
 from extractor.backbone import Prepared
-from extractor.manifest import Entry, Manifest, Reason
-from extractor.pictures import Room, ahead
+from extractor.core import manifest
+from extractor.core.manifest import Entry, Manifest, Reason
+from extractor.pipeline import loader
+from extractor.pipeline.loader import Room, ahead
 
 
 def unwanted(*_: object) -> Prepared:
@@ -23,7 +24,7 @@ def unwanted(*_: object) -> Prepared:
 def test_a_file_above_the_limit_is_refused_before_it_is_fetched(tmp_path, size, reason):
     """What is fetched would be found missing."""
     listed = Manifest(str(tmp_path), (Entry(key="a.png", etag="e", size=size, image_id="a"),), sha256="")
-    found = pictures.load(listed, 0, unwanted, Room(1000), max_pixels=1000, max_bytes=100)
+    found = loader.load(listed, 0, unwanted, Room(1000), max_pixels=1000, max_bytes=100)
     assert found.refused is not None
     assert found.refused[0] is reason
 
@@ -39,7 +40,7 @@ def test_memory_that_opencv_lacks_is_no_property_of_the_picture(tmp_path, monkey
     if where == "decode":
         monkeypatch.setattr(cv2, "imdecode", too_much)
     with pytest.raises(MemoryError, match="OpenCV: Failed to allocate"):
-        pictures.load(manifest.of_images(str(tmp_path)), 0, too_much, Room(1000), max_pixels=1000, max_bytes=1 << 20)
+        loader.load(manifest.of_images(str(tmp_path)), 0, too_much, Room(1000), max_pixels=1000, max_bytes=1 << 20)
 
 
 @pytest.mark.parametrize(("pixels", "together"), [(4 * 384, 4), (2 * 384, 2), (384, 1)])
@@ -59,7 +60,7 @@ def test_pixels_that_are_decoded_at_one_time_are_bounded(tmp_path, monkeypatch, 
             under_way -= 1
         return Prepared(torch.zeros(3, 1, 1), 24, 16, 1.0)
 
-    monkeypatch.setattr(pictures, "MAX_PIXELS", pixels)
+    monkeypatch.setattr(loader, "MAX_PIXELS", pixels)
     options = {"workers": 4, "window": 8, "max_pixels": 384, "max_bytes": 1 << 20}
     found = list(ahead(manifest.of_images(str(tmp_path)), range(8), prepare, **options))
     assert [one.entry.key for one in found] == [f"{n}.png" for n in range(8)]

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from shards import contents, index, picture, rejects, start, wait
 
-from extractor import contract, machine, parts
-from extractor.manifest import Reason
-from extractor.outcome import Exit
+from extractor.core import contract
+from extractor.core.exit_codes import Exit
+from extractor.core.manifest import Reason
+from extractor.pipeline import machine, parts
 
 
 def test_every_image_is_in_the_file_or_in_the_rejects(night, extract):

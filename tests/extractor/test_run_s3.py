@@ -4,9 +4,10 @@ import h5py
 import pytest
 from shards import picture, start, wait
 
-from extractor import manifest, parts, storage
-from extractor.manifest import Entry, IndexEntry, dump, load
-from extractor.outcome import Exit, StorageError
+from extractor.core import manifest, storage
+from extractor.core.exit_codes import Exit, StorageError
+from extractor.core.manifest import Entry, IndexEntry, dump, load
+from extractor.pipeline import parts
 
 
 def arguments(prefix: str, weights: str) -> list[str]:

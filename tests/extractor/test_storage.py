@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from extractor import storage
-from extractor.outcome import StorageError
-from featurise.embedded import object_store
+from extractor.core import storage
+from extractor.core.exit_codes import StorageError
+from featurise_demo.embedded import object_store
 
 
 @pytest.fixture(params=["s3", "disk"])

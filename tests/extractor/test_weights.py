@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from extractor.outcome import WeightsInvalid
-from extractor.weights import BLOCK, resolve, sha256_of
+from extractor.core.exit_codes import WeightsInvalid
+from extractor.core.weights import BLOCK, resolve, sha256_of
 
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 3])

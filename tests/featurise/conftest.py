@@ -14,16 +14,21 @@ import pytest
 import sqlalchemy
 from steps import finish
 
-from extractor import contract, manifest, storage
-from extractor.contract import Provenance, Regions
-from extractor.manifest import IndexEntry, Reason, Reject
-from featurise import addresses, discover, embedded, job, plan, report
-from featurise.discover import Discovered
-from featurise.options import Options
-from featurise.pair import Pair, Weights
-from featurise.plan import Shard
+from extractor.core import contract, manifest, storage
+from extractor.core.contract import Provenance, Regions
+from extractor.core.manifest import IndexEntry, Reason, Reject
+from featurise.declaration.feature_set import Pair, Weights
+from featurise.declaration.run_options import Options
+from featurise.objects import layout
 from featurise.registry import schema, session
 from featurise.settings import settings
+from featurise.steps import extract as job
+from featurise.steps import plan
+from featurise.steps.discover import step as discover
+from featurise.steps.discover.step import Discovered
+from featurise.steps.plan import Shard
+from featurise.steps.report import step as report
+from featurise_demo import embedded
 
 DAY = "2026-11-23"
 
@@ -174,8 +179,8 @@ class Extractor:
                         owners[entry.image_id] = done[-1]
                         contract.write_image(file, entry.image_id, found)
             contract.write_provenance(file, self._provenance(pair, batch, planned.sha256, len(done), len(rejects)))
-        storage.write_bytes(addresses.index(uri), manifest.dump(done))
-        storage.write_bytes(addresses.rejects(uri), manifest.dump(rejects))
+        storage.write_bytes(layout.index(uri), manifest.dump(done))
+        storage.write_bytes(layout.rejects(uri), manifest.dump(rejects))
         storage.upload(local, uri)
         return uri
 

@@ -5,8 +5,8 @@ from urllib.parse import quote_plus
 
 import pytest
 
-from featurise import arrivals
-from featurise.pair import Pair, Weights
+from featurise.airflow import s3_events
+from featurise.declaration.feature_set import Pair, Weights
 
 FACTS = {"backbone": "resnet101", "bucket": "pictures", "start_date": "2026-11-01"}
 WEIGHTS = Weights(uri="s3://models/resnet101/", sha256="a" * 64)
@@ -28,7 +28,7 @@ def news(key: str, *, bucket: str = "pictures", event: str = "ObjectCreated:Put"
 
 
 def told(message: str) -> list[tuple[str, str, str]]:
-    found = arrivals.of_message(message, [BIRDS, DAILY, SETTLING])
+    found = s3_events.of_message(message, [BIRDS, DAILY, SETTLING])
     return [(arrival.pair.dag_id, arrival.batch, arrival.run_id) for arrival in found]
 
 

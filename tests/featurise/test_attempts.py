@@ -3,13 +3,13 @@
 import pytest
 from sqlalchemy import select
 
-from extractor.outcome import Summary
-from featurise.failures import Reason
-from featurise.pair import Pair
+from extractor.core.exit_codes import Summary
+from featurise.declaration.feature_set import Pair
+from featurise.failures.classify import Evidence
+from featurise.failures.taxonomy import Reason
 from featurise.registry import attempts
 from featurise.registry.models import GpuAttempt
 from featurise.registry.session import reading
-from featurise.verdict import Evidence
 
 
 @pytest.fixture

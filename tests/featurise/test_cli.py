@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from featurise.pair import Pair
+from featurise.declaration.feature_set import Pair
 
 DAY = "2026-11-23"
 # Processes take a second each; what they ask of the registry is tested on PostgreSQL beside the queries themselves.

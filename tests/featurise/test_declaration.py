@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from featurise.declaration import Broken, load
-from featurise.options import Options
-from featurise.pair import Pair
+from featurise.declaration.feature_set import Pair
+from featurise.declaration.load import Broken, load
+from featurise.declaration.run_options import Options
 
 GOOD = """\
 defaults:

@@ -9,9 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from featurise import embedded
-from featurise.demo import __main__ as demo
-from featurise.demo import platform, processes, weights
+from featurise_demo import __main__ as demo
+from featurise_demo import embedded, platform, processes, weights
 
 
 @pytest.fixture(autouse=True)

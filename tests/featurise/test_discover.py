@@ -8,15 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import text
 
-from extractor import manifest, storage
-from extractor.outcome import StorageError
-from featurise import batches, claims, discover, plan, report
-from featurise.discover import Fresh
-from featurise.options import Options
-from featurise.pair import Pair
-from featurise.registry import feature_sets
+from extractor.core import manifest, storage
+from extractor.core.exit_codes import StorageError
+from featurise.declaration import batches
+from featurise.declaration.feature_set import Pair
+from featurise.declaration.run_options import Options
+from featurise.registry import feature_sets, leases
+from featurise.registry.coverage import coverage, places
 from featurise.registry.session import reading, writing
-from featurise.status import coverage, places
+from featurise.steps import plan
+from featurise.steps.discover import step as discover
+from featurise.steps.discover.step import Fresh
+from featurise.steps.report import step as report
 
 DAY, BEFORE = "2026-11-23", "2026-11-22"
 pytestmark = pytest.mark.usefixtures("registry")
@@ -240,11 +243,11 @@ def test_a_dead_runs_claim_expires_and_the_dead_run_may_not_go_on(pair, upload):
     long_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=pair.limits.lease_minutes + 1)
     with writing() as connection:
         number = feature_sets.ensure(connection, pair)
-        assert claims.take(connection, number, pair, DAY, "dead", long_ago) is None
+        assert leases.take(connection, number, pair, DAY, "dead", long_ago) is None
     assert fresh(pair, "living") == [f"{DAY}/a.jpg"]
-    with pytest.raises(claims.ClaimLost, match=r"run living works on it.*dead"):
-        claims.renew(pair, DAY, "dead")
-    claims.renew(pair, DAY, "living")
+    with pytest.raises(leases.ClaimLost, match=r"run living works on it.*dead"):
+        leases.renew(pair, DAY, "dead")
+    leases.renew(pair, DAY, "living")
 
 
 @pytest.mark.parametrize("empty_registry", ["postgresql"], indirect=True)
@@ -254,22 +257,22 @@ def test_a_runs_claims_are_locked_in_the_order_in_which_another_takes_them(pair,
     with writing() as connection:
         number = feature_sets.ensure(connection, pair)
         for one in (DAY, BEFORE):  # a table is read in the order of its rows where nobody says otherwise
-            claims.take(connection, number, pair, one, "first", now)
+            leases.take(connection, number, pair, one, "first", now)
 
     def first() -> None:
         with writing() as connection:
             if step == "renew":
-                claims.hold(connection, number, pair, DAY, "first")
+                leases.hold(connection, number, pair, DAY, "first")
             else:
-                claims.release(connection, number, "first")
+                leases.release(connection, number, "first")
 
     waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     with ThreadPoolExecutor() as pool, writing() as connection, reading() as watcher:
-        assert claims.take(connection, number, pair, BEFORE, "second", now) == "first"
+        assert leases.take(connection, number, pair, BEFORE, "second", now) == "first"
         at_work = pool.submit(first)
         while not watcher.scalar(waiting):
             assert not at_work.done()
-        assert claims.take(connection, number, pair, DAY, "second", now) == "first"
+        assert leases.take(connection, number, pair, DAY, "second", now) == "first"
         connection.commit()
         at_work.result()
 
@@ -305,7 +308,7 @@ def test_the_look_back_leaves_a_batch_alone_that_is_not_ready(pair, upload, read
     assert passed_over.startswith(f"batch {BEFORE} is not ready: ")
     assert why in passed_over
     with reading() as connection:
-        assert claims.holder(connection, feature_sets.find(connection, pair), BEFORE) is None
+        assert leases.holder(connection, feature_sets.find(connection, pair), BEFORE) is None
 
 
 def test_batches_by_the_day_of_the_last_change(pair, upload, night):

@@ -4,8 +4,8 @@ import psutil
 import pytest
 import sqlalchemy
 
-from extractor import storage
-from featurise import embedded
+from extractor.core import storage
+from featurise_demo import embedded
 
 
 def test_the_store_listens_on_loopback_only_and_keeps_its_data(tmp_path, monkeypatch):

@@ -16,11 +16,11 @@ import lmdb
 import numpy as np
 import pytest
 
-from extractor import contract, storage
-from extractor.contract import Regions
+from extractor.core import contract, storage
+from extractor.core.contract import Regions
+from featurise.declaration.feature_set import Pair, Weights
 from featurise.export import mmf_names, pickles, run
 from featurise.export.source import ExportFailed, Source
-from featurise.pair import Pair, Weights
 from featurise.registry.chosen import NoSuchFeatureSet
 from featurise.registry.session import reading
 

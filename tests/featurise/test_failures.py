@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from featurise.failures import RULES, Action, Reason, batch_divisor, memory_factor, next_step
+from featurise.failures.taxonomy import RULES, Action, Reason, batch_divisor, memory_factor, next_step
 
 ACTIONS = {
     Reason.GPU_OUT_OF_MEMORY: Action.SMALLER,

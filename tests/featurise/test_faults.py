@@ -12,14 +12,20 @@ import pytest
 import sqlalchemy
 from sqlalchemy import event, func, select
 
-from extractor import storage
-from featurise import addresses, claims, discover, embedded, job, plan, publish, register, report, validate, verify
-from featurise.options import Options
-from featurise.pair import Pair
-from featurise.plan import Shard
-from featurise.registry import models, session
+from extractor.core import storage
+from featurise.declaration.feature_set import Pair
+from featurise.declaration.run_options import Options
+from featurise.objects import layout, verify
+from featurise.registry import leases, models, session
 from featurise.registry.session import reading
 from featurise.settings import settings
+from featurise.steps import extract as job
+from featurise.steps import plan, publish, register
+from featurise.steps.discover import step as discover
+from featurise.steps.plan import Shard
+from featurise.steps.report import step as report
+from featurise.steps.validate import step as validate
+from featurise_demo import embedded
 
 RUN = "scheduled"
 DAYS = [f"2026-11-{day:02d}" for day in range(1, 31)]
@@ -57,7 +63,7 @@ def assert_whole(pair: Pair, batches: list[str], pictures: int = 3) -> None:
         days = connection.execute(select(models.Batch.done, models.Batch.rejected)).all()
     assert set(days) == {(pictures, 1)}
     assert list(verify.run(files, read=True, tell=lambda uri: None)) == []
-    view = json.loads(storage.read_bytes(addresses.latest(pair)))
+    view = json.loads(storage.read_bytes(layout.latest(pair)))
     assert view["images"] == len(batches) * pictures
     assert sorted(file["uri"] for file in view["files"]) == sorted(row.uri for row in files)
     assert [key for key in keys(pair, "work/") if "/shard-" in key] == []
@@ -156,12 +162,12 @@ def test_steps_of_a_registered_shard_may_be_cleared_and_do_nothing(registry, pai
     assert_whole(pair, [batch])
 
 
-@pytest.mark.parametrize("what", [lambda uri: uri, addresses.index, addresses.rejects])
+@pytest.mark.parametrize("what", [lambda uri: uri, layout.index, layout.rejects])
 def test_a_final_address_that_holds_something_else_is_not_overwritten(registry, pair, upload, extract, what):
     batch = DAYS[0]
     shard = prepare(pair, upload, extract, batch)
     validated = validate.run(pair, shard, batch, RUN)
-    uri = addresses.published(pair, batch, shard.name, validated.sha256)
+    uri = layout.published(pair, batch, shard.name, validated.sha256)
     publish.run(pair, shard, validated, batch, RUN)
     data = bytearray(storage.read_bytes(what(uri)))
     other = bytes(data[:-2] + b"?\n") if data else b"?\n"
@@ -190,7 +196,7 @@ def test_a_run_that_lost_its_claim_takes_its_file_back(registry, pair, upload, e
     found = discover.run(pair, batch, "other", Options(look_back_days=0))
     assert found.fresh == 4
     storage.write_bytes(published.uri, late)  # the silent run's upload ends only now
-    with pytest.raises(claims.ClaimLost):
+    with pytest.raises(leases.ClaimLost):
         register.run(pair, shard, published, batch, RUN)
     assert keys(pair, "features/") == []
     (again,) = plan.run(pair, found, "other", Options())

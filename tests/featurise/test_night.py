@@ -2,11 +2,11 @@
 
 import json
 
-from extractor import storage
-from extractor.manifest import ImageIds
-from featurise import addresses
+from extractor.core import storage
+from extractor.core.manifest import ImageIds
+from featurise.declaration.feature_set import Pair
 from featurise.export.source import sources
-from featurise.pair import Pair
+from featurise.objects import layout
 from featurise.registry.session import reading
 
 DAY = "2026-11-23"
@@ -16,7 +16,7 @@ def test_a_night_publishes_every_image_once_and_says_so(night, upload, pair: Pai
     upload({f"{DAY}/{n}.jpg": f"picture {n}".encode() for n in range(9)} | {f"{DAY}/x.jpg": b"bad"})
     found = night()
     assert (found.found, found.fresh, found.done) == (10, 10, 0)
-    view = json.loads(storage.read_bytes(addresses.latest(pair)))
+    view = json.loads(storage.read_bytes(layout.latest(pair)))
     assert view["images"] == 9
     assert view["synthetic"] is True
     assert sum(file["images"] for file in view["files"]) == 9
@@ -30,7 +30,7 @@ def test_a_night_publishes_every_image_once_and_says_so(night, upload, pair: Pai
 def test_a_night_of_bad_pictures_only_ends_well(night, upload, pair: Pair):
     upload({f"{DAY}/{n}.jpg": f"bad {n}".encode() for n in range(3)})
     night()
-    view = json.loads(storage.read_bytes(addresses.latest(pair)))
+    view = json.loads(storage.read_bytes(layout.latest(pair)))
     assert (view["images"], view["files"]) == (0, [])
     assert night(run_id="again").rejected == 3
 
@@ -52,13 +52,13 @@ def test_results_may_go_to_another_bucket(night, upload, pair: Pair, extract):
     night(of=elsewhere)
     assert len(extract.made) == 1
     assert [item.key for item in storage.listing(f"s3://{pair.bucket}")] == [f"{pair.prefix}{DAY}/a.jpg"]
-    assert json.loads(storage.read_bytes(addresses.latest(elsewhere)))["images"] == 1
+    assert json.loads(storage.read_bytes(layout.latest(elsewhere)))["images"] == 1
 
 
 def test_one_night_after_another_makes_files_side_by_side(night, upload, pair: Pair):
     for day in ("2026-11-21", "2026-11-22", DAY):
         upload({f"{day}/{day}.jpg": day.encode()})
         night(day)
-    view = json.loads(storage.read_bytes(addresses.latest(pair)))
+    view = json.loads(storage.read_bytes(layout.latest(pair)))
     assert [file["batch"] for file in view["files"]] == ["2026-11-21", "2026-11-22", DAY]
     assert view["images"] == 3

@@ -3,10 +3,11 @@
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from extractor import manifest, storage
-from featurise import discover, plan
-from featurise.options import Options
-from featurise.pair import Pair, Weights
+from extractor.core import manifest, storage
+from featurise.declaration.feature_set import Pair, Weights
+from featurise.declaration.run_options import Options
+from featurise.steps import plan
+from featurise.steps.discover import step as discover
 
 PAIR = Pair(
     dataset="birds",

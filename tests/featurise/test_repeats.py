@@ -4,14 +4,17 @@ import pytest
 from sqlalchemy import select
 from steps import finish, up_to_publication
 
-from extractor import storage
-from extractor.manifest import Reason, Reject
-from featurise import addresses, discover, plan, report
-from featurise.options import Options
-from featurise.pair import Pair
-from featurise.registry import feature_sets, models, store
+from extractor.core import storage
+from extractor.core.manifest import Reason, Reject
+from featurise.declaration.feature_set import Pair
+from featurise.declaration.run_options import Options
+from featurise.objects import layout
+from featurise.registry import feature_sets, models, upsert
+from featurise.registry.coverage import coverage, places
 from featurise.registry.session import reading, writing
-from featurise.status import coverage, places
+from featurise.steps import plan
+from featurise.steps.discover import step as discover
+from featurise.steps.report import step as report
 
 DAY, BEFORE = "2026-11-23", "2026-11-22"
 pytestmark = pytest.mark.usefixtures("registry")
@@ -113,7 +116,7 @@ def test_an_old_runs_reject_does_not_touch_the_newer_picture(pair, upload, night
     line = Reject(key=old.key, etag=old.etag, size=old.size, image_id="a", reason=Reason.CHANGED, detail="replaced")
     row = line.model_dump(mode="json") | {"batch": DAY, "run_id": "slow"}
     with writing() as connection:
-        store.rejects(connection, feature_sets.ensure(connection, pair), [row], seen_at=found.listed_at)
+        upsert.rejects(connection, feature_sets.ensure(connection, pair), [row], seen_at=found.listed_at)
 
     assert live("a") == [f"{DAY} featurised"]
 
@@ -128,7 +131,7 @@ def test_an_old_runs_reject_is_kept_beside_what_another_run_featurised_since(pai
     facts = {"key": done.key, "etag": done.etag, "size": 1, "image_id": "a", "batch": DAY, "run_id": "slow"}
     with writing() as connection:
         number = feature_sets.ensure(connection, pair)
-        store.rejects(connection, number, [facts | {"reason": "unreadable", "detail": ""}], seen_at=found.listed_at)
+        upsert.rejects(connection, number, [facts | {"reason": "unreadable", "detail": ""}], seen_at=found.listed_at)
 
     with reading() as connection:
         assert sorted(place.state for place in places(connection, "a")) == ["featurised", "rejected, superseded"]
@@ -255,7 +258,7 @@ def test_a_picture_that_returns_has_its_latest_outcome_and_no_other(pair, upload
     row = {name: getattr(refused, name) for name in ("key", "etag", "size", "image_id", "batch")}
     with writing() as connection:  # what a forced run does that finds the picture good after all
         number = feature_sets.ensure(connection, pair)
-        store.images(connection, number, [row | {"shard_id": other.shard_id, "sha256": "0" * 64, "boxes": 36}])
+        upsert.images(connection, number, [row | {"shard_id": other.shard_id, "sha256": "0" * 64, "boxes": 36}])
     remove(pair, f"{DAY}/a.jpg")
     night(run_id="deleted")
     upload({f"{DAY}/a.jpg": b"bad"})
@@ -276,12 +279,12 @@ def test_a_report_keeps_what_another_run_has_still_to_do(pair, upload, night, ex
     finish(pair, shard, DAY, "first")
     assert (day().done, day().pending) == (4, 0)
     report.run(pair, DAY, "first")
-    assert list(storage.listing(addresses.works(pair, DAY))) == []
+    assert list(storage.listing(layout.works(pair, DAY))) == []
 
 
 def left(pair: Pair) -> set[str]:
     """The run folders that there are of work."""
-    folder = addresses.works(pair, DAY).removeprefix(f"s3://{pair.bucket}/").removesuffix(f"{DAY}/")
+    folder = layout.works(pair, DAY).removeprefix(f"s3://{pair.bucket}/").removesuffix(f"{DAY}/")
     found = storage.listing(f"s3://{pair.bucket}/{folder}")
     return {"/".join(item.key.removeprefix(folder).split("/")[:2]) for item in found}
 
@@ -340,10 +343,10 @@ def test_the_list_for_readers_follows_deletions(pair, upload, night):
     night()
     remove(pair, f"{DAY}/a.jpg")
     night(run_id="second")
-    assert b'"images": 1' in storage.read_bytes(addresses.latest(pair))
+    assert b'"images": 1' in storage.read_bytes(layout.latest(pair))
     remove(pair, f"{DAY}/b.jpg")
     night(run_id="third")
-    assert b'"images": 0' in storage.read_bytes(addresses.latest(pair))
+    assert b'"images": 0' in storage.read_bytes(layout.latest(pair))
 
 
 def test_a_day_has_one_name(pair):

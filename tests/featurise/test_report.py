@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 from steps import finish
 
-from extractor import storage
-from featurise import discover, history, plan, report
-from featurise.options import Options
-from featurise.page import render
-from featurise.pair import Pair
+from extractor.core import storage
+from featurise.declaration.feature_set import Pair
+from featurise.declaration.run_options import Options
 from featurise.registry import attempts
-from featurise.report import Reported
+from featurise.steps import plan
+from featurise.steps.discover import step as discover
+from featurise.steps.report import run_summary
+from featurise.steps.report import step as report
+from featurise.steps.report.html import render
+from featurise.steps.report.step import Reported
 
 DAY, BEFORE = "2026-11-23", "2026-11-22"
 PHOTO = next(Path("tests/golden/images").glob("china.jpg"))
@@ -152,7 +155,7 @@ def test_several_nights_before_are_named_by_their_first_and_last(pair, upload, n
 
 def test_an_attempt_s_message_keeps_its_lines(pair):
     started = datetime.datetime(2026, 11, 24, 2, tzinfo=datetime.UTC)
-    failed = history.Tried(
+    failed = run_summary.Tried(
         shard="shard-00001",
         number=1,
         place="pod",
@@ -164,6 +167,6 @@ def test_an_attempt_s_message_keeps_its_lines(pair):
         started_at=started,
         ended_at=started,
     )
-    run = history.Run(feature_set=pair.feature_set, batch=DAY, run_id="run", attempts=[failed])
+    run = run_summary.Run(feature_set=pair.feature_set, batch=DAY, run_id="run", attempts=[failed])
     shown = render(pair, run, "")
     assert '<td class="soft long message" colspan="6">timeout: too long\n  seen: &lt;nothing&gt;</td>' in shown

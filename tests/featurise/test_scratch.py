@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from featurise import scratch
-from featurise.scratch import ScratchUnusable
+from featurise.objects import scratch
+from featurise.objects.scratch import ScratchUnusable
 from featurise.settings import settings
 
 

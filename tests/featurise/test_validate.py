@@ -9,13 +9,18 @@ import h5py
 import numpy as np
 import pytest
 
-from extractor import storage
-from featurise import addresses, checks, discover, drift, job, plan, validate
-from featurise.examine import Report
-from featurise.options import Options
-from featurise.pair import Pair
-from featurise.plan import Shard
-from featurise.statistics import Statistics
+from extractor.core import storage
+from featurise.declaration.feature_set import Pair
+from featurise.declaration.run_options import Options
+from featurise.objects import layout
+from featurise.registry.statistics import Statistics
+from featurise.steps import extract as job
+from featurise.steps import plan
+from featurise.steps.discover import step as discover
+from featurise.steps.plan import Shard
+from featurise.steps.validate import drift, rules
+from featurise.steps.validate import step as validate
+from featurise.steps.validate.shard_file import Report
 
 DAY, RUN = "2026-11-23", "run"
 
@@ -137,7 +142,7 @@ def test_a_broken_rule_keeps_the_file_from_publication(pair, shard, tmp_path, ho
     with pytest.raises(validate.ValidationFailed) as failure:
         validate.run(pair, shard, DAY, RUN)
     assert says in str(failure.value)
-    place = addresses.quarantine(pair, DAY, RUN, shard.name)
+    place = layout.quarantine(pair, DAY, RUN, shard.name)
     report = json.loads(storage.read_bytes(f"{place}/report.json"))
     assert any(says in problem for problem in report["problems"])
     assert {item.key.rsplit("/", 1)[1] for item in storage.listing(f"{place}/")} == {
@@ -153,15 +158,15 @@ def test_a_broken_rule_keeps_the_file_from_publication(pair, shard, tmp_path, ho
 @pytest.mark.parametrize(
     ("list_of", "change_lines", "says"),
     [
-        (addresses.index, lambda lines: lines[1:], "a.jpg is neither in the index nor among the rejects"),
-        (addresses.index, lambda lines: [*lines, lines[0]], "a.jpg is listed twice"),
-        (addresses.rejects, lambda lines: [], "x.jpg is neither in the index nor among the rejects"),
+        (layout.index, lambda lines: lines[1:], "a.jpg is neither in the index nor among the rejects"),
+        (layout.index, lambda lines: [*lines, lines[0]], "a.jpg is listed twice"),
+        (layout.rejects, lambda lines: [], "x.jpg is neither in the index nor among the rejects"),
         (
-            addresses.index,
+            layout.index,
             lambda lines: [lines[0].replace(b'"etag":"', b'"etag":"0'), *lines[1:]],
             "the manifest differs",
         ),
-        (addresses.index, lambda lines: [lines[0].replace(b"a.jpg", b"q.jpg"), *lines[1:]], "q.jpg is no image of the"),
+        (layout.index, lambda lines: [lines[0].replace(b"a.jpg", b"q.jpg"), *lines[1:]], "q.jpg is no image of the"),
     ],
 )
 def test_index_and_rejects_hold_every_image_of_the_manifest_once(pair, shard, list_of, change_lines, says):
@@ -254,20 +259,20 @@ def test_drift_of_classes_counts_beyond_chance_only(pair):
 def test_the_padded_input_is_the_references(size, network):
     short = min(size)
     scale = 800 / short if round(800 / short * max(size)) <= 1333 else 1333 / max(size)
-    assert [side * scale for side in checks.padded(*size)] == pytest.approx(network)
+    assert [side * scale for side in rules.padded(*size)] == pytest.approx(network)
 
 
 def test_boxes_of_resnext101_may_reach_into_the_padding_and_no_further(pair, extract):
     other = pair.model_copy(update={"backbone": "resnext101"})
     found = extract.find(b"picture")
-    width, height = checks.padded(640, 480)
+    width, height = rules.padded(640, 480)
     assert width > 640
     found.boxes[0] = (0, 0, np.float32(width) - 1, 400)
     norms = np.linalg.norm(found.features, axis=1)
-    assert not list(checks.regions(other, found, norms))
-    assert [what[:23] for what in checks.regions(pair, found, norms)] == ["box of row 0 is outside"]
+    assert not list(rules.regions(other, found, norms))
+    assert [what[:23] for what in rules.regions(pair, found, norms)] == ["box of row 0 is outside"]
     found.boxes[0] = (0, 0, width + 1, height)
-    assert [what[:23] for what in checks.regions(other, found, norms)] == ["box of row 0 is outside"]
+    assert [what[:23] for what in rules.regions(other, found, norms)] == ["box of row 0 is outside"]
 
 
 @pytest.mark.parametrize(
@@ -283,5 +288,5 @@ def test_both_edge_pixels_of_the_network_count_in_resnext101_only(pair, extract,
     found = extract.find(b"picture")
     side = -below * 480 / 800  # in pixels of a picture of 640 x 480
     found.boxes[:2] = (500, 300, 500 + side, 310), (500, 300, 510, 300 + side)
-    told = list(checks.regions(pair.model_copy(update={"backbone": backbone}), found, np.ones(len(found.features))))
+    told = list(rules.regions(pair.model_copy(update={"backbone": backbone}), found, np.ones(len(found.features))))
     assert [what[:39] for what in told] == ([] if passes else ["box of row 0 is without a positive area"])

@@ -2,9 +2,9 @@
 
 import pytest
 
-from extractor.outcome import Exit, Summary
-from featurise.failures import Reason, next_step
-from featurise.verdict import Condition, Event, Evidence, decide, text
+from extractor.core.exit_codes import Exit, Summary
+from featurise.failures.classify import Condition, Event, Evidence, decide, text
+from featurise.failures.taxonomy import Reason, next_step
 
 
 def summary(code: Exit, message: str) -> Summary:

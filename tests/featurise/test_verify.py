@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from steps import finish, up_to_publication
 
-from extractor import manifest, storage
-from extractor.manifest import Reason, Reject
-from featurise import addresses, discover, plan, verify
-from featurise.options import Options
-from featurise.pair import Pair
+from extractor.core import manifest, storage
+from extractor.core.manifest import Reason, Reject
+from featurise.declaration.feature_set import Pair
+from featurise.declaration.run_options import Options
+from featurise.objects import layout, verify
 from featurise.registry.session import reading
+from featurise.steps import plan
+from featurise.steps.discover import step as discover
 
 DAY = "2026-11-23"
 # What is asked of the registry is asked on PostgreSQL in `test_faults`.
@@ -60,7 +62,7 @@ def test_missing_altered_and_orphaned_objects(done, file):
     data[-1] ^= 1
     storage.write_bytes(file.uri, bytes(data))
     storage.delete([file.index_uri])
-    orphan = f"{addresses.features(done)}/{DAY}/shard-00007-0123456789ab.h5"
+    orphan = f"{layout.features(done)}/{DAY}/shard-00007-0123456789ab.h5"
     storage.write_bytes(orphan, b"nobody's")
     found = run("--read")
     assert found.returncode == 1
@@ -155,7 +157,7 @@ def test_a_reject_that_spoke_of_a_moment_may_have_another_outcome_of_its_run(don
         uri = extract(done, shard, DAY)
         upload({f"{DAY}/late.jpg": b"late"})
         line = Reject(**entry.model_dump(include={"key", "etag", "size", "image_id"}), reason=reason, detail="")
-        storage.write_bytes(addresses.rejects(uri), manifest.dump([line]))
+        storage.write_bytes(layout.rejects(uri), manifest.dump([line]))
         finish(done, shard, DAY, "cleared")
     assert findings() == []
 
@@ -170,13 +172,13 @@ def test_a_file_that_is_registered_meanwhile_is_no_orphan(done, upload, night):
 
 
 def test_a_list_for_readers_that_was_lost_is_written_by_the_next_run(done, night):
-    storage.delete([addresses.latest(done)])
+    storage.delete([layout.latest(done)])
     night(run_id="again")
     assert findings() == []
 
 
 def test_the_list_for_readers_is_compared(done, file):
-    uri = addresses.latest(done)
+    uri = layout.latest(done)
     view = json.loads(storage.read_bytes(uri))
     for data in (b"garbage", b"[]", json.dumps({**view, "files": []}).encode()):
         storage.write_bytes(uri, data)
@@ -205,5 +207,5 @@ def test_a_bucket_that_does_not_exist_holds_nothing(done, file, tmp_path, monkey
     found = run()
     storage.client().create_bucket(Bucket=done.bucket)
     assert (found.returncode, "1 files, 4 findings" in found.stdout) == (1, True), found.stdout
-    for uri in (file.uri, file.index_uri, file.rejects_uri, addresses.latest(done)):
+    for uri in (file.uri, file.index_uri, file.rejects_uri, layout.latest(done)):
         assert f"missing: {uri} (" in found.stdout

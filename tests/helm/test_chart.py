@@ -14,8 +14,8 @@ from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from helm_python.chart import Chart, lint
 from helm_python.errors import HelmError
 
-from featurise.declaration import load
-from featurise.pair import Pair
+from featurise.declaration.feature_set import Pair
+from featurise.declaration.load import load
 
 REPOSITORY = Path(__file__).parents[2]
 CHART = REPOSITORY / "helm" / "featurise"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from containers import PICTURES, REPOSITORY, Podman
-from extractor import storage
-from featurise.demo.state import EXTRACTOR
-from featurise.demo.weights import provide
-from featurise.embedded import ObjectStore, object_store
+from extractor.core import storage
+from featurise_demo.embedded import ObjectStore, object_store
+from featurise_demo.state import EXTRACTOR
+from featurise_demo.weights import provide
 
 MISSING = "podman and runc are not here (apt-get install podman runc debootstrap), so the images are not tested"
 

@@ -13,8 +13,8 @@ import h5py
 import pytest
 
 from containers import PICTURES, REPOSITORY, Podman
-from extractor import storage
-from featurise.embedded import ObjectStore
+from extractor.core import storage
+from featurise_demo.embedded import ObjectStore
 
 BACKBONES = ("resnet101", "resnext101")
 EXTRACTOR = REPOSITORY / "images" / "extractor" / ".venv" / "bin" / "extractor"
@@ -142,7 +142,7 @@ def test_the_control_plane_answers_without_a_writable_file_system(podman: Podman
     options = ("--tmpfs=/opt/airflow/logs:mode=1777",)
     script = (
         "/entrypoint airflow version && featurise --help "  # as the probes of Airflow's chart call it
-        "&& python3 -c 'import featurise.airflow.pod, featurise.airflow.dag'"
+        "&& python3 -c 'import featurise.airflow.operators.kubernetes, featurise.airflow.dag'"
     )
 
     said = subprocess.run(

@@ -11,10 +11,9 @@ from typing import Any
 
 import yaml
 
-from featurise import embedded
-from featurise.demo import airflow, processes
-from featurise.pair import Pair
+from featurise.declaration.feature_set import Pair
 from featurise.registry import schema, session
+from featurise_demo import airflow, embedded, processes
 from stand_in import NAMESPACE, StandIn
 from stand_in import run as stand_in_cluster
 
@@ -135,7 +134,9 @@ def install(folder: Path) -> Iterator[Installation]:
     for made in (stub, templates, folder / "pod-logs", folder / "airflow" / "config"):
         made.mkdir(parents=True)
     # Task processes are forks of the scheduler; without this each would spend seconds on the same imports.
-    (folder / "airflow" / "config" / "airflow_local_settings.py").write_text("import featurise.airflow.pod\n")
+    (folder / "airflow" / "config" / "airflow_local_settings.py").write_text(
+        "import featurise.airflow.operators.kubernetes\n"
+    )
     pair = Pair.model_validate(
         {
             "dataset": "pictures",

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from itertools import cycle
 
-from featurise.demo import processes
+from featurise_demo import processes
 from installation import Installation
 from stand_in import Fault
 

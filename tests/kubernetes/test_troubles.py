@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from featurise.demo import processes
+from featurise_demo import processes
 from installation import Installation
 from stand_in import Fault
 

@@ -15,17 +15,17 @@ from airflow.sdk.exceptions import TaskDeferred
 from airflow.triggers.base import TriggerEvent
 
 import stand_in
-from featurise.airflow import pod_trigger
-from featurise.airflow.pod import PodOperator
-from featurise.airflow.pod_trigger import PodTrigger
-from featurise.airflow.retries import AttemptFailed
+from featurise.airflow.operators.kubernetes import PodOperator
+from featurise.airflow.retry_policy import AttemptFailed
 from featurise.airflow.tries import HEADROOM
-from featurise.failures import Reason
-from featurise.pair import Pair
-from featurise.plan import Shard
+from featurise.airflow.triggers import pod as pod_trigger
+from featurise.airflow.triggers.pod import PodTrigger
+from featurise.declaration.feature_set import Pair
+from featurise.failures.classify import Evidence
+from featurise.failures.taxonomy import Reason
 from featurise.registry import attempts, schema, session
 from featurise.settings import settings
-from featurise.verdict import Evidence
+from featurise.steps.plan import Shard
 from installation import IMAGE, TEMPLATE
 
 BATCH, RUN = "2026-11-23", "scheduled__2026-11-24"

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from extractor import kernels, synthetic
+from extractor import kernels
 from extractor.backbone import Checkpoint, Options
-from extractor.backbones import SPECS, box_rule
+from extractor.core.backbone_specs import SPECS, box_rule
+from extractor.tools import synthetic_checkpoint
 from resnet101_detectron2 import load
 from resnet101_detectron2.detector import Detector
 
@@ -22,7 +23,7 @@ def resnet101_checkpoint() -> Path:
     """The synthetic checkpoint that the golden outputs were made with; made once, kept in the repository's cache."""
     path = REPOSITORY / ".cache" / "weights" / SPECS["resnet101"].checkpoint
     if not path.exists():
-        synthetic.make("resnet101", path)
+        synthetic_checkpoint.make("resnet101", path)
     return path
 
 

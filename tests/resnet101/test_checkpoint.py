@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from extractor.backbone import Checkpoint, Options
-from extractor.backbones import box_rule
-from extractor.outcome import UsageError, WeightsInvalid
+from extractor.core.backbone_specs import box_rule
+from extractor.core.exit_codes import UsageError, WeightsInvalid
 from resnet101_detectron2 import checkpoint, load
 from resnet101_detectron2.checkpoint import CELL_ANCHORS, File, Tensors
 from resnet101_detectron2.network import build

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from extractor.backbone import Checkpoint, Options, Prepared
-from extractor.backbones import Precision, box_rule
-from extractor.contract import Regions
-from extractor.outcome import UsageError
+from extractor.core.backbone_specs import Precision, box_rule
+from extractor.core.contract import Regions
+from extractor.core.exit_codes import UsageError
 from resnet101_detectron2 import load, plain
 from resnet101_detectron2.detector import Detector
 from resnet101_detectron2.heads import Candidates, regions

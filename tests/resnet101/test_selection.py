@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import box_iou, nms
 
-from extractor.backbones import BoxRule, box_rule
+from extractor.core.backbone_specs import BoxRule, box_rule
 from resnet101_detectron2.selection import overlaps, select
 
 EXACTLY_36 = box_rule("resnet101")

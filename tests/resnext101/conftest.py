@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from extractor import kernels, synthetic
+from extractor import kernels
 from extractor.backbone import Checkpoint, Options
-from extractor.backbones import SPECS, box_rule
-from extractor.contract import Regions
-from extractor.decode import decode
+from extractor.core.backbone_specs import SPECS, box_rule
+from extractor.core.contract import Regions
+from extractor.pipeline.decode import decode
+from extractor.tools import synthetic_checkpoint
 from resnext101_mmf import load
 from resnext101_mmf.detector import Detector
 
@@ -35,7 +36,7 @@ def resnext101_checkpoint() -> Path:
     """The synthetic checkpoint that the golden outputs were made with; made once, kept in the repository's cache."""
     path = REPOSITORY / ".cache" / "weights" / SPECS["resnext101"].checkpoint
     if not path.exists():
-        synthetic.make("resnext101", path)
+        synthetic_checkpoint.make("resnext101", path)
     return path
 
 

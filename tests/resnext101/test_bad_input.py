@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from extractor.backbone import Unfit
-from extractor.decode import Undecodable, decode
-from extractor.manifest import Reason
+from extractor.core.manifest import Reason
+from extractor.pipeline.decode import Undecodable, decode
 from resnext101_mmf.detector import Detector
 from resnext101_mmf.resize import MEAN, prepare, resize_factor
 

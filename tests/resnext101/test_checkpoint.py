@@ -10,9 +10,9 @@ import pytest
 import torch
 from torchvision.models.resnet import Bottleneck
 
-from extractor import synthetic
 from extractor.backbone import Checkpoint, Options
-from extractor.outcome import WeightsInvalid
+from extractor.core.exit_codes import WeightsInvalid
+from extractor.tools import synthetic_checkpoint
 from resnext101_mmf import checkpoint, config, load
 
 X152 = """
@@ -82,7 +82,7 @@ def _named(blocks: tuple[int, ...], groups: int, channels: int) -> Iterator[Name
 
 
 def save(
-    path: Path, tensors: Mapping[str, tuple[int, ...] | torch.Tensor], author: str | None = synthetic.AUTHOR
+    path: Path, tensors: Mapping[str, tuple[int, ...] | torch.Tensor], author: str | None = synthetic_checkpoint.AUTHOR
 ) -> Path:
     """A checkpoint with a single stored zero behind each shape: a file of a few hundred kilobytes."""
     model = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from extractor.outcome import WeightsInvalid
+from extractor.core.exit_codes import WeightsInvalid
 from resnext101_mmf import config
 
 PUBLISHED = """

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extractor.backbone import Checkpoint, Options, Prepared
-from extractor.backbones import ClsProb, Precision, box_rule
-from extractor.contract import Regions
-from extractor.outcome import UsageError
+from extractor.core.backbone_specs import ClsProb, Precision, box_rule
+from extractor.core.contract import Regions
+from extractor.core.exit_codes import UsageError
 from resnext101_mmf import load, plain
 from resnext101_mmf.config import BoxHead
 from resnext101_mmf.detector import Detector, chosen_regions

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from extractor.cli import main
-from extractor.outcome import Exit, StorageError, UsageError, WeightsInvalid
+from extractor.core.exit_codes import Exit, StorageError, UsageError, WeightsInvalid
 from resnext101_mmf.published import FILES, fetch
 
 CONTENT = {

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from extractor import kernels
-from extractor.backbones import BoxRule, ClsProb, Precision
-from extractor.contract import Regions
+from extractor.core.backbone_specs import BoxRule, ClsProb, Precision
+from extractor.core.contract import Regions
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Loader(Protocol):
     """`load` of a backbone package."""
 
     def __call__(self, checkpoint: Checkpoint, options: Options) -> Backbone:
-        """Raises extractor.outcome.WeightsInvalid when the file is no checkpoint of this backbone."""
+        """Raises extractor.core.exit_codes.WeightsInvalid when the file is no checkpoint of this backbone."""
         ...
 
 

@@ -12,11 +12,13 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 from pydantic import ValidationError
 
-from extractor import __version__, inspection, log, manifest, storage
-from extractor.backbones import SPECS, ClsProb, Precision, box_rule
-from extractor.manifest import MAX_PIXELS, ImageIds
-from extractor.outcome import Exit, ExtractorError, Interrupted, Summary, UsageError
-from extractor.progress import Progress
+from extractor import __version__, log
+from extractor.core import manifest, storage
+from extractor.core.backbone_specs import SPECS, ClsProb, Precision, box_rule
+from extractor.core.exit_codes import Exit, ExtractorError, Interrupted, Summary, UsageError
+from extractor.core.manifest import MAX_PIXELS, ImageIds
+from extractor.pipeline.progress import Progress
+from extractor.tools import inspect as inspection
 
 TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes reads a container's last word; it creates the file."""
@@ -140,7 +142,10 @@ def run(
         log.log.info("started", backbone=backbone, images=progress.of, output=output)
 
         from extractor.backbone import loader
-        from extractor.run import Request, run  # torch takes seconds to import, and wrong arguments should not
+        from extractor.pipeline.runner import (  # torch takes seconds to import, and wrong arguments should not
+            Request,
+            run,
+        )
 
         left = run(
             Request(
@@ -213,10 +218,10 @@ def make(backbone: str, path: Path, /, *, seed: int = 0, prefix: str = "") -> in
     prefix
         Put before every tensor's name, such as `module.` as torch's DataParallel does.
     """
-    from extractor import synthetic
+    from extractor.tools import synthetic_checkpoint
 
     _check_backbone(backbone)
-    tensors = synthetic.make(backbone, path, seed=seed, prefix=prefix)
+    tensors = synthetic_checkpoint.make(backbone, path, seed=seed, prefix=prefix)
     print(f"{path}: synthetic {backbone} checkpoint, tensors {tensors}")
     return Exit.OK
 
@@ -285,7 +290,7 @@ def fetch(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with a code of `extractor.outcome.Exit`."""
+    """Run the command line and exit with a code of `extractor.core.exit_codes.Exit`."""
     try:
         code = app(arguments, exit_on_error=False, result_action="return_value")
     except CycloptsError:

@@ -11,9 +11,9 @@ import torch
 from detectron2.modeling import GeneralizedRCNN
 from numpy.typing import NDArray
 
-from extractor import pickles
-from extractor.outcome import WeightsInvalid
-from extractor.synthetic import AUTHOR
+from extractor.core import safe_pickle
+from extractor.core.exit_codes import WeightsInvalid
+from extractor.tools.synthetic_checkpoint import AUTHOR
 
 NORM_EPSILON = 1e-5
 CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors.0"
@@ -43,10 +43,10 @@ def read(path: Path) -> File:
     Raises WeightsInvalid when it is no such file.
     """
     try:
-        content = pickles.load(path)
+        content = safe_pickle.load(path)
     except FileNotFoundError as error:
         raise WeightsInvalid(f"{path}: there is no such file") from error
-    except pickles.Refused as error:
+    except safe_pickle.Refused as error:
         raise WeightsInvalid(f"{error}; expected faster_rcnn_from_caffe_attr.pkl as published") from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict) or "__author__" not in content:
         raise WeightsInvalid(

@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional
 
 from extractor.backbone import Prepared
-from extractor.backbones import BoxRule
-from extractor.contract import CLASSES, Regions
+from extractor.core.backbone_specs import BoxRule
+from extractor.core.contract import CLASSES, Regions
 from resnet101_detectron2.network import AttributeOutputLayers
 from resnet101_detectron2.selection import select
 

@@ -21,7 +21,7 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers, Res5ROIHeads
 from torch import nn
 from torch.nn import functional
 
-from extractor.contract import ATTRIBUTES, CLASSES, FEATURE_WIDTH
+from extractor.core.contract import ATTRIBUTES, CLASSES, FEATURE_WIDTH
 
 PIXEL_MEAN = (102.9801, 115.9465, 122.7717)
 """Mean of the training pictures, BGR grey levels; the spread is left as it is."""

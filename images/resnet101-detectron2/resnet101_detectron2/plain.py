@@ -9,10 +9,10 @@ from detectron2.structures import ImageList
 from numpy.typing import NDArray
 
 from extractor.backbone import Checkpoint, Options, Prepared
-from extractor.backbones import BoxRule, Precision
-from extractor.contract import Regions
-from extractor.outcome import UsageError
-from extractor.stages import stage
+from extractor.core.backbone_specs import BoxRule, Precision
+from extractor.core.contract import Regions
+from extractor.core.exit_codes import UsageError
+from extractor.pipeline.stage_timer import stage
 from resnet101_detectron2 import checkpoint as checkpoints
 from resnet101_detectron2 import picture
 from resnet101_detectron2.heads import Candidates, regions

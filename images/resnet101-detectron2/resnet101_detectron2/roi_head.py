@@ -9,7 +9,7 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 from torch.nn import functional
 
-from extractor.contract import FEATURE_WIDTH
+from extractor.core.contract import FEATURE_WIDTH
 from resnet101_detectron2.pooling import pool
 from resnet101_detectron2.threads import Threads
 from resnet101_detectron2.winograd import Winograd3x3

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from extractor.backbones import BoxRule
+from extractor.core.backbone_specs import BoxRule
 
 NMS_THRESHOLDS = tuple(float(threshold) for threshold in np.arange(0.5, 1.0, 0.1))
 """IoU above which the weaker box goes; the next is tried when too few are left. The last bits are the reference's."""

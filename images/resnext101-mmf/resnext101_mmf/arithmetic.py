@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from extractor import machine
-from extractor.backbones import Precision
+from extractor.core.backbone_specs import Precision
+from extractor.pipeline import machine
 from resnext101_mmf.config import BoxHead
 from resnext101_mmf.gathered import gathered
 from resnext101_mmf.network import Network

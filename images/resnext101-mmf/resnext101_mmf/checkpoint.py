@@ -8,8 +8,8 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor
 
-from extractor import synthetic
-from extractor.outcome import WeightsInvalid
+from extractor.core.exit_codes import WeightsInvalid
+from extractor.tools import synthetic_checkpoint
 from resnext101_mmf.config import Model
 from resnext101_mmf.network import Network
 
@@ -68,7 +68,7 @@ def load(path: Path, config: Model) -> tuple[Network, Anchors, bool]:
     found = _match(path, model, shapes | dict.fromkeys(anchor_names, anchor_shape), optional=set(anchor_names))
     network.load_state_dict({key: found[name] for name, key in names.items()}, assign=True)
     anchors = [found.get(name) for name in anchor_names]
-    return network.eval().requires_grad_(False), anchors, content.get("__author__") == synthetic.AUTHOR
+    return network.eval().requires_grad_(False), anchors, content.get("__author__") == synthetic_checkpoint.AUTHOR
 
 
 def published(key: str) -> str:

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from extractor.contract import CLASSES, FEATURE_WIDTH
-from extractor.outcome import WeightsInvalid
+from extractor.core.contract import CLASSES, FEATURE_WIDTH
+from extractor.core.exit_codes import WeightsInvalid
 
 
 def _literal(value: Any) -> Any:

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extractor.backbone import Checkpoint, Options, Prepared
-from extractor.backbones import ClsProb
-from extractor.contract import Regions
-from extractor.stages import stage
+from extractor.core.backbone_specs import ClsProb
+from extractor.core.contract import Regions
+from extractor.pipeline.stage_timer import stage
 from resnext101_mmf import checkpoint as checkpoints
 from resnext101_mmf import config, resize
 from resnext101_mmf.arithmetic import DTYPES, arrange, memory_format

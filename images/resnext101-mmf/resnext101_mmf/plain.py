@@ -12,10 +12,10 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from extractor.backbone import Checkpoint, Options, Prepared
-from extractor.backbones import Precision
-from extractor.contract import Regions
-from extractor.outcome import UsageError
-from extractor.stages import stage
+from extractor.core.backbone_specs import Precision
+from extractor.core.contract import Regions
+from extractor.core.exit_codes import UsageError
+from extractor.pipeline.stage_timer import stage
 from resnext101_mmf import checkpoint as checkpoints
 from resnext101_mmf import config, resize
 from resnext101_mmf.detector import chosen_regions, in_pixels, rois

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import requests
 
-from extractor.outcome import StorageError, UsageError, WeightsInvalid
-from extractor.weights import sha256_of
+from extractor.core.exit_codes import StorageError, UsageError, WeightsInvalid
+from extractor.core.weights import sha256_of
 from resnext101_mmf import mmf_modules  # noqa: F401 - makes mmf's modules importable
 
 with contextlib.redirect_stdout(sys.stderr):

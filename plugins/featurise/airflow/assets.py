@@ -2,7 +2,7 @@
 
 from airflow.sdk import Asset
 
-from featurise.pair import Pair
+from featurise.declaration.feature_set import Pair
 
 
 def feature_set(pair: Pair) -> Asset:

@@ -15,12 +15,12 @@ from airflow.sdk import DAG, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 from pendulum import timezone
 
-from featurise.airflow import assets, current, form
-from featurise.airflow.arrival import DiscoverOperator
-from featurise.airflow.closing import ReportOperator
-from featurise.airflow.nights import Nights
-from featurise.airflow.retries import Taxonomy
-from featurise.pair import Pair
+from featurise.airflow import assets, params, run_context
+from featurise.airflow.operators.discover import DiscoverOperator
+from featurise.airflow.operators.report import ReportOperator
+from featurise.airflow.retry_policy import Taxonomy
+from featurise.airflow.timetable import Nights
+from featurise.declaration.feature_set import Pair
 
 RETRY_DELAY = timedelta(seconds=30)
 LONGEST_RETRY_DELAY = timedelta(minutes=30)
@@ -43,7 +43,7 @@ def build(pair: Pair) -> DAG:
         max_active_runs=pair.max_active_runs,
         # Pools bound what runs at a time, not this.
         max_active_tasks=pair.limits.max_shards,
-        params=form.params(),
+        params=params.params(),
         default_args={
             "retries": pair.limits.retries,
             "retry_delay": RETRY_DELAY,
@@ -95,10 +95,10 @@ def _step_timeout(pair: Pair) -> timedelta:
 def _plan(pair: Pair) -> Any:
     @_step(pair, doc_md="Divides the new images into shards, a manifest each.")
     def plan(found: dict[str, Any]) -> list[dict[str, Any]]:
-        from featurise import plan as step
-        from featurise.discover import Discovered
+        from featurise.steps import plan as step
+        from featurise.steps.discover.step import Discovered
 
-        run = current.run(pair)
+        run = run_context.run(pair)
         shards = step.run(run.pair, Discovered.model_validate(found), run.run_id, run.options)
         return [shard.model_dump(mode="json") for shard in shards]
 
@@ -132,10 +132,10 @@ def _extract(pair: Pair, shard: Any) -> Any:
 def _launcher(pair: Pair) -> Any:
     # Only the launcher that is declared: the Kubernetes client is heavy.
     if pair.launcher == "kubernetes":
-        from featurise.airflow.pod import PodOperator
+        from featurise.airflow.operators.kubernetes import PodOperator
 
         return PodOperator
-    from featurise.airflow.process import ProcessOperator
+    from featurise.airflow.operators.process import ProcessOperator
 
     return ProcessOperator
 
@@ -143,10 +143,10 @@ def _launcher(pair: Pair) -> Any:
 def _validate(pair: Pair) -> Any:
     @_step(pair, map_index_template=SHARD, doc_md="Checks the file against its manifest and the contract.")
     def validate(shard: dict[str, Any]) -> dict[str, Any]:
-        from featurise import validate as step
-        from featurise.plan import Shard
+        from featurise.steps.plan import Shard
+        from featurise.steps.validate import step
 
-        run = current.run(pair)
+        run = run_context.run(pair)
         return step.run(run.pair, Shard.model_validate(shard), run.batch, run.run_id).model_dump(mode="json")
 
     return validate
@@ -155,11 +155,11 @@ def _validate(pair: Pair) -> Any:
 def _publish(pair: Pair) -> Any:
     @_step(pair, map_index_template=SHARD, doc_md="Copies the file to its final, immutable place.")
     def publish(shard: dict[str, Any], validated: dict[str, Any]) -> dict[str, Any]:
-        from featurise import publish as step
-        from featurise.plan import Shard
-        from featurise.validate import Validated
+        from featurise.steps import publish as step
+        from featurise.steps.plan import Shard
+        from featurise.steps.validate.step import Validated
 
-        run = current.run(pair)
+        run = run_context.run(pair)
         file = Validated.model_validate(validated)
         return step.run(run.pair, Shard.model_validate(shard), file, run.batch, run.run_id).model_dump(mode="json")
 
@@ -169,11 +169,11 @@ def _publish(pair: Pair) -> Any:
 def _register(pair: Pair) -> Any:
     @_step(pair, map_index_template=SHARD, doc_md="Commits the file's rows to the registry: from here on it counts.")
     def register(shard: dict[str, Any], published: dict[str, Any]) -> dict[str, Any]:
-        from featurise import register as step
-        from featurise.plan import Shard
-        from featurise.publish import Published
+        from featurise.steps import register as step
+        from featurise.steps.plan import Shard
+        from featurise.steps.publish import Published
 
-        run = current.run(pair)
+        run = run_context.run(pair)
         file = Published.model_validate(published)
         rows = step.run(run.pair, Shard.model_validate(shard), file, run.batch, run.run_id)
         return {**rows.model_dump(mode="json"), "uri": file.uri, "feature_set": run.pair.feature_set}
@@ -194,6 +194,6 @@ def _announce(pair: Pair) -> Any:
         images = sum(row["images"] for row in added)
         outlet_events[asset].extra = {"images": images, "files": [row["uri"] for row in added]}
         # A run that was triggered without a partition has worked on one all the same.
-        outlet_events[asset].add_partitions(current.run(pair).batch)
+        outlet_events[asset].add_partitions(run_context.run(pair).batch)
 
     return announce

@@ -4,14 +4,14 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from featurise.airflow.closing import PAGE
-from featurise.airflow.nights import Nights
+from featurise.airflow.operators.report import PAGE
 from featurise.airflow.priority import NightFirst
+from featurise.airflow.timetable import Nights
 
 
 async def pages(scope: Any, receive: Any, send: Any) -> None:
     """The package's web pages; imported with the first request, since every Airflow process loads the plugin."""
-    from featurise.airflow.web import app
+    from featurise.airflow.web.app import app
 
     await app(scope, receive, send)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from airflow.task.priority_strategy import PriorityWeightStrategy
 from airflow.utils.types import DagRunType
 
-from featurise import arrivals
+from featurise.airflow import s3_events
 
 if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
@@ -19,6 +19,8 @@ class NightFirst(PriorityWeightStrategy):
 
     def get_weight(self, ti: "TaskInstance") -> int:
         """The weight of a task instance, from the kind of its run, which the run's id begins with."""
-        if ti.run_id.startswith(arrivals.RUN_PREFIX):  # Airflow takes any id of a kind that it does not know for manual
+        if ti.run_id.startswith(
+            s3_events.RUN_PREFIX
+        ):  # Airflow takes any id of a kind that it does not know for manual
             return NIGHTLY
         return WEIGHTS.get(DagRunType.from_run_id(ti.run_id), NIGHTLY)

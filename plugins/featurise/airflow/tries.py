@@ -10,7 +10,7 @@ from typing import Any
 from airflow.sdk.definitions.retry_policy import RetryAction, RetryDecision
 from airflow.sdk.exceptions import AirflowException
 
-from featurise.airflow.retries import Taxonomy
+from featurise.airflow.retry_policy import Taxonomy
 
 HEADROOM = 200
 """Retries beyond the declared ones: more than the taxonomy's limits of uncounted reasons allow together."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import h5py
 
-from extractor import contract
+from extractor.core import contract
 from featurise.export.source import Source
 
 

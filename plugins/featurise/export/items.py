@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from extractor.contract import Regions
+from extractor.core.contract import Regions
 
 
 def volta(image_id: str, found: Regions) -> dict[str, Any]:

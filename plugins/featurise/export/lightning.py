@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import lmdb
 
-from extractor.contract import Regions
+from extractor.core.contract import Regions
 from featurise.export import items, mmf_names, pickles
 from featurise.export.source import ExportFailed, Source
 

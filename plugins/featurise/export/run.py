@@ -8,9 +8,8 @@ from pathlib import Path
 import h5py
 from pydantic import BaseModel, ValidationError
 
-from extractor import storage
-from extractor.weights import sha256_of
-from featurise import scratch
+from extractor.core import storage
+from extractor.core.weights import sha256_of
 from featurise.export import disk
 from featurise.export.files import MmfFiles
 from featurise.export.hdf5 import Hdf5
@@ -18,6 +17,7 @@ from featurise.export.lightning import Mmf, Volta
 from featurise.export.source import ExportFailed, Outdated, Source, feature_set, sources
 from featurise.export.tsv import Lxmert
 from featurise.export.writer import Writer
+from featurise.objects import scratch
 from featurise.registry.session import reading
 
 FORMATS: dict[str, type[Writer]] = {

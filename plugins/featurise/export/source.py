@@ -7,8 +7,8 @@ from itertools import groupby
 import h5py
 from sqlalchemy import Connection, select
 
-from extractor import contract
-from extractor.contract import Regions
+from extractor.core import contract
+from extractor.core.contract import Regions
 from featurise.errors import FeaturiseError
 from featurise.registry import chosen
 from featurise.registry.chosen import Chosen

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from extractor.contract import Regions
+from extractor.core.contract import Regions
 from featurise.export import items
 from featurise.export.source import ExportFailed, Source
 

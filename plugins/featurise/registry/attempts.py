@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import insert, select, update
 
-from extractor.outcome import Summary
-from featurise.failures import Reason
-from featurise.pair import Pair
+from extractor.core.exit_codes import Summary
+from featurise.declaration.feature_set import Pair
+from featurise.failures.classify import Evidence
+from featurise.failures.taxonomy import Reason
 from featurise.registry import feature_sets, session
 from featurise.registry.models import GpuAttempt
-from featurise.verdict import Evidence
 
 
 @dataclass(frozen=True)

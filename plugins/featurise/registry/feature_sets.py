@@ -4,7 +4,7 @@ import datetime
 
 from sqlalchemy import Connection, select, update
 
-from featurise.pair import Pair
+from featurise.declaration.feature_set import Pair
 from featurise.registry.bulk import insert_into
 from featurise.registry.models import FeatureSet
 

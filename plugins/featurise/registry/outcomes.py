@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import aliased
 
-from extractor.manifest import Reason
+from extractor.core.manifest import Reason
 from featurise.registry.bulk import insert_into
 from featurise.registry.models import Batch, Image, Reject
 

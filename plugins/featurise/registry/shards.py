@@ -5,13 +5,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, exists, func, select
 
-from featurise.pair import Pair
+from featurise.declaration.feature_set import Pair
 from featurise.registry import feature_sets
 from featurise.registry.bulk import insert_into
 from featurise.registry.models import Image, Shard
 from featurise.registry.outcomes import live
 from featurise.registry.session import reading
-from featurise.statistics import Statistics
+from featurise.registry.statistics import Statistics
 
 PAGE = 10_000
 """Addresses in one statement: PostgreSQL takes 65,535 parameters."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from extractor.backbone import Checkpoint, Options, Prepared, Unfit
-from extractor.contract import Regions
+from extractor.core.contract import Regions
 
 
 @dataclass

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from payloads import IMAGE, NAME, PAYLOADS, RUNNING, disruption, ended, pod, said, waits
 
-from featurise.airflow.pod_evidence import gather
-from featurise.failures import Reason
-from featurise.verdict import decide
+from featurise.failures.classify import decide
+from featurise.failures.pod_evidence import gather
+from featurise.failures.taxonomy import Reason
 
 
 @pytest.mark.parametrize(("payload", "reason", "seen"), PAYLOADS)

@@ -5,8 +5,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurise.airflow.pod import pod_name
-from featurise.pair import NAME, Pair, Weights
+from featurise.airflow.operators.kubernetes import pod_name
+from featurise.declaration.feature_set import NAME, Pair, Weights
 from featurise.registry import attempts
 
 DNS_LABEL = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")

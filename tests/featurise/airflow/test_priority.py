@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from featurise.airflow.priority import NightFirst
-from featurise.arrivals import RUN_PREFIX
+from featurise.airflow.s3_events import RUN_PREFIX
 
 
 def test_a_person_comes_first_then_nights_and_arrivals_then_backfills() -> None:

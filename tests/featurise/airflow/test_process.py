@@ -14,15 +14,14 @@ from typing import Any
 
 import pytest
 
-from featurise import claims
-from featurise.airflow.process import ProcessOperator
-from featurise.airflow.retries import AttemptFailed
-from featurise.failures import Reason
-from featurise.pair import Pair
-from featurise.plan import Shard
-from featurise.registry import attempts, feature_sets, schema, session
+from featurise.airflow.operators.process import ProcessOperator
+from featurise.airflow.retry_policy import AttemptFailed
+from featurise.declaration.feature_set import Pair
+from featurise.failures.taxonomy import Reason
+from featurise.registry import attempts, feature_sets, leases, schema, session
 from featurise.registry.session import RegistryUnavailable, writing
 from featurise.settings import settings
+from featurise.steps.plan import Shard
 
 BATCH, RUN = "2026-11-23", "scheduled__2026-11-24"
 SHARD = Shard(name="shard-00001", manifest_uri="s3://b/work/m.jsonl", work_uri="s3://b/work/shard-00001", images=4)
@@ -172,7 +171,7 @@ def test_an_extractor_that_is_not_there_is_named(pair: Pair) -> None:
 CHILD = """
 import sys
 from test_process import operator, context
-from featurise.pair import Pair
+from featurise.declaration.feature_set import Pair
 operator(Pair.model_validate_json(sys.argv[1])).execute(context())
 """
 LONG = "trap 'touch $here/saved; exit 143' TERM\ntouch $here/started\nsleep 60 & echo $! > $here/child\nwait"
@@ -209,8 +208,8 @@ def test_a_run_that_lost_its_batch_starts_nothing(pair: Pair, script: Callable[[
     folder = script(f"echo '{SUMMARY}' > $summary")
     now = datetime.datetime.now(datetime.UTC)
     with writing() as connection:
-        claims.take(connection, feature_sets.ensure(connection, pair), pair, BATCH, "another", now)
-    with pytest.raises(claims.ClaimLost, match="run another works on it"):
+        leases.take(connection, feature_sets.ensure(connection, pair), pair, BATCH, "another", now)
+    with pytest.raises(leases.ClaimLost, match="run another works on it"):
         operator(pair).execute(context())
     assert not (folder / "arguments").exists()
 
@@ -219,14 +218,14 @@ def test_a_registry_that_is_away_for_a_while_ends_no_extraction(
     pair: Pair, script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(f"echo 1\necho 2\necho '{SUMMARY}' > $summary")
-    monkeypatch.setattr("featurise.airflow.process.RENEW_SECONDS", -1.0)
+    monkeypatch.setattr("featurise.airflow.operators.process.RENEW_SECONDS", -1.0)
     answers = iter([None, RegistryUnavailable("away"), None])
 
     def renew(*_: object) -> None:
         if (trouble := next(answers)) is not None:
             raise trouble
 
-    monkeypatch.setattr(claims, "renew", renew)
+    monkeypatch.setattr(leases, "renew", renew)
     operator(pair).execute(context())
     assert list(answers) == []
     assert past(pair)[0].succeeded

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import pytest
 from airflow.sdk.definitions.retry_policy import RetryAction
 
-from featurise.airflow.retries import AttemptFailed
+from featurise.airflow.retry_policy import AttemptFailed
 from featurise.airflow.tries import BLIND_DELAY, BLIND_TRIES, HEADROOM, OnlyCounted, OutOfSight, first_try
-from featurise.failures import Reason, next_step
+from featurise.failures.taxonomy import Reason, next_step
 
 DECLARED = 2
 """Retries of the declaration."""

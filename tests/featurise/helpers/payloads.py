@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from featurise.failures import Reason
+from featurise.failures.taxonomy import Reason
 
 NAME = "flickr30k-resnet101-shard-00042-try-1"
 IMAGE = "registry.example/featurise/resnet101@sha256:0123"

@@ -1,8 +1,9 @@
 """The steps of a run that follow extraction, as its DAG takes them."""
 
-from featurise import publish, register, validate
-from featurise.pair import Pair
-from featurise.plan import Shard
+from featurise.declaration.feature_set import Pair
+from featurise.steps import publish, register
+from featurise.steps.plan import Shard
+from featurise.steps.validate import step as validate
 
 
 def up_to_publication(pair: Pair, shard: Shard, batch: str, run_id: str) -> publish.Published:

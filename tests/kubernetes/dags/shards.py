@@ -7,8 +7,8 @@ from typing import Any
 
 from airflow.sdk import DAG, task, task_group
 
-from featurise.airflow.pod import PodOperator
-from featurise.pair import Pair
+from featurise.airflow.operators.kubernetes import PodOperator
+from featurise.declaration.feature_set import Pair
 
 FOLDER = Path(os.environ["STUB_FOLDER"])
 

@@ -1,0 +1,1 @@
+"""What the control plane shares with the extractor: light, without torch."""

@@ -1,0 +1,221 @@
+"""The list of a shard's images, and the two lists that stand beside its file: JSON lines, one image each."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from extractor.core.exit_codes import ManifestInvalid
+
+Line = TypeVar("Line", bound=BaseModel)
+
+
+class ImageIds(StrEnum):
+    """How an image's id is made from its key."""
+
+    STEM = "stem"
+    """The file name without its last extension, as annotation files name pictures."""
+    PATH = "path"
+    """The path below the dataset's prefix, `/` percent-encoded: HDF5 would nest groups."""
+
+
+class Entry(BaseModel):
+    """One image of a shard. `key` is relative to `bucket`, else to the bucket or folder that the manifest lies in."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    key: str
+    etag: str
+    size: int
+    image_id: str
+    bucket: str | None = None
+
+    @field_validator("image_id")
+    @classmethod
+    def _names_a_group(cls, value: str) -> str:
+        if value in ("", ".") or "/" in value:
+            raise ValueError(f"{value!r} cannot name an HDF5 group; percent-encode `/` and give every image an id")
+        return value
+
+
+class IndexEntry(BaseModel):
+    """One featurised image: a line of `X.index.jsonl`. `sha256` is that of the picture's bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image_id: str
+    key: str
+    etag: str
+    size: int
+    sha256: str
+    boxes: int
+
+
+class Reason(StrEnum):
+    """Why an image was rejected."""
+
+    EMPTY = "empty"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    UNREADABLE = "unreadable"
+    TOO_LARGE = "too_large"
+    TOO_SMALL = "too_small"
+    UNSUPPORTED = "unsupported"
+    MISSING = "missing"
+    CHANGED = "changed"
+    DUPLICATE_ID = "duplicate_id"
+    NO_BOXES = "no_boxes"
+
+
+MAX_PIXELS = 128 * 1024 * 1024
+"""The largest picture that is decoded, in pixels (384 MB of BGR): beyond any camera, below decompression bombs."""
+
+
+class Reject(BaseModel):
+    """One image that cannot be featurised: a line of `X.rejects.jsonl`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image_id: str
+    key: str
+    etag: str
+    size: int
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A shard's images in order; `root` is the bucket or folder that keys are relative to."""
+
+    root: str
+    entries: tuple[Entry, ...]
+    sha256: str
+
+    def uri(self, entry: Entry) -> str:
+        """Where an image's bytes lie."""
+        if entry.bucket is not None:
+            return f"s3://{entry.bucket}/{entry.key}"
+        if not self.root.startswith("s3://") and entry.key.startswith(("s3://", "/")):
+            return entry.key
+        return f"{self.root}/{entry.key}"
+
+
+def image_id(key: str, rule: ImageIds = ImageIds.STEM, prefix: str = "") -> str:
+    """The id of the image at `key`; `prefix` is the dataset's, for ids made of paths."""
+    if rule is ImageIds.STEM:
+        return PurePosixPath(key).stem
+    return key.removeprefix(prefix).lstrip("/").replace("%", "%25").replace("/", "%2F")
+
+
+def dump(lines: Iterable[BaseModel]) -> bytes:
+    """Models as JSON lines."""
+    return b"".join(line.model_dump_json(exclude_none=True).encode() + b"\n" for line in lines)
+
+
+def load(model: type[Line], data: bytes, where: str) -> list[Line]:
+    """JSON lines as models.
+
+    Raises ManifestInvalid naming the line that is not one.
+    """
+    lines = []
+    for number, text in enumerate(data.splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            lines.append(model.model_validate_json(text))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "the line"
+            raise ManifestInvalid(
+                f"{where}, line {number}: {field}: {first['msg']}; expected {model.__name__} as one JSON object"
+            ) from error
+    return lines
+
+
+def fetch(model: type[Line], uri: str) -> list[Line]:
+    """The JSON lines at an address as models.
+
+    Raises NotFound, StorageError, or ManifestInvalid.
+    """
+    from extractor.core import storage  # boto3 is heavy, and a declaration needs only ImageIds
+
+    return load(model, storage.read_bytes(uri), uri)
+
+
+def digest(entries: Sequence[Entry]) -> str:
+    """SHA-256 of a manifest's lines."""
+    return hashlib.sha256(dump(entries)).hexdigest()
+
+
+def list_of(output: str, kind: str) -> str:
+    """The address of the `index` or the `rejects` beside a shard's file."""
+    return f"{output.removesuffix('.h5')}.{kind}.jsonl"
+
+
+def read(uri: str) -> Manifest:
+    """The manifest at an address.
+
+    Raises NotFound, StorageError, or ManifestInvalid.
+    """
+    from extractor.core import storage
+
+    entries = tuple(fetch(Entry, uri))
+    root = f"s3://{storage.split(uri)[0]}" if storage.is_s3(uri) else str(Path(uri).absolute().parent)
+    return Manifest(root, entries, digest(entries))
+
+
+def of_images(uri: str, rule: ImageIds = ImageIds.STEM, output: str | None = None) -> Manifest:
+    """A manifest of every object below a folder or prefix; names decide nothing: what is no image becomes a reject.
+
+    What earlier attempts left of `output` there is passed over, or the images would be others each time.
+    Raises NotFound, StorageError, or ManifestInvalid naming a file whose name is not UTF-8.
+    """
+    from extractor.core import storage
+
+    prefix = "" if not storage.is_s3(uri) else storage.split(uri)[1]
+    root = f"s3://{storage.split(uri)[0]}" if storage.is_s3(uri) else str(Path(uri).resolve())
+    own = _files_of(output) if output is not None else re.compile("(?!)")
+    entries = tuple(
+        Entry(key=_utf8(item.key, root), etag=item.etag, size=item.size, image_id=_some_id(item.key, rule, prefix))
+        for item in storage.listing(uri)
+        if not item.key.endswith("/") and not own.fullmatch(_without_links(f"{root}/{item.key}"))
+    )
+    return Manifest(root, entries, digest(entries))
+
+
+def _some_id(key: str, rule: ImageIds, prefix: str) -> str:
+    """An image's id; its whole file name where the rule leaves nothing to name a group with, as of `..jpg`."""
+    found = image_id(key, rule, prefix)
+    return PurePosixPath(key).name if found in ("", ".") else found
+
+
+def _files_of(output: str) -> re.Pattern[str]:
+    """The addresses of an output, its lists and parts, and of what is not whole of these."""
+    from extractor.core import storage
+
+    address = output if storage.is_s3(output) else str(Path(output).resolve())
+    folder, _, name = address.rpartition("/")
+    whole = "|".join(re.escape(each) for each in (name, list_of(name, "index"), list_of(name, "rejects")))
+    part, partial = rf"{re.escape(name)}\.parts/.*", rf"\.({whole})\.[0-9a-f]+\.partial"
+    return re.compile(rf"{re.escape(folder)}/({whole}|{part}|{partial})", re.DOTALL)
+
+
+def _without_links(address: str) -> str:
+    # Path.resolve would raise at a link that leads round.
+    return address if address.startswith("s3://") else os.path.realpath(address)
+
+
+def _utf8(key: str, root: str) -> str:
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        where = f"{root}/{key}"
+        raise ManifestInvalid(f"{where!r}: the file's name is not UTF-8; rename it, or take it away") from error
+    return key

@@ -1,0 +1,403 @@
+"""Objects by address: `s3://bucket/key`, or a path of the local disk. One set of functions for both.
+
+The S3 client takes endpoint, region and credentials from boto3's own environment variables and profiles; nothing secret
+is ever an argument. Writes are atomic, and `if_absent` writes never replace what stands there.
+"""
+
+import base64
+import errno
+import hashlib
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import boto3
+import botocore.session
+from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+from botocore.utils import parse_timestamp
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from extractor.core.exit_codes import StorageError
+
+MIB = 1024 * 1024
+MULTIPART_ABOVE = 64 * MIB
+PART = 32 * MIB
+TRANSFER = TransferConfig(multipart_threshold=MULTIPART_ABOVE, multipart_chunksize=PART, max_concurrency=4)
+ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+OCCUPIED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+
+
+class NotFound(StorageError):
+    """Raised when there is no object at an address."""
+
+
+class NoSuchBucket(StorageError):
+    """Raised when the bucket of an address does not exist."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One listed object. `key` is relative to the bucket, or for a local folder to that folder."""
+
+    key: str
+    etag: str
+    size: int
+    modified: datetime
+
+
+def is_s3(uri: str) -> bool:
+    """Whether an address names an object store rather than the local disk."""
+    return uri.startswith("s3://")
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and key of an S3 address.
+
+    Raises StorageError when it is not one.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not is_s3(uri) or not bucket:
+        raise StorageError(f"{uri!r} is not an object address: expected s3://bucket/key")
+    return bucket, key
+
+
+def join(uri: str, *names: str) -> str:
+    """An address below another."""
+    return "/".join([uri.rstrip("/"), *(name.strip("/") for name in names)])
+
+
+@cache
+def client() -> Any:
+    """The process's S3 client (boto3's are safe to share between threads)."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    config = Config(
+        retries={"mode": "standard", "max_attempts": 5},
+        connect_timeout=5,
+        read_timeout=60,
+        max_pool_connections=32,
+        # Stores beside AWS seldom resolve bucket names as hosts.
+        s3={"addressing_style": "path" if endpoint else "auto"},
+    )
+    core = botocore.session.get_session()
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+    return boto3.session.Session(botocore_session=core).client("s3", config=config)
+
+
+def _moment(text: Any) -> datetime:
+    """A time stamp of an answer. botocore's own parser would take most of the time that a long listing takes."""
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        found: datetime = parse_timestamp(text)
+        return found
+
+
+def endpoint() -> str:
+    """Where the S3 client talks to, for messages."""
+    return str(client().meta.endpoint_url)
+
+
+def _fail(uri: str, doing: str, error: Exception) -> NoReturn:
+    if isinstance(error, ClientError):
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        bucket, _ = split(uri)
+        if code == "NoSuchBucket":
+            raise NoSuchBucket(
+                f"{doing} {uri}: bucket {bucket!r} does not exist at {endpoint()}; create it or correct the declaration"
+            ) from error
+        if code in ABSENT:
+            raise NotFound(f"{doing} {uri}: no such object at {endpoint()}") from error
+        raise StorageError(
+            f"{doing} {uri}: {endpoint()} answered {code}: {error.response['Error'].get('Message', '')}"
+        ) from error
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
+        raise StorageError(
+            f"{doing} {uri}: no credentials ({error}); "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile that has them (AWS_PROFILE)"
+        ) from error
+    if isinstance(error, ParamValidationError):
+        raise StorageError(
+            f"{doing} {uri}: not an address that a store can have: {error.kwargs['report']}; expected s3://bucket/key"
+        ) from error
+    if isinstance(error, BotoCoreError | Boto3Error):
+        raise StorageError(
+            f"{doing} {uri}: no answer from {endpoint()}, or only the beginning of one "
+            f"({getattr(error, 'last_exception', error)}); check AWS_ENDPOINT_URL and that the store is up"
+        ) from error
+    if isinstance(error, OSError) and error.errno in NOWHERE:
+        raise NotFound(f"{doing} {uri}: no such file ({error.strerror})") from error
+    raise StorageError(f"{doing} {uri}: {error}") from error
+
+
+_ERRORS = (ClientError, BotoCoreError, Boto3Error, OSError)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole object.
+
+    Raises NotFound, or StorageError when the store does not answer.
+    """
+    return read(uri)[0]
+
+
+def read(uri: str) -> tuple[bytes, str]:
+    """The whole object and its etag; both of the same moment in an object store.
+
+    Raises NotFound, or StorageError when the store does not answer.
+    """
+    try:
+        if is_s3(uri):
+            bucket, key = split(uri)
+            return _get(bucket, key)
+        return Path(uri).read_bytes(), _local_info(Path(uri), uri).etag
+    except _ERRORS as error:
+        _fail(uri, "reading", error)
+
+
+def _get(bucket: str, key: str) -> tuple[bytes, str]:
+    """An object and its etag, asked for anew when the answer breaks off: botocore repeats requests, but no body."""
+    broken_off = (ResponseStreamingError, IncompleteReadError, ReadTimeoutError, ConnectionClosedError)
+    for attempt in Retrying(
+        retry=retry_if_exception_type(broken_off),
+        stop=stop_after_attempt(4),
+        wait=wait_random_exponential(multiplier=0.5, max=2),
+        reraise=True,
+    ):
+        found = client().get_object(Bucket=bucket, Key=key)
+        with attempt:
+            data: bytes = found["Body"].read()
+    return data, found["ETag"].strip('"')
+
+
+def head(uri: str) -> ObjectInfo | None:
+    """What stands at an address, or None."""
+    try:
+        if is_s3(uri):
+            bucket, key = split(uri)
+            found = client().head_object(Bucket=bucket, Key=key)
+            return ObjectInfo(key, found["ETag"].strip('"'), found["ContentLength"], found["LastModified"])
+        return _local_info(Path(uri), Path(uri).name)
+    except FileNotFoundError:
+        return None
+    except ClientError as error:
+        if str(error.response.get("Error", {}).get("Code", "")) in ABSENT:
+            return None
+        _fail(uri, "looking at", error)
+    except (BotoCoreError, OSError) as error:
+        _fail(uri, "looking at", error)
+
+
+def _local_info(path: Path, key: str, *, follow_symlinks: bool = True) -> ObjectInfo:
+    status = path.stat(follow_symlinks=follow_symlinks)
+    modified = datetime.fromtimestamp(status.st_mtime, UTC)
+    return ObjectInfo(key, f"{status.st_mtime_ns:x}-{status.st_size:x}", status.st_size, modified)
+
+
+def listing(uri: str) -> Iterator[ObjectInfo]:
+    """Every object below an address, in the store's own order, one page of it at a time.
+
+    Links to local folders are followed; one that leads nowhere is listed, for its reader to find nothing there.
+    Raises StorageError when bucket or folder is not there, or a folder in it cannot be read.
+    """
+    try:
+        if not is_s3(uri):
+            root = Path(uri)
+            if not root.is_dir():
+                raise NotFound(f"listing {uri}: no such folder")
+            for path in sorted(_files_below(root)):
+                yield _local_info(path, path.relative_to(root).as_posix(), follow_symlinks=path.exists())
+            return
+        bucket, prefix = split(uri)
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        for page in pages:
+            for item in page.get("Contents", ()):
+                yield ObjectInfo(item["Key"], item["ETag"].strip('"'), item["Size"], item["LastModified"])
+    except _ERRORS as error:
+        _fail(uri, "listing", error)
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    for where, folders, names in os.walk(root, followlinks=True, onerror=_raise):
+        folders[:] = [name for name in folders if not _leads_back(Path(where, name))]
+        paths = (Path(where, name) for name in names)
+        yield from (path for path in paths if path.is_file() or (path.is_symlink() and not path.exists()))
+
+
+def _leads_back(path: Path) -> bool:
+    """Whether a link leads to a folder that it lies in itself: it would be followed for ever."""
+    return path.is_symlink() and any(path.samefile(above) for above in path.absolute().parents)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def write_bytes(
+    uri: str, data: bytes, *, content_type: str = "application/octet-stream", if_absent: bool = False
+) -> bool:
+    """Write an object whole; with `if_absent`, leave what stands there and return False."""
+    try:
+        if is_s3(uri):
+            bucket, key = split(uri)
+            condition = {"IfNoneMatch": "*"} if if_absent else {}
+            checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+            client().put_object(
+                Bucket=bucket, Key=key, Body=data, ContentType=content_type, ChecksumSHA256=checksum, **condition
+            )
+            return True
+        with _partial(Path(uri)) as partial:
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            return _settle(partial, Path(uri), if_absent=if_absent)
+    except ClientError as error:
+        if if_absent and str(error.response["Error"].get("Code", "")) in OCCUPIED:
+            return False
+        _fail(uri, "writing", error)
+    except (BotoCoreError, OSError) as error:
+        _fail(uri, "writing", error)
+
+
+@contextmanager
+def _partial(final: Path) -> Iterator[Path]:
+    """A name beside a file for what is not whole yet; nothing stays there, whatever ends the work."""
+    partial = final.with_name(f".{final.name}.{uuid.uuid4().hex}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _settle(partial: Path, final: Path, *, if_absent: bool) -> bool:
+    if not if_absent:
+        partial.replace(final)
+        return True
+    try:
+        os.link(partial, final)
+    except FileExistsError:
+        return False
+    return True
+
+
+def upload(path: Path, uri: str, *, if_absent: bool = False) -> bool:
+    """Put a local file at an address, in parts above 64 MiB, checked end to end by SHA-256.
+
+    With `if_absent`, leave what stands there and return False.
+    """
+    try:
+        if is_s3(uri):
+            bucket, key = split(uri)
+            condition = {"IfNoneMatch": "*"} if if_absent else {}
+            if path.stat().st_size >= MULTIPART_ABOVE:
+                _upload_in_parts(path, bucket, key, condition)
+            else:
+                with path.open("rb") as file:
+                    client().put_object(Bucket=bucket, Key=key, Body=file, ChecksumAlgorithm="SHA256", **condition)
+            return True
+        with _partial(Path(uri)) as partial:
+            shutil.copyfile(path, partial)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            return _settle(partial, Path(uri), if_absent=if_absent)
+    except ClientError as error:
+        if if_absent and str(error.response["Error"].get("Code", "")) in OCCUPIED:
+            return False
+        _fail(uri, "uploading to", error)
+    except (BotoCoreError, OSError) as error:
+        _fail(uri, "uploading to", error)
+
+
+def _upload_in_parts(path: Path, bucket: str, key: str, condition: dict[str, str]) -> None:
+    """A multipart upload, its parts side by side; boto3's own transfers know no if-none-match."""
+    where = {"Bucket": bucket, "Key": key}
+    where["UploadId"] = client().create_multipart_upload(**where, ChecksumAlgorithm="SHA256")["UploadId"]
+
+    def send(number: int) -> dict[str, Any]:
+        with path.open("rb") as file:
+            file.seek((number - 1) * PART)
+            data = file.read(PART)
+        sent = client().upload_part(**where, PartNumber=number, Body=data, ChecksumAlgorithm="SHA256")
+        return {"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": sent.get("ChecksumSHA256", "")}
+
+    try:
+        with ThreadPoolExecutor(TRANSFER.max_concurrency) as pool:
+            sent = list(pool.map(send, range(1, math.ceil(path.stat().st_size / PART) + 1)))
+        parts = [{name: value for name, value in part.items() if value} for part in sent]
+        client().complete_multipart_upload(**where, MultipartUpload={"Parts": parts}, **condition)
+    except (ClientError, BotoCoreError, OSError):
+        with suppress(ClientError, BotoCoreError):
+            client().abort_multipart_upload(**where)
+        raise
+
+
+def download(uri: str, path: Path) -> None:
+    """Fetch an object to a local file, under a temporary name until it is whole.
+
+    Raises NotFound, or StorageError when the store does not answer.
+    """
+    try:
+        with _partial(path) as partial:
+            if is_s3(uri):
+                bucket, key = split(uri)
+                client().download_file(bucket, key, str(partial), Config=TRANSFER)
+            else:
+                shutil.copyfile(uri, partial)
+            partial.replace(path)
+    except _ERRORS as error:
+        _fail(uri, "downloading", error)
+
+
+def delete(uris: Iterable[str]) -> None:
+    """Remove objects; what is already gone is no error."""
+    for uri in uris:
+        try:
+            if is_s3(uri):
+                bucket, key = split(uri)
+                client().delete_object(Bucket=bucket, Key=key)
+            else:
+                Path(uri).unlink(missing_ok=True)
+        except _ERRORS as error:
+            _fail(uri, "deleting", error)
+
+
+def delete_below(uri: str) -> None:
+    """Remove everything below an address, unfinished writes included; that nothing is there is no error.
+
+    Raises StorageError.
+    """
+    if is_s3(uri):
+        bucket, _ = split(uri)
+        delete([f"s3://{bucket}/{item.key}" for item in listing(f"{uri.rstrip('/')}/")])
+        return
+    try:
+        shutil.rmtree(uri)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        _fail(uri, "deleting", error)

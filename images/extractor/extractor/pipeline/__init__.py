@@ -1,0 +1,1 @@
+"""From a manifest to a shard's file: load, decode, batch, compute, save."""

@@ -1,0 +1,115 @@
+"""Fetch and decode ahead of the network: several threads, in order, never more than a window of pictures in memory.
+
+Until it is prepared, a decoded picture takes up to twenty bytes a pixel, however small its file. Therefore the pixels
+that are decoded at one time are bounded too, by those of the one largest picture that is admitted.
+"""
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from extractor.backbone import Prepared, Unfit
+from extractor.core import storage
+from extractor.core.manifest import MAX_PIXELS, Entry, Manifest, Reason
+from extractor.pipeline.decode import Undecodable, decode, memory_told, pixels_of
+from extractor.pipeline.stage_timer import stage
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of the manifest on its way: prepared for the network, or refused."""
+
+    position: int
+    entry: Entry
+    sha256: str = ""
+    prepared: Prepared | None = None
+    refused: tuple[Reason, str] | None = None
+
+
+class Room:
+    """Pixels that may be decoded and not yet prepared at one time."""
+
+    def __init__(self, pixels: int) -> None:
+        self._all = self._free = pixels
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room for so many pixels, or for all that are ever free; they are taken inside."""
+        pixels = min(pixels, self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
+
+
+def load(
+    manifest: Manifest, position: int, prepare: Callable[..., Prepared], room: Room, max_pixels: int, max_bytes: int
+) -> Picture:
+    """Fetch, decode and prepare one image; what is wrong with the image itself becomes its refusal.
+
+    Raises StorageError when the store does not answer, and MemoryError: those are no properties of the image.
+    """
+    entry = manifest.entries[position]
+    if entry.size > max_bytes:
+        detail = f"{entry.size:,} bytes; the limit is {max_bytes:,}"
+        return Picture(position, entry, refused=(Reason.TOO_LARGE, detail))
+    uri = manifest.uri(entry)
+    try:
+        with stage("fetch"):
+            data, etag = storage.read(uri)
+    except storage.NotFound:
+        return Picture(position, entry, refused=(Reason.MISSING, f"{uri} was listed and is gone"))
+    sha256 = hashlib.sha256(data).hexdigest()
+    # A local file's etag is its time stamp, which a copy changes without changing the picture.
+    if len(data) != entry.size or (storage.is_s3(uri) and etag != entry.etag):
+        detail = (
+            f"{uri} now is {etag} of {len(data):,} bytes, the manifest says {entry.etag} of {entry.size:,}: "
+            "it was replaced since it was listed, and the next night takes it up"
+        )
+        return Picture(position, entry, sha256, refused=(Reason.CHANGED, detail))
+    try:
+        with room.taken(pixels_of(data)):
+            with stage("decode"):
+                pixels = decode(data, max_pixels=max_pixels)
+            with stage("prepare"), memory_told():
+                return Picture(position, entry, sha256, prepared=prepare(pixels))
+    except Undecodable as error:
+        return Picture(position, entry, sha256, refused=(error.reason, str(error)))
+    except Unfit as error:
+        return Picture(position, entry, sha256, refused=(Reason.TOO_SMALL, str(error)))
+
+
+def ahead(
+    manifest: Manifest,
+    positions: Sequence[int],
+    prepare: Callable[..., Prepared],
+    *,
+    workers: int,
+    window: int,
+    max_pixels: int,
+    max_bytes: int,
+) -> Generator[Picture]:
+    """The pictures at these positions, in order, at most `window` of them loaded or loading at any time."""
+    pending: deque[Future[Picture]] = deque()
+    room = Room(max(max_pixels, MAX_PIXELS))
+    with ThreadPoolExecutor(workers, thread_name_prefix="load") as pool:
+        try:
+            for position in positions:
+                pending.append(pool.submit(load, manifest, position, prepare, room, max_pixels, max_bytes))
+                if len(pending) >= window:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,109 @@
+"""What the extractor needs to know of the machine and the process that it runs in."""
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+from extractor.core.exit_codes import GpuFault, StorageError, UsageError
+
+DEVICES = Path("/dev")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+"""Of glibc's mallopt."""
+
+
+def device_of(name: str) -> torch.device:
+    """The torch device for `auto`, `cpu`, `cuda` or a certain GPU such as `cuda:1`.
+
+    Raises UsageError when it is none of these, or a GPU that is not there; GpuFault when `auto` meets a GPU that cannot
+    be used: a CPU in its place would take days, and nobody would know why.
+    """
+    known = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
+    if known is None:
+        raise UsageError(f"--device {name}: there is no such device; expected auto, cpu, cuda, or one GPU as cuda:0")
+    if name == "auto":
+        usable = torch.cuda.is_available()
+        if not usable and torch.version.cuda and (there := sorted(map(str, DEVICES.glob("nvidia[0-9]*")))):
+            raise GpuFault(
+                f"{', '.join(there)} is there, and torch {torch.__version__} cannot use it: look at the node's driver, "
+                "or take the CPU by --device cpu"
+            )
+        return torch.device("cuda" if usable else "cpu")
+    if name != "cpu" and int(known[1] or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: torch sees no such GPU here; give the pod one, or use --device auto")
+    return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """The device as provenance names it, such as `cpu` or `cuda (NVIDIA H100)`."""
+    if device.type == "cpu":
+        return "cpu"
+    return f"cuda ({torch.cuda.get_device_name(device)})"
+
+
+def git_commit() -> str:
+    """The commit that this extractor was built from: baked into images, asked of git in a checkout, else `unknown`."""
+    baked = os.environ.get("FEATURISE_COMMIT")
+    if baked:
+        return baked
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    here = Path(__file__).parent
+    found = subprocess.run([git, "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 else "unknown"
+
+
+def return_freed_memory() -> None:
+    """Have glibc return large blocks, such as pictures, to the system as soon as they are freed.
+
+    By default it learns to keep blocks of up to 32 MiB on its heap, where small ones come to lie between them and hold
+    their place.
+    """
+    _mallopt(M_MMAP_THRESHOLD, 1024 * 1024)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc reuse the pages of freed activations, which it otherwise returns and faults in anew at every layer."""
+    _mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    _mallopt(M_MMAP_MAX, 0)
+
+
+def _mallopt(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(option, value)
+
+
+def scratch_folder(parent: Path | None) -> tempfile.TemporaryDirectory[str]:
+    """A folder of this process's own, below `parent` or else the system's temporary folder.
+
+    Raises StorageError when none can be made there.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix="featurise-", dir=parent)
+    except OSError as error:
+        raise StorageError(
+            f"scratch {parent or 'below TMPDIR'}: no folder can be made there ({error}); "
+            "expected a folder that is there and that this user may write to: name one (TMPDIR or --scratch)"
+        ) from error
+
+
+def check_disk(needed: int, *folders: Path) -> None:
+    """Raises StorageError when a disk has not this many bytes free for each of the folders that lie on it."""
+    disks = defaultdict(list)
+    for folder in folders:
+        disks[folder.stat().st_dev].append(folder)
+    for together in disks.values():
+        free, wanted = shutil.disk_usage(together[0]).free, needed * len(together)
+        if free < wanted:
+            raise StorageError(
+                f"{' and '.join(map(str, together))}: {free:,} bytes free, this shard may need {wanted:,}; "
+                "give it a larger disk (scratch: TMPDIR or --scratch, the file: --output), or plan smaller shards"
+            )

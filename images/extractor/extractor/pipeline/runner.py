@@ -1,0 +1,218 @@
+"""One shard, from manifest to file: what is saved already, then batches, parts, and the assembly."""
+
+import threading
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from extractor import __version__
+from extractor.backbone import Backbone, Checkpoint, Loader, Options
+from extractor.core import storage
+from extractor.core.backbone_specs import SPECS, BoxRule, ClsProb, Precision, revision
+from extractor.core.contract import Provenance, Regions, image_bytes
+from extractor.core.exit_codes import Interrupted, Summary, TooManyRejects, WeightsInvalid
+from extractor.core.manifest import MAX_PIXELS, IndexEntry, Manifest, Reason, Reject
+from extractor.core.weights import Weights, resolve
+from extractor.log import log
+from extractor.pipeline import machine, parts
+from extractor.pipeline.batching import in_order
+from extractor.pipeline.loader import Picture, ahead
+from extractor.pipeline.part_writer import Saver
+from extractor.pipeline.parts import Part, Result
+from extractor.pipeline.progress import Progress
+from extractor.pipeline.stage_timer import stage
+
+TOLERATED_REJECTS = 10
+"""So many rejects never fail a shard, whatever their share: one bad picture of a small night is no incident."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that `extractor run` was asked to do. Sizes in images, times in seconds."""
+
+    backbone: str
+    manifest: Manifest
+    weights: str
+    output: str
+    rule: BoxRule
+    weights_sha256: str | None = None
+    dataset: str = ""
+    batch: str = ""
+    revision: str | None = None
+    device: str = "auto"
+    precision: Precision = Precision.FP32
+    cls_prob: ClsProb = ClsProb.FULL
+    batch_size: int | None = None
+    part_images: int = 256
+    part_seconds: float = 600.0
+    workers: int = 8
+    max_reject_share: float = 0.5
+    max_pixels: int = MAX_PIXELS
+    max_bytes: int = 512 * 1024 * 1024
+    scratch: Path | None = None
+
+
+def run(request: Request, load: Loader, progress: Progress, stop: threading.Event) -> Summary:
+    """Work through a manifest and put the file at the request's output; safe to repeat at any time.
+
+    `load` brings the backbone; `stop` asks to save the current part and end. Raises the errors of
+    `core.exit_codes` (Interrupted after `stop`), MemoryError and torch.OutOfMemoryError; what is finished by then is
+    saved in parts, and the next run goes on from there.
+    """
+    device = machine.device_of(request.device)
+    weights = resolve(request.backbone, request.weights, sha256=request.weights_sha256)
+    planned = _revision(request, weights)
+    identity = f"{request.manifest.sha256}:{planned}"
+    if device.type != "cpu":
+        machine.return_freed_memory()
+    with machine.scratch_folder(request.scratch) as folder:
+        scratch = Path(folder)
+        if (before := parts.finished(request.output, identity, scratch)) is not None:
+            log.info("already complete", output=request.output, images=before.images, rejects=before.rejects)
+            parts.remove(request.output)
+            return progress.complete(before.rejects, synthetic=before.synthetic)
+        earlier = parts.saved(request.output, identity, scratch)
+        machine.check_disk(_disk_needed(request, len(parts.settled(earlier))), scratch, *_output_folder(request.output))
+        options = Options(request.rule, device, request.precision, request.cls_prob)
+        backbone = load(Checkpoint(weights.path, weights.config), options)
+        log.info(
+            "loaded", backbone=request.backbone, revision=planned, device=str(device), synthetic=backbone.synthetic
+        )
+        progress.resume(parts.settled(earlier).values())
+        every = parts.in_order([*earlier, *_featurise(request, backbone, identity, earlier, progress, scratch, stop)])
+        outcomes = parts.settled(every).values()
+        _check_rejects(request, [outcome.reject for outcome in outcomes if outcome.reject is not None])
+        provenance = Provenance(
+            dataset=request.dataset,
+            batch=request.batch,
+            backbone=request.backbone,
+            revision=planned,
+            weights_uri=request.weights,
+            weights_sha256=weights.sha256,
+            synthetic=backbone.synthetic,
+            extractor_version=__version__,
+            git_commit=machine.git_commit(),
+            torch_version=torch.__version__,
+            device=machine.device_name(device),
+            precision=request.precision.value,
+            box_rule=request.rule.recorded,
+            manifest_sha256=request.manifest.sha256,
+            images=progress.featurised,
+            rejects=progress.rejected,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        with stage("write"):
+            parts.assemble(request.output, every, provenance, scratch)
+        parts.remove(request.output)
+    progress.tell(now=True)
+    return progress.summary(synthetic=backbone.synthetic)
+
+
+def _revision(request: Request, weights: Weights) -> str:
+    found = revision(
+        request.backbone, weights.sha256, request.rule, request.precision, request.cls_prob, weights.config_sha256
+    )
+    if request.revision not in (None, found):
+        raise WeightsInvalid(
+            f"these weights and options make revision {found}, the run was planned for {request.revision}; "
+            f"declare sha256 {weights.sha256}, config_sha256 {weights.config_sha256} and the options that are meant"
+        )
+    return found
+
+
+def _disk_needed(request: Request, done: int) -> int:
+    """Bytes at the most that scratch, and a local output too, still take: the parts made here, and the whole file."""
+    spec = SPECS[request.backbone]
+    probabilities = spec.class_probabilities and request.cls_prob is ClsProb.FULL
+    one = image_bytes(request.rule.max_boxes, attributes=spec.attributes, class_probabilities=probabilities)
+    return one * (2 * len(request.manifest.entries) - done)
+
+
+def _output_folder(output: str) -> list[Path]:
+    """The folder whose disk takes a local output, the nearest that is there already; none for an object store's."""
+    if storage.is_s3(output):
+        return []
+    return [next(folder for folder in Path(output).absolute().parents if folder.exists())]
+
+
+def _featurise(
+    request: Request,
+    backbone: Backbone,
+    identity: str,
+    earlier: Sequence[Part],
+    progress: Progress,
+    scratch: Path,
+    stop: threading.Event,
+) -> list[Part]:
+    """Featurise in order what no earlier part holds, saving parts on the way.
+
+    Raises Interrupted after `stop`. Whatever ends the work, what is finished is saved first.
+    """
+    before = parts.settled(earlier)
+    owners = {result.done.image_id: result.done for result in before.values() if result.done is not None}
+    # A batch on a CPU takes longer than Kubernetes waits after SIGTERM, and gains nothing.
+    size = request.batch_size or (1 if machine.device_of(request.device).type == "cpu" else 8)
+    window = max(4 * size, request.workers)
+    pictures = ahead(
+        request.manifest,
+        [position for position in range(progress.of) if position not in before],
+        backbone.prepare,
+        workers=request.workers,
+        window=window,
+        max_pixels=request.max_pixels,
+        max_bytes=request.max_bytes,
+    )
+    with (
+        Saver(request.output, identity, scratch, images=request.part_images, seconds=request.part_seconds) as saver,
+        closing(pictures),
+        closing(in_order(pictures, backbone, size=size, window=window)) as found_in_order,
+    ):
+        for picture, found in found_in_order:
+            result = _outcome(picture, found, owners)
+            first = result.done is not None and owners.setdefault(result.done.image_id, result.done) is result.done
+            saver.add(result, found if first else None)
+            progress.count(result)
+            progress.tell()
+            if stop.is_set() or progress.rejected > _tolerated(request):
+                break
+    if stop.is_set() and progress.done < progress.of:
+        raise Interrupted(
+            f"SIGTERM: {progress.done} of {progress.of} images are saved; the next attempt goes on from there"
+        )
+    return saver.parts
+
+
+def _outcome(picture: Picture, found: Regions | None, owners: dict[str, IndexEntry]) -> Result:
+    """The index or reject line of one picture; a second key with a taken id is done when its bytes are the same."""
+    entry = picture.entry
+    facts = entry.model_dump(include={"image_id", "key", "etag", "size"})
+    refused = picture.refused
+    owner = owners.get(entry.image_id)
+    if refused is None and owner is not None and owner.sha256 != picture.sha256:
+        refused = (Reason.DUPLICATE_ID, f"id {entry.image_id!r} belongs to {owner.key}; {entry.key} holds other bytes")
+    if refused is None and found is not None and not len(found.features):
+        refused = (Reason.NO_BOXES, "the detector finds no box with an area in it")
+    if refused is not None:
+        return Result(position=picture.position, reject=Reject(**facts, reason=refused[0], detail=refused[1]))
+    boxes = owner.boxes if owner is not None else 0 if found is None else found.num_boxes
+    return Result(position=picture.position, done=IndexEntry(**facts, sha256=picture.sha256, boxes=boxes))
+
+
+def _tolerated(request: Request) -> int:
+    return max(TOLERATED_REJECTS, int(request.max_reject_share * len(request.manifest.entries)))
+
+
+def _check_rejects(request: Request, rejects: Sequence[Reject]) -> None:
+    limit = _tolerated(request)
+    if len(rejects) <= limit:
+        return
+    parts.write_lines(request.output, "rejects", rejects)
+    worst = "; ".join(f"{reject.key}: {reject.reason} ({reject.detail})" for reject in rejects[:5])
+    raise TooManyRejects(
+        f"{len(rejects)} of {len(request.manifest.entries)} images are rejected, the limit is {limit}; first: {worst}; "
+        "all are listed in the rejects beside the output; look at these, or raise the limit (--max-reject-share)"
+    )

@@ -1,0 +1,234 @@
+"""How fast a backbone is, against a plain run of the same network in the same process, and what it costs in memory.
+
+    python -m extractor.bench [--backbone resnet101] [--device cuda] [--precision bf16]
+
+Every figure is a ratio of two runs that took turns in one process, with its spread; machines differ, ratios less so.
+"""
+
+import importlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from cyclopts import App
+from numpy.typing import NDArray
+
+from extractor import log
+from extractor.backbone import Loader, Options, Prepared, loader
+from extractor.core import manifest
+from extractor.core.backbone_specs import SPECS, Precision, box_rule
+from extractor.core.contract import Regions
+from extractor.pipeline import machine, stage_timer
+from extractor.pipeline.progress import Progress
+from extractor.pipeline.runner import Request, run
+from extractor.tools import synthetic_checkpoint
+
+app = App(name="extractor.bench", help="Measure backbones against plain runs of the same networks.")
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One pass over the pictures: seconds in all, and by stage."""
+
+    seconds: float
+    stages: dict[str, float]
+
+
+@app.default
+def main(
+    *,
+    backbone: Sequence[str] = tuple(SPECS),
+    images: Path = Path("tests/golden/images"),
+    weights: Path = Path(".cache/weights"),
+    device: str = "auto",
+    precision: Precision = Precision.FP32,
+    pictures: int = 3,
+    rounds: int = 3,
+    memory: bool = True,
+) -> None:
+    """Print ratios and splits.
+
+    Parameters
+    ----------
+    backbone
+        Which backbones; both unless given.
+    images
+        A folder of pictures.
+    weights
+        Where checkpoints lie; synthetic ones are made there when they are missing.
+    device
+        `auto`, `cpu` or `cuda`.
+    precision
+        Of the fast run; the plain one is always fp32.
+    pictures
+        How many of the pictures each pass takes.
+    rounds
+        How many passes of each kind, taking turns.
+    memory
+        Whether to measure the runtime's peak memory over 50 and over 2,000 images too.
+    """
+    log.configure(quiet=True)
+    chosen = machine.device_of(device)
+    print(f"machine: {machine.device_name(chosen)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
+    for name in backbone:
+        _compare(name, _checkpoint(name, weights), images, chosen, precision, pictures, rounds)
+    if memory:
+        _memory()
+
+
+def _checkpoint(backbone: str, folder: Path) -> Path:
+    path = folder / SPECS[backbone].checkpoint
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        synthetic_checkpoint.make(backbone, path)
+    return path
+
+
+def _compare(
+    backbone: str,
+    checkpoint: Path,
+    images: Path,
+    device: torch.device,
+    precision: Precision,
+    pictures: int,
+    rounds: int,
+) -> None:
+    options = Options(box_rule(backbone), device, precision)
+    fast = _once(loader(backbone), options)
+    plain = _once(_plain(backbone), replace(options, precision=Precision.FP32))
+    listed = manifest.of_images(str(images))
+    listed = replace(listed, entries=listed.entries[:pictures])
+    request = Request(
+        backbone=backbone,
+        manifest=listed,
+        weights=str(checkpoint),
+        output="",
+        rule=options.rule,
+        device=device.type,
+        precision=precision,
+    )
+    for one in (fast, plain):  # a pass each before time counts: kernels are chosen and memory is taken then
+        _pass(request, one, 1)
+    turns = [(_pass(request, fast, pictures), _pass(request, plain, pictures)) for _ in range(rounds)]
+    ratios = [slow.seconds / quick.seconds for quick, slow in turns]
+    print(f"\n{backbone}, {precision.value}, {pictures} pictures, {rounds} rounds in turn, synthetic weights")
+    print(f"  whole run, plain / ours: {_spread(ratios)} times")
+    for label, which in (("ours ", [quick for quick, _ in turns]), ("plain", [slow for _, slow in turns])):
+        print(
+            f"  {label} {pictures / statistics.median(t.seconds for t in which):8.3f} images/s; seconds an image:",
+            end="",
+        )
+        print("".join(f"  {stage} {_median(which, stage) / pictures:.4f}" for stage in which[0].stages))
+    common = [stage for stage in turns[0][0].stages if stage in turns[0][1].stages]
+    for stage in common:
+        print(f"  {stage:<10} plain / ours: {_spread([s.stages[stage] / q.stages[stage] for q, s in turns])} times")
+    print(f"  peak memory: {_peak_mib():,.0f} MiB of this process" + _device_memory(device))
+
+
+def _once(load: Loader, options: Options) -> Loader:
+    """A loader that loads once, with these options: passes are timed, not checkpoints."""
+    return cache(lambda checkpoint, _: load(checkpoint, options))
+
+
+def _plain(backbone: str) -> Loader:
+    """`plain.load` of the backbone's package."""
+    (point,) = entry_points(group="extractor.backbones", name=backbone)
+    load: Loader = importlib.import_module(f"{point.module}.plain").load
+    return load
+
+
+def _pass(request: Request, load: Loader, pictures: int) -> Timed:
+    with tempfile.TemporaryDirectory() as folder:
+        some = replace(request.manifest, entries=request.manifest.entries[:pictures])
+        request = replace(request, manifest=some, output=f"{folder}/bench.h5")
+        stage_timer.collect()
+        started = time.perf_counter()
+        run(request, load, Progress(pictures), threading.Event())
+        return Timed(time.perf_counter() - started, stage_timer.collect())
+
+
+def _median(timed: Sequence[Timed], stage: str) -> float:
+    return statistics.median(one.stages[stage] for one in timed)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _peak_mib() -> float:
+    """The high-water mark of this program's own memory; what getrusage tells would be inherited from the parent."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def _device_memory(device: torch.device) -> str:
+    if device.type != "cuda":
+        return ""
+    return f", {torch.cuda.max_memory_allocated(device) / 2**20:,.0f} MiB of the GPU's"
+
+
+class _Blank:
+    """A network that costs nothing, so that what surrounds it can be measured over many images."""
+
+    synthetic = True
+
+    def prepare(self, pixels: NDArray[np.uint8]) -> Prepared:
+        return Prepared(torch.from_numpy(pixels).permute(2, 0, 1).float(), pixels.shape[1], pixels.shape[0], 1.0)
+
+    def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
+        boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (36, 1))
+        ids, ones = np.zeros(36, np.int64), np.ones(36, np.float32)
+        features = np.random.default_rng(0).random((36, 2048), np.float32)
+        return [Regions(features, boxes, ids, ones, 36, one.width, one.height, ids, ones) for one in batch]
+
+
+@app.command(show=False)
+def blank(images: int, folder: Path) -> None:
+    """Run the blank network over so many pictures and print this process's peak memory in MiB."""
+    log.configure(quiet=True)
+    machine.return_freed_memory()  # as a run on a GPU does
+    request = Request(
+        backbone="resnet101",
+        manifest=(listed := manifest.of_images(str(folder / str(images)))),
+        weights=str(folder / "blank.pkl"),
+        output=str(folder / f"{images}.h5"),
+        rule=box_rule("resnet101"),
+        device="cpu",
+    )
+    run(request, lambda *_: _Blank(), Progress(len(listed.entries)), threading.Event())
+    print(_peak_mib())
+
+
+def _memory() -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (427, 640, 3), np.uint8)
+    encoded = cv2.imencode(".jpg", picture)[1].tobytes()
+    peaks = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "blank.pkl").write_bytes(b"blank")
+        for images in (50, 2000):
+            (folder / str(images)).mkdir()
+            for n in range(images):
+                (folder / str(images) / f"{n:06}.jpg").write_bytes(encoded)
+            command = [sys.executable, "-m", "extractor.bench", "blank", str(images), str(folder)]
+            found = subprocess.run(command, check=True, capture_output=True, text=True)
+            peaks[images] = float(found.stdout.split()[-1])
+    print("\nruntime's memory, all but the network (fetch, decode, batch, parts, assembly)")
+    print(
+        f"  2,000 images / 50 images: {peaks[2000] / peaks[50]:.2f} times ({peaks[2000]:,.0f} / {peaks[50]:,.0f} MiB)"
+    )
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,42 @@
+"""The first task of a run: wait until its batch is complete, then see what is new in it."""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue
+
+from featurise.airflow import run_context
+from featurise.declaration.feature_set import Pair
+
+SETTLING = timedelta(hours=12)
+"""How long a run waits for its batch to be complete."""
+POKE = timedelta(minutes=1)
+
+
+class DiscoverOperator(BaseSensorOperator):
+    """Returns what `discover` found; gives its worker back between two looks at a batch that is not complete yet.
+
+    :param pair: the dataset under its backbone.
+    """
+
+    def __init__(self, *, pair: Pair, **kwargs: Any) -> None:
+        super().__init__(
+            mode="reschedule", poke_interval=POKE.total_seconds(), timeout=SETTLING.total_seconds(), **kwargs
+        )
+        self.pair = pair
+
+    def poke(self, context: Any) -> PokeReturnValue:
+        """One look at the batch."""
+        from featurise.steps.discover import step as discover
+
+        run = run_context.run(self.pair, context)
+        if reason := discover.not_ready(run.pair, run.batch):
+            self.log.info("%s is not complete: %s", run.batch, reason)
+            return PokeReturnValue(is_done=False)
+        found = discover.run(run.pair, run.batch, run.run_id, run.options)
+        self.log.info("%s: %d images, %d of them new", run.batch, found.found, found.fresh)
+        for reason in found.passed_over:
+            self.log.info("left for another night: %s", reason)
+        if found.left:
+            self.log.info("nothing to do here: %s", found.left)
+        return PokeReturnValue(is_done=True, xcom_value=found.model_dump(mode="json"))

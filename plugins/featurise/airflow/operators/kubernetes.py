@@ -1,0 +1,340 @@
+"""Launches one attempt at a shard as a pod with a GPU, and reads from the cluster how it ended.
+
+The pod's shape (image, GPU limit, node selection, volumes, secrets, queue) is a template that the chart owns; this adds
+what differs from attempt to attempt. An attempt is a row in the registry before its pod exists, and its pod's name
+follows from the row: whoever comes next, after a worker or a triggerer died, finds both again.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
+
+from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import KubernetesApiException
+from airflow.providers.cncf.kubernetes.operators.pod import POD_IDENTIFIER_STATE_KEY, KubernetesPodOperator
+from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
+from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
+from airflow.providers.cncf.kubernetes.utils.pod_manager import detect_pod_terminate_early_issues
+from kubernetes.client import ApiException
+from kubernetes.client import models as k8s
+from kubernetes.utils.quantity import parse_quantity
+from sqlalchemy.exc import OperationalError
+from urllib3.exceptions import HTTPError
+
+from featurise.airflow import run_context
+from featurise.airflow.retry_policy import AttemptFailed, failed, final_verdict
+from featurise.airflow.tries import BLIND_DELAY, HEADROOM, OnlyCounted, OutOfSight, first_try
+from featurise.airflow.triggers.pod import PodTrigger, is_lost
+from featurise.declaration.feature_set import Pair
+from featurise.failures.classify import Evidence
+from featurise.failures.log_lines import readable
+from featurise.failures.pod_evidence import CONTAINER, gather
+from featurise.failures.taxonomy import Reason
+from featurise.registry import attempts, leases, shards
+from featurise.registry.session import RegistryUnavailable
+from featurise.settings import settings
+from featurise.steps.extract import following, specification
+from featurise.steps.plan import Shard
+
+TERMINATION_MESSAGE = "/dev/termination-log"
+POLL_SECONDS = 2
+START_POLL_SECONDS = 5
+PROGRESS_SECONDS = 15
+API_SECONDS = 20
+SLACK = timedelta(minutes=10)
+"""Between the cluster's own deadline for a pod and the task's, which is for pods that nobody ends."""
+DATASET_LETTERS = 20
+"""Of a dataset's name in its pods' names, which have 63 at the most."""
+
+
+class PodOperator(KubernetesPodOperator):
+    """One shard, in a pod. `shard` is (templated)."""
+
+    template_fields: Sequence[str] = (*KubernetesPodOperator.template_fields, "shard")
+
+    def __init__(self, *, pair: Pair, shard: Any, **kwargs: Any) -> None:
+        ours = settings()
+        waiting = timedelta(seconds=ours.pod_schedule_seconds + ours.pod_start_seconds)
+        running = timedelta(minutes=pair.limits.extract_timeout_minutes)
+        super().__init__(
+            deferrable=True,
+            durable=True,
+            do_xcom_push=False,
+            random_name_suffix=False,
+            pod_template_file=str(ours.pod_templates / f"{pair.backbone}.yaml"),
+            base_container_name=CONTAINER,
+            schedule_timeout_seconds=ours.pod_schedule_seconds,
+            startup_timeout_seconds=ours.pod_start_seconds,
+            startup_check_interval_seconds=START_POLL_SECONDS,
+            poll_interval=POLL_SECONDS,
+            logging_interval=PROGRESS_SECONDS,
+            active_deadline_seconds=int(running.total_seconds()),
+            log_events_on_startup=True,
+            log_pod_spec_on_failure=False,
+            termination_message_policy="FallbackToLogsOnError",
+            # Pods are deleted once their end is written down, and not before.
+            on_finish_action="keep_pod",
+            **{
+                **kwargs,
+                "execution_timeout": waiting + running + SLACK,
+                "retries": pair.limits.retries + HEADROOM,
+                "retry_policy": OnlyCounted(),
+                # Without a verdict, the pod is to be found again soon, however many tries there were.
+                "retry_delay": BLIND_DELAY,
+                "retry_exponential_backoff": 0,
+            },
+        )
+        self.pair = pair
+        self.shard = shard
+        self.verdicts: Sequence[Reason] | None = None
+        """How the earlier attempts of this round of tries ended; None before the registry said so."""
+
+    def execute(self, context: Any) -> None:
+        """Start the next attempt, or take up the one that is under way, and wait for it without a worker."""
+        with _in_sight():
+            self._prepare(context)
+            if self._registered:
+                self.log.info("The shard is registered already; nothing is left to do for it.")
+                return
+            if self._done or self._over:
+                self._remove_strays(self.build_pod_request_obj(context).metadata.namespace, context)
+            if self._over is not None:
+                raise self._over
+            if self._done:
+                self.log.info("%s did all of the shard; only its task did not live to say so.", self._done.place)
+                return
+            super().execute(context)
+
+    def trigger_reentry(self, context: Any, event: dict[str, Any]) -> None:
+        """The pod has ended, has passed a limit, is gone, or the trigger met something that it does not know."""
+        with _in_sight():
+            self._prepare(context)
+            self.pod = self._read(event["name"], event["namespace"])
+            if event["status"] == "error" and self.pod is not None and not _ended(self.pod):
+                raise OutOfSight(f"pod {event['name']} is at work, but cannot be watched: {event['message']}")
+            self._conclude(event)
+
+    def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Any) -> k8s.V1Pod:
+        """The attempt's pod: the one that is there already, else a new one.
+
+        Raises AttemptFailed when the pod was there and is gone, or when the cluster does not accept it; and
+        claims.ClaimLost when another run works on the batch by now: no GPU is asked for in vain.
+        """
+        name, namespace = pod_request_obj.metadata.name, pod_request_obj.metadata.namespace
+        self._remove_strays(namespace, context, keep=name)
+        if self._under_way is None:
+            leases.renew(self._whose.pair, self._whose.batch, self._whose.run_id)
+            self._row = attempts.begin(
+                self._whose,
+                number=self._attempt.number,
+                try_number=context["ti"].try_number,
+                launcher="kubernetes",
+                place=name,
+                batch_size=self._attempt.batch_size,
+            )
+        elif (found := self._read(name, namespace)) is not None:
+            return found
+        elif (context["task_state_store"].get(POD_IDENTIFIER_STATE_KEY) or {}).get("name") == name:
+            raise self._failed(gather(None, self._events(name, namespace), name=name))
+        try:
+            return super().get_or_create_pod(pod_request_obj, context)
+        except ApiException as error:
+            if error.status == 409:  # an earlier answer of the API was lost; the pod is ours, its name says so
+                return self.hook.get_pod(name, namespace)
+            if error.status in {400, 403, 422}:
+                raise self._failed(Evidence(pod=name, refused=_why(error))) from error
+            raise
+
+    def build_pod_request_obj(self, context: Any = None, *, dry_run: bool = False) -> k8s.V1Pod:
+        """The template with this attempt's job, memory and the nodes it must keep away from."""
+        pod = super().build_pod_request_obj(context, dry_run=dry_run)
+        pod.metadata.labels["attempt"] = str(self._attempt.number)
+        base = next(each for each in pod.spec.containers if each.name == CONTAINER)
+        base.termination_message_path = TERMINATION_MESSAGE
+        _more_memory(base, self._attempt.memory_factor)
+        _keep_away(pod.spec, self._avoid)
+        return pod
+
+    def defer(self, *, trigger: Any, **kwargs: Any) -> NoReturn:
+        """Wait with the trigger of this operator instead of the plain one."""
+        if isinstance(trigger, KubernetesPodTrigger):
+            claim = {"pair": self._whose.pair.model_dump_json(), "batch": self._whose.batch}
+            trigger = PodTrigger(
+                claim={**claim, "run_id": self._whose.run_id}, attempt=self._row, **trigger.serialize()[1]
+            )
+        super().defer(trigger=trigger, **kwargs)
+
+    def on_kill(self) -> None:
+        """The worker was told to stop while it held the task: the pod ends with it, and the attempt is written off."""
+        super().on_kill()
+        if self.pod is not None:
+            attempts.stopped(self._row)
+
+    def _prepare(self, context: Any) -> None:
+        run = run_context.run(self.pair, context)
+        shard = Shard.model_validate(self.shard)
+        ti = context["ti"]
+        self._whose = attempts.Of(run.pair, run.batch, run.run_id, shard.name)
+        self._registered = shards.find(run.pair, run.batch, run.run_id, shard.name) is not None
+        past = attempts.of(self._whose)
+        since = first_try(ti.max_tries, self.pair.limits.retries + HEADROOM)
+        self.verdicts = attempts.failures(past, since)
+        self._tries = run.pair.limits.retries + 1
+        self._over = final_verdict(past, self.verdicts, self._tries)
+        this_round = [each for each in past if each.try_number >= since]
+        self._done = next((each for each in this_round if each.succeeded), None)
+        self._avoid = sorted({each.node for each in this_round if each.reason is Reason.GPU_FAULT and each.node})
+        self._under_way = past[-1] if past and past[-1].running else None
+        self._attempt = following(self._under_way.number if self._under_way else len(past) + 1, self.verdicts)
+        job = specification(run.pair, shard, run.batch, self._attempt, summary_path=TERMINATION_MESSAGE)
+        self.arguments = job.argv
+        self._row = self._under_way.id if self._under_way else 0
+        self.labels = {name: make_safe_label_value(value) for name, value in job.labels.items()}
+        self.name = pod_name(self._whose, self._attempt.number)
+
+    def _conclude(self, event: dict[str, Any]) -> None:
+        """Write down how the attempt ended, remove its pod, and fail the task if it failed."""
+        name, namespace = event["name"], event["namespace"]
+        if self.pod is None and event["status"] == "success":
+            # Seen to succeed, then collected by the cluster before it could be read.
+            attempts.succeeded(self._row, None, None)
+            return
+        log = self._log(name, namespace, event.get("last_log_time")) if _has_run(self.pod) else []
+        payload = self.client.api_client.sanitize_for_serialization(self.pod) or event.get("last_seen")
+        evidence = gather(
+            payload,
+            self._events(name, namespace),
+            name=name,
+            log=log,
+            deadline=event["message"] if event["status"] == "timeout" else "",
+            gone=self.pod is None,
+        )
+        if evidence.exit_code == 0:
+            attempts.succeeded(self._row, evidence.node, evidence.summary)
+            self._dispose()
+            return
+        error = self._failed(evidence)
+        self._dispose()
+        raise error
+
+    def _failed(self, evidence: Evidence) -> AttemptFailed:
+        return failed(self._row, evidence, self.verdicts or (), self._tries)
+
+    def _dispose(self) -> None:
+        """Delete the pod; one on a lost node stays for a while, so it is marked as read, too."""
+        if self.pod is not None:
+            self.patch_already_checked(self.pod, reraise=False)
+            self.pod_manager.delete_pod(self.pod)
+
+    def _read(self, name: str, namespace: str) -> k8s.V1Pod | None:
+        try:
+            return self.hook.get_pod(name, namespace)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def _events(self, name: str, namespace: str) -> list[dict[str, Any]]:
+        """What the cluster recorded about a pod, oldest first; without leave to read it, nothing."""
+        try:
+            found = self.client.list_namespaced_event(
+                namespace, field_selector=f"involvedObject.name={name}", _request_timeout=API_SECONDS
+            )
+        except ApiException as error:
+            self.log.warning("The events of pod %s cannot be read: %s", name, _why(error))
+            return []
+        items = self.client.api_client.sanitize_for_serialization(found.items)
+        return sorted(items, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
+
+    def _log(self, name: str, namespace: str, since: datetime | None) -> list[str]:
+        """The container's lines; those that the trigger has not told are told."""
+        try:
+            answer = self.client.read_namespaced_pod_log(
+                name,
+                namespace,
+                container=CONTAINER,
+                timestamps=True,
+                _preload_content=False,
+                _request_timeout=API_SECONDS,
+            )
+            text = answer.data.decode(errors="replace")
+        except (ApiException, HTTPError) as error:
+            self.log.warning("The log of pod %s cannot be read: %s", name, error)
+            return []
+        lines = [line.partition(" ") for line in text.splitlines()]
+        told = f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%S}" if since else ""
+        for stamp, _, said in lines:
+            if stamp[:19] >= told:
+                self.log.info("[%s] %s", CONTAINER, readable(said))
+        return [said for _, _, said in lines]
+
+    def _remove_strays(self, namespace: str, context: Any, *, keep: str = "") -> None:
+        """Delete this task's pods of other attempts: whatever left them, two must not work on one shard."""
+        selector = self._build_find_pod_label_selector(context, exclude_checked=False)
+        for pod in self.client.list_namespaced_pod(namespace, label_selector=selector).items:
+            if pod.metadata.name != keep and pod.metadata.deletion_timestamp is None:
+                self.log.warning("Deleting pod %s, a leftover of this task.", pod.metadata.name)
+                self.patch_already_checked(pod, reraise=False)
+                self.pod_manager.delete_pod(pod)
+
+
+@contextmanager
+def _in_sight() -> Iterator[None]:
+    """Turn trouble on the way to the cluster into a retry that finds the pod again."""
+    try:
+        yield
+    except (HTTPError, ApiException, KubernetesApiException, RegistryUnavailable, OperationalError) as error:
+        why = _why(error) if isinstance(error, ApiException) else str(error)
+        raise OutOfSight(f"cluster or registry do not answer as they should: {why}; a pod at work goes on") from error
+
+
+def _ended(pod: k8s.V1Pod) -> bool:
+    """Whether a pod has come to its end, or to a start that it will not get beyond."""
+    return (
+        pod.status.phase in {"Succeeded", "Failed"}
+        or is_lost(pod.metadata.deletion_timestamp, pod.metadata.deletion_grace_period_seconds)
+        or detect_pod_terminate_early_issues(pod) is not None
+    )
+
+
+def _has_run(pod: k8s.V1Pod | None) -> bool:
+    statuses = (pod.status.container_statuses if pod is not None else None) or []
+    return any(each.name == CONTAINER and (each.state.running or each.state.terminated) for each in statuses)
+
+
+def _why(error: ApiException) -> str:
+    return f"{error.status} {error.reason}: {error.body or ''}".strip()
+
+
+def pod_name(whose: attempts.Of, number: int) -> str:
+    """A name that only this attempt can have: a pod that exists is found again, and is never made twice."""
+    identity = f"{whose.pair.feature_set} {whose.batch} {whose.run_id} {whose.shard}"
+    readable_part = f"{whose.pair.dataset[:DATASET_LETTERS]}-{whose.pair.backbone}-{whose.shard}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+    return f"{re.sub('[^a-z0-9]+', '-', readable_part.lower())}-{digest}-{number}"
+
+
+def _more_memory(container: k8s.V1Container, factor: float) -> None:
+    if factor == 1 or container.resources is None:
+        return
+    for amounts in (container.resources.limits, container.resources.requests):
+        if amounts and "memory" in amounts:
+            amounts["memory"] = str(int(float(parse_quantity(amounts["memory"])) * factor))
+
+
+def _keep_away(spec: k8s.V1PodSpec, nodes: Sequence[str]) -> None:
+    if not nodes:
+        return
+    # By the nodes' names: their hostname labels may differ. Kubernetes takes one name for each requirement.
+    unwanted = [k8s.V1NodeSelectorRequirement(key="metadata.name", operator="NotIn", values=[node]) for node in nodes]
+    affinity = spec.affinity = spec.affinity or k8s.V1Affinity()
+    affinity.node_affinity = affinity.node_affinity or k8s.V1NodeAffinity()
+    required = affinity.node_affinity.required_during_scheduling_ignored_during_execution
+    terms = required.node_selector_terms if required else [k8s.V1NodeSelectorTerm()]
+    for term in terms:  # terms are alternatives, so each must exclude the nodes
+        term.match_fields = [*(term.match_fields or []), *unwanted]
+    affinity.node_affinity.required_during_scheduling_ignored_during_execution = k8s.V1NodeSelector(
+        node_selector_terms=terms
+    )

@@ -1,0 +1,212 @@
+"""The waiting half of a pod's task: outlives outages of the API, sees lost nodes, and tells the shard's progress."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import tenacity
+from aiohttp import ClientError
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
+from airflow.providers.cncf.kubernetes.triggers.pod import ContainerState, KubernetesPodTrigger
+from airflow.providers.cncf.kubernetes.utils.pod_manager import AsyncPodManager
+from airflow.sdk.exceptions import AirflowException, AirflowRuntimeError
+from airflow.sdk.timezone import parse as parse_time
+from airflow.triggers.base import TriggerEvent
+from kubernetes_asyncio.client.api_client import ApiClient
+from kubernetes_asyncio.client.exceptions import ApiException
+
+from featurise.failures.log_lines import readable
+
+OUTAGE_SECONDS = 900
+"""How long an API that does not answer is waited for; the pod works on meanwhile."""
+LONGEST_WAIT_SECONDS = 10
+LOST_SECONDS = 30
+"""Beyond its grace: a deleted pod that has not ended by then is on a node that nobody hears of any more."""
+RENEW_SECONDS = 300
+"""Between two renewals of the claim: often enough for a lease to live through an outage of the registry."""
+FRESH_SECONDS = 1.0
+"""How long an answer of the API is good for: a trigger that starts would else ask five times at once."""
+SETTLE_SECONDS = 10.0
+"""How long a trigger lives at least: the scheduler takes a task for dead that is resumed before it has noted the
+deferral (apache/airflow#72716), and on a busy machine it takes seconds to do so."""
+_TRANSIENT = {409, 429, 500, 502, 503, 504}
+
+
+def _passes(error: BaseException) -> bool:
+    if isinstance(error, ApiException):
+        return error.status in _TRANSIENT
+    return isinstance(error, (ClientError, TimeoutError))
+
+
+class _PatientHook(AsyncKubernetesHook):
+    """One trigger's connection, which knows its pod.
+
+    Waits an outage of the API out, asks once a second at the most, and remembers a pod that is asked to leave, which is
+    gone before anyone reads why.
+    """
+
+    leaving: dict[str, Any] | None = None
+    _seen: Any = None
+    _seen_at = 0.0
+
+    async def get_pod(self, name: str, namespace: str) -> Any:
+        if self._seen is None or time.monotonic() - self._seen_at >= FRESH_SECONDS:
+            self._seen = await self._ask(name, namespace)
+            self._seen_at = time.monotonic()
+        return self._seen
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception(_passes),
+        wait=tenacity.wait_exponential(min=1, max=LONGEST_WAIT_SECONDS),
+        stop=tenacity.stop_after_delay(OUTAGE_SECONDS),
+        reraise=True,
+    )
+    async def _ask(self, name: str, namespace: str) -> Any:
+        pod = await super().get_pod(name, namespace)
+        if pod.metadata.deletion_timestamp is not None:
+            async with ApiClient() as api:
+                self.leaving = {
+                    "metadata": {"name": name, "deletionTimestamp": str(pod.metadata.deletion_timestamp)},
+                    "spec": {"nodeName": pod.spec.node_name},
+                    "status": api.sanitize_for_serialization(pod.status),
+                }
+        return pod
+
+
+class _ReadableLogs(AsyncPodManager):
+    """Tells the container's lines as people read them; a log that cannot be read now is read later."""
+
+    async def fetch_container_logs_before_current_sec(
+        self, pod: Any, container_name: str, since_time: Any = None
+    ) -> Any:
+        try:
+            return await super().fetch_container_logs_before_current_sec(pod, container_name, since_time)
+        except (ApiException, ClientError, TimeoutError) as error:
+            self.log.warning("The log of pod %s cannot be read now (%s); trying again.", pod.metadata.name, error)
+            return since_time
+
+    def _emit_container_logs(self, logs: list[str], now: Any, container_name: str) -> None:
+        super()._emit_container_logs([_told(line) for line in logs], now, container_name)
+
+
+def _told(line: str) -> str:
+    stamp, _, said = line.partition(" ")
+    return f"{stamp} {readable(said)}"
+
+
+class PodTrigger(KubernetesPodTrigger):
+    """Watches one attempt's pod.
+
+    `claim` names what the run works on (pair as JSON, batch, run id) and is renewed while the pod works; `attempt` is
+    the attempt's number in the registry, closed when a person ends the task.
+    """
+
+    def __init__(self, *, claim: dict[str, str], attempt: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.claim = claim
+        self.attempt = attempt
+        self._told = False
+        self._ending: asyncio.Task[None] | None = None
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """What the triggerer makes this trigger from."""
+        _, kwargs = super().serialize()
+        return f"{type(self).__module__}.{type(self).__qualname__}", {
+            **kwargs,
+            "log_events_on_startup": self.log_events_on_startup,
+            "claim": self.claim,
+            "attempt": self.attempt,
+        }
+
+    @cached_property
+    def hook(self) -> "_PatientHook":
+        """The connection, patient."""
+        return _PatientHook(
+            conn_id=self.kubernetes_conn_id,
+            in_cluster=self.in_cluster,
+            config_dict=self.config_dict,
+            cluster_context=self.cluster_context,
+            connection_extras=self.connection_extras,
+        )
+
+    @cached_property
+    def pod_manager(self) -> AsyncPodManager:
+        """Reads pods and their logs."""
+        return _ReadableLogs(async_hook=self.hook)
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Watch the pod to its end, keeping the run's claim alive."""
+        renewing = asyncio.create_task(self._renew())
+        settled = asyncio.create_task(asyncio.sleep(SETTLE_SECONDS))
+        try:
+            async for event in super().run():
+                event.payload["last_seen"] = self.hook.leaving
+                await settled
+                self._told = True
+                yield event
+        finally:
+            renewing.cancel()
+            settled.cancel()
+
+    async def on_kill(self) -> None:
+        """A person ended the task: delete the pod, and write down why the attempt ended.
+
+        Airflow says the same when it moves the trigger to another triggerer, and the task waits on. It also says it
+        again and again until the trigger has ended, which is not to break off what the first word began.
+        """
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end())
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
+        if self._told or not await self._nobody_waits():
+            return
+        self._fired_event = False  # an end that is held back reaches nobody any more
+        await super().on_kill()
+        from featurise.registry import attempts
+
+        await asyncio.to_thread(attempts.stopped, self.attempt)
+
+    async def _nobody_waits(self) -> bool:
+        try:
+            return await self.safe_to_cancel()
+        except (AirflowException, AirflowRuntimeError):  # the run is gone, or nobody answers
+            return True
+
+    def define_pod_container_state(self, pod: Any) -> ContainerState:
+        """The container's state; failed when the pod's node is lost and will never tell."""
+        state = super().define_pod_container_state(pod)
+        if state in {ContainerState.RUNNING, ContainerState.WAITING, ContainerState.UNDEFINED} and is_lost(
+            pod.metadata.deletion_timestamp, pod.metadata.deletion_grace_period_seconds
+        ):
+            return ContainerState.FAILED
+        return state
+
+    async def _renew(self) -> None:
+        from featurise.declaration.feature_set import Pair
+        from featurise.registry import leases
+
+        pair = Pair.model_validate_json(self.claim["pair"])
+        while True:
+            await asyncio.sleep(min(RENEW_SECONDS, pair.limits.lease_minutes * 60 / 3))
+            try:
+                missed = await asyncio.to_thread(
+                    leases.renew_if_possible, pair, self.claim["batch"], self.claim["run_id"]
+                )
+            except leases.ClaimLost as error:
+                # The pod goes on; nothing of it can be registered, and the steps that follow say so.
+                self.log.warning("%s", error)
+                return
+            if missed:
+                self.log.warning("%s", missed)
+
+
+def is_lost(deleted_at: datetime | str | None, grace: int | None) -> bool:
+    """Whether a pod should have been gone for so long that its node must be lost."""
+    if deleted_at is None:
+        return False
+    asked = parse_time(deleted_at) if isinstance(deleted_at, str) else deleted_at
+    return datetime.now(UTC) > asked + timedelta(seconds=(grace or 0) + LOST_SECONDS)

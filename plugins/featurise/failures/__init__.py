@@ -1,0 +1,1 @@
+"""Why an attempt at a shard failed, and what follows."""

@@ -1,0 +1,1 @@
+"""What lies in object storage, and where."""

@@ -1,0 +1,201 @@
+"""Whether the published objects are still what the registry says: missing, altered, orphaned."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy import Connection, Row, and_, exists, func, or_, select
+
+from extractor.core import manifest, storage
+from extractor.core.exit_codes import ManifestInvalid
+from extractor.core.manifest import IndexEntry, Reason, Reject
+from extractor.core.weights import sha256_of
+from featurise.declaration import batches
+from featurise.declaration.feature_set import Pair
+from featurise.objects import layout, scratch
+from featurise.registry import models
+from featurise.registry.chosen import Chosen
+from featurise.registry.models import FeatureSet, Image, Shard
+from featurise.registry.outcomes import PASSING, live
+from featurise.registry.session import reading
+from featurise.registry.shards import known, live_images, visible
+
+TRIED_AGAIN = (*PASSING, Reason.DUPLICATE_ID)
+
+
+class Finding(BaseModel):
+    """One object that is not as it should be."""
+
+    kind: str
+    """`missing`, `altered` or `orphaned`."""
+    uri: str
+    detail: str
+
+
+def shards(connection: Connection, dataset: str | None = None) -> list[Row[Any]]:
+    """The published files with what the registry knows of each.
+
+    `needed` tells those whose outcomes still count, and `since` the earliest day of their images, if they have any.
+    A reject's row names its run and no file: a file of rejects alone counts with any of its run's.
+    """
+    table = models.Reject
+    its_images = (Image.shard_id == Shard.id, live(Image))
+    of_its_run = (table.feature_set_id == Shard.feature_set_id, table.run_id == Shard.run_id)
+    rejects = exists().where(*of_its_run, live(table))
+    needed = or_(exists().where(*its_images), and_(Shard.images == 0, rejects)).label("needed")
+    since = select(func.min(Image.batch)).where(*its_images).scalar_subquery().label("since")
+    statement = select(Shard.__table__, needed, since).join(FeatureSet, Shard.feature_set_id == FeatureSet.id)
+    statement = statement.order_by(Shard.uri)
+    return list(connection.execute(statement if dataset is None else statement.where(FeatureSet.dataset == dataset)))
+
+
+def folders(sets: Sequence[Chosen], pairs: Iterable[Pair]) -> Iterator[str]:
+    """Where files of these pairs may lie, registered or not: a folder for each revision, declared or known."""
+    for pair in pairs:
+        declared = layout.features(pair)
+        mine = [row.revision for row in sets if (row.dataset, row.backbone) == (pair.dataset, pair.backbone)]
+        yield from (declared.removesuffix(pair.revision) + revision for revision in {pair.revision, *mine})
+
+
+def run(
+    files: Iterable[Row[Any]], *, read: bool, tell: Callable[[str], None], also: Iterable[str] = ()
+) -> Iterator[Finding]:
+    """Compare the objects in these files' folders, and in those of `also`, with the registry.
+
+    By name and size, and `latest.json` as a whole; with `read`, every file's SHA-256, and the lists beside it line by
+    line. `tell` is given the address at work.
+    Raises storage.StorageError, or session.RegistryUnavailable.
+    """
+    registered = list(files)
+    listed: dict[str, storage.ObjectInfo] = {}
+    for folder in sorted({_folder(row) for row in registered}.union(also)):
+        tell(folder)
+        bucket, _ = storage.split(folder)
+        with suppress(storage.NoSuchBucket):  # one that is only declared may be made by its first night
+            listed |= {f"s3://{bucket}/{item.key}": item for item in storage.listing(f"{folder}/")}
+    expected = {f"{_folder(row)}/latest.json" for row in registered}
+    for row in registered:
+        expected.update((row.uri, row.index_uri, row.rejects_uri))
+        for uri in (row.uri, row.index_uri, row.rejects_uri):
+            if uri not in listed and row.needed:
+                yield Finding(kind="missing", uri=uri, detail=f"registered, and not in the store; {_repair(row)}")
+        there = listed.get(row.uri)
+        if there is not None:
+            tell(row.uri)
+            yield from _altered(row, there, read=read)
+        if read:
+            yield from _lists(row, listed.keys())
+    # Where a feature set has moved, the list is kept with its newest file.
+    newest = {row.feature_set_id: row for row in sorted(registered, key=lambda row: int(row.id))}
+    for row in newest.values():
+        yield from _latest(row, f"{_folder(row)}/latest.json", listed.keys())
+    orphans = sorted(listed.keys() - expected)
+    with reading() as connection:  # a run may have registered a file since
+        meanwhile = known(connection, [layout.file_of(uri) for uri in orphans])
+    for uri in orphans:
+        if layout.file_of(uri) not in meanwhile:
+            yield Finding(kind="orphaned", uri=uri, detail="in the store, and not registered")
+
+
+def _repair(row: Row[Any]) -> str:
+    earlier = (batches.day(row.batch) - batches.day(row.since)).days if row.since is not None else 0
+    late = f" and `look_back_days` {earlier}, for its late pictures" if earlier > 0 else ""
+    return f"run batch {row.batch} again with the option `force`{late}"
+
+
+def _folder(row: Row[Any]) -> str:
+    return str(row.uri).rsplit("/", 2)[0]
+
+
+def _altered(row: Row[Any], there: storage.ObjectInfo, *, read: bool) -> Iterator[Finding]:
+    if there.size != row.bytes:
+        yield Finding(kind="altered", uri=row.uri, detail=f"{there.size:,} bytes, registered are {row.bytes:,}")
+    elif read and (found := _sha256(row.uri)) != row.sha256:
+        yield Finding(kind="altered", uri=row.uri, detail=f"SHA-256 {found}, registered is {row.sha256}")
+
+
+def _sha256(uri: str) -> str:
+    with scratch.folder() as folder:
+        local = folder / "file"
+        storage.download(uri, local)
+        return sha256_of(local)
+
+
+def _lists(row: Row[Any], there: Iterable[str]) -> Iterator[Finding]:
+    """The lists beside a file that are not what was registered from them."""
+    for uri, wrong in ((row.index_uri, _index), (row.rejects_uri, _rejects)):
+        if uri in there:
+            try:
+                detail = wrong(row, storage.read_bytes(uri))
+            except ManifestInvalid as error:
+                detail = str(error)
+            if detail is not None:
+                yield Finding(kind="altered", uri=uri, detail=detail)
+
+
+def _index(row: Row[Any], data: bytes) -> str | None:
+    """What is wrong with an index.
+
+    A line may have no row any more, since a later file holds that picture; a row may have no line of its own, where its
+    picture is another key's copy and done by that one's features.
+
+    Raises ManifestInvalid.
+    """
+    lines = {(line.key, line.etag): line for line in manifest.load(IndexEntry, data, row.index_uri)}
+    if len(lines) != row.images:
+        return f"{len(lines):,} images, registered are {row.images:,}"
+    held = {(line.image_id, line.sha256) for line in lines.values()}
+    with reading() as connection:
+        images = connection.execute(select(Image.__table__).where(Image.shard_id == row.id)).all()
+    for image in images:
+        line = lines.get((image.key, image.etag))
+        copy = line is None and (image.image_id, image.sha256) in held
+        if not copy and line != IndexEntry.model_validate(image, from_attributes=True):
+            return f"{image.key} is not there as it is registered"
+    return None
+
+
+def _rejects(row: Row[Any], data: bytes) -> str | None:
+    """What is wrong with a list of rejects.
+
+    Of a picture that was tried again, the registry has the later outcome: another run's, or of the same run when it was
+    cleared, which looks again at what spoke of a moment or of an id.
+
+    Raises ManifestInvalid.
+    """
+    lines = manifest.load(Reject, data, row.rejects_uri)
+    if len(lines) != row.rejects:
+        return f"{len(lines):,} rejects, registered are {row.rejects:,}"
+    if not lines:
+        return None
+    keys = [line.key for line in lines]
+    table = models.Reject
+    near = (table.feature_set_id == row.feature_set_id, table.key >= min(keys), table.key <= max(keys))
+    with reading() as connection:
+        known = {(found.key, found.etag): found for found in connection.execute(select(table.__table__).where(*near))}
+    for line in lines:
+        found = known.get((line.key, line.etag))
+        latest = found is not None and found.run_id == row.run_id and line.reason not in TRIED_AGAIN
+        if found is None or (latest and line != Reject.model_validate(found, from_attributes=True)):
+            return f"{line.key} is not registered as it is there"
+    return None
+
+
+def _latest(row: Row[Any], uri: str, there: Iterable[str]) -> Iterator[Finding]:
+    """The list for readers without the registry, where it is not what the registry says."""
+    if uri not in there:
+        yield Finding(kind="missing", uri=uri, detail="the list of this folder's files; the next run writes it")
+        return
+    with reading() as connection:
+        files = [{**file._mapping} for file in visible(connection, row.feature_set_id)]
+        expected = {"images": live_images(connection, row.feature_set_id), "files": files}
+    try:
+        view = json.loads(storage.read_bytes(uri))
+        differs = {name: view[name] for name in expected} != expected
+    except (ValueError, KeyError, TypeError):
+        differs = True
+    if differs:
+        detail = f"not the {len(files):,} files and {expected['images']:,} images that are registered"
+        yield Finding(kind="altered", uri=uri, detail=f"{detail}; the next run writes it anew")

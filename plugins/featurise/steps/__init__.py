@@ -1,0 +1,1 @@
+"""The flow, in its order: discover, plan, extract, validate, publish, register, report."""

@@ -1,0 +1,1 @@
+"""Which images of a batch are new: its listing against the registry."""

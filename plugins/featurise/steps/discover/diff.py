@@ -1,0 +1,82 @@
+"""A listing against the registry, both in the order of keys: one pass, flat memory."""
+
+import datetime
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from extractor.core.storage import ObjectInfo
+from featurise.registry.outcomes import Known
+
+
+@dataclass
+class Tally:
+    """What a comparison has seen beside the new images that it yields: counts of images by batch, and what changed."""
+
+    found: Counter[str] = field(default_factory=Counter)
+    done: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    newest: dict[str, datetime.datetime] = field(default_factory=dict)
+    revived: list[tuple[str, str]] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    """Keys of new images whose live outcome is another picture's."""
+
+
+def new(
+    listed: Iterable[ObjectInfo],
+    known: Iterable[tuple[str, list[Known]]],
+    batch_of: Callable[[ObjectInfo], str | None],
+    tally: Tally,
+    *,
+    force: bool = False,
+) -> Iterator[tuple[ObjectInfo, str]]:
+    """The listed images, with their batch, that have no outcome for their etag (with `force`: every one).
+
+    `batch_of` gives None for objects that this run does not look at; they only are no deleted ones.
+    """
+    rows = iter(known)
+    current = next(rows, None)
+    for item in listed:
+        while current is not None and current[0] < item.key:
+            _missing(current, tally)
+            current = next(rows, None)
+        mine: list[Known] = []
+        if current is not None and current[0] == item.key:
+            mine = current[1]
+            current = next(rows, None)
+        batch = batch_of(item)
+        if batch is None:
+            continue
+        outcome = None if force else _outcome(item, mine)
+        _count(item, batch, outcome, tally)
+        if outcome is None:
+            if any(row.live and row.etag != item.etag for row in mine):
+                tally.replaced.append(item.key)
+            yield item, batch
+    while current is not None:
+        _missing(current, tally)
+        current = next(rows, None)
+
+
+def _outcome(item: ObjectInfo, rows: list[Known]) -> Known | None:
+    """The row that settles a listed image: a live one before others."""
+    settled = [row for row in rows if row.etag == item.etag and not row.passing]
+    return max(settled, key=lambda row: row.live, default=None)
+
+
+def _count(item: ObjectInfo, batch: str, outcome: Known | None, tally: Tally) -> None:
+    tally.newest[batch] = max(item.modified, tally.newest.get(batch, item.modified))
+    if outcome is None:
+        tally.found[batch] += 1
+        return
+    # A picture that was put again as it was has another day since, and keeps the outcome of its first.
+    tally.found[outcome.batch] += 1
+    (tally.done if outcome.reason is None else tally.rejected)[outcome.batch] += 1
+    if not outcome.live:
+        tally.revived.append((item.key, item.etag))
+
+
+def _missing(current: tuple[str, list[Known]], tally: Tally) -> None:
+    if any(row.live for row in current[1]):
+        tally.deleted.append(current[0])

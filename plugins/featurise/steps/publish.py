@@ -1,0 +1,87 @@
+"""A validated file to its final, immutable place."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from extractor.core import storage
+from extractor.core.weights import sha256_of
+from featurise.declaration.feature_set import Pair
+from featurise.errors import FeaturiseError
+from featurise.objects import layout, orphans, scratch
+from featurise.registry import leases, shards
+from featurise.steps.plan import Shard
+from featurise.steps.validate.step import Validated
+
+
+class Published(BaseModel):
+    """A file at its final place; `bytes` is its size."""
+
+    model_config = ConfigDict(frozen=True)
+
+    uri: str
+    index_uri: str
+    rejects_uri: str
+    sha256: str
+    bytes: int
+    images: int
+
+
+class PublicationFailed(FeaturiseError):
+    """Raised when what would be published is not what was validated."""
+
+
+def run(pair: Pair, shard: Shard, validated: Validated, batch: str, run_id: str) -> Published:
+    """Upload index, rejects and at last the file, each only if absent and checked by SHA-256.
+
+    What an earlier attempt at this shard published and nobody registered is removed: another file of the same images.
+    Raises PublicationFailed, storage.StorageError, or claims.ClaimLost when another run works on the batch by now.
+    """
+    if (done := shards.find(pair, batch, run_id, shard.name)) is not None:
+        return Published.model_validate({name: getattr(done, name) for name in Published.model_fields})
+    leases.renew(pair, batch, run_id)
+    uri = layout.published(pair, batch, shard.name, validated.sha256)
+    orphans.remove(pair, batch, f"{shard.name}-", keep=uri)
+    with scratch.folder() as folder:
+        local = folder / "shard.h5"
+        storage.download(validated.file_uri, local)
+        size = _verified(local, validated)
+        for address in (layout.index, layout.rejects):
+            lines = storage.read_bytes(address(validated.file_uri))
+            written = storage.write_bytes(address(uri), lines, content_type="application/jsonl", if_absent=True)
+            if not written and storage.read_bytes(address(uri)) != lines:
+                raise _occupied(address(uri))
+        if not storage.upload(local, uri, if_absent=True):
+            there = folder / "there.h5"
+            storage.download(uri, there)
+            if sha256_of(there) != validated.sha256:
+                raise _occupied(uri)
+    return Published(
+        uri=uri,
+        index_uri=layout.index(uri),
+        rejects_uri=layout.rejects(uri),
+        sha256=validated.sha256,
+        bytes=size,
+        images=validated.images,
+    )
+
+
+def _occupied(uri: str) -> PublicationFailed:
+    return PublicationFailed(
+        f"{uri} is there already and holds something else than what was validated: something else wrote there; "
+        "look at the object, remove it, and clear this task"
+    )
+
+
+def _verified(local: Path, validated: Validated) -> int:
+    """The size of a fetched file that is the validated one.
+
+    Raises PublicationFailed.
+    """
+    found = sha256_of(local)
+    if found != validated.sha256:
+        raise PublicationFailed(
+            f"{validated.file_uri} has SHA-256 {found}, validated was {validated.sha256}: it changed in between; "
+            "clear the shard's extract task"
+        )
+    return local.stat().st_size

@@ -1,0 +1,1 @@
+"""One page per run, whatever happened in it."""

@@ -1,0 +1,168 @@
+"""What became of a run, and how the nights before it went: gathered for the report."""
+
+import datetime
+from itertools import groupby
+
+from pydantic import BaseModel
+from sqlalchemy import Connection, func, select
+
+from extractor.core import storage
+from extractor.core.manifest import Reason
+from featurise.declaration.feature_set import Pair
+from featurise.registry import feature_sets
+from featurise.registry.models import GpuAttempt, Image, Reject, Shard
+from featurise.registry.session import reading
+from featurise.registry.statistics import Statistics
+from featurise.steps.discover import step as discover
+from featurise.steps.discover.step import Discovered
+from featurise.steps.plan import Plan, made
+from featurise.steps.validate.shard_file import Sample
+
+NIGHTS = 14
+"""Earlier batches that a report compares with."""
+
+
+class Refused(BaseModel):
+    """A rejected image."""
+
+    key: str
+    size: int
+    reason: str
+    detail: str
+
+
+class File(BaseModel):
+    """A published file."""
+
+    name: str
+    uri: str
+    bytes: int
+    images: int
+    rejects: int
+    warnings: list[str]
+
+
+class Tried(BaseModel):
+    """An attempt of the extractor; `reason` is that of its failure."""
+
+    shard: str
+    number: int
+    place: str | None
+    reason: str | None
+    action: str | None
+    message: str
+    images: int
+    images_per_second: float
+    started_at: datetime.datetime
+    ended_at: datetime.datetime | None
+
+
+class Night(BaseModel):
+    """The files of one batch together."""
+
+    batch: str
+    statistics: Statistics
+
+
+class Run(BaseModel):
+    """Everything that a report tells."""
+
+    feature_set: str
+    batch: str
+    run_id: str
+    synthetic: bool | None = None
+    discovered: Discovered | None = None
+    plan: Plan | None = None
+    files: list[File] = []
+    given_away: int = 0
+    """Images in the files that were rejects by the time they were registered: another picture had got their id."""
+    rejects: list[Refused] = []
+    attempts: list[Tried] = []
+    samples: list[Sample] = []
+    statistics: Statistics = Statistics()
+    nights: list[Night] = []
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of the run: found, new, featurised, rejected (at once, or when tried), still to do; and files."""
+        found = self.discovered or Discovered(batch=self.batch, listing_uri="")
+        done = sum(file.images for file in self.files) - self.given_away
+        rejected = sum(file.rejects for file in self.files) + self.given_away
+        registered = {file.name for file in self.files}
+        shards = self.plan.shards if self.plan is not None else []
+        # Without a plan, everything that was discovered is still to do.
+        pending = sum(shard.images for shard in shards if shard.name not in registered) if shards else found.fresh
+        return {
+            "found": found.found,
+            "new": done + rejected + pending,
+            "late": found.late,
+            "refused": found.refused,
+            "done": done,
+            "rejected": rejected,
+            "pending": pending,
+            "files": len(self.files),
+        }
+
+
+def of_run(pair: Pair, batch: str, run_id: str) -> Run:
+    """What the store and the registry know of a run; what did not happen is missing.
+
+    Raises storage.StorageError.
+    """
+    run = Run(
+        feature_set=pair.feature_set,
+        batch=batch,
+        run_id=run_id,
+        discovered=_discovered(pair, batch, run_id),
+        plan=made(pair, batch, run_id),
+    )
+    with reading() as connection:
+        number = feature_sets.find(connection, pair)
+        if number is not None:
+            _from_registry(connection, number, run)
+    return run
+
+
+def _discovered(pair: Pair, batch: str, run_id: str) -> Discovered | None:
+    try:
+        return discover.of_run(pair, batch, run_id)
+    except storage.NotFound:
+        return None
+
+
+def _from_registry(connection: Connection, number: int, run: Run) -> None:
+    run.synthetic = feature_sets.synthetic(connection, number)
+    mine = (Shard.feature_set_id == number, Shard.batch == run.batch, Shard.run_id == run.run_id)
+    for row in connection.execute(select(Shard.__table__).where(*mine).order_by(Shard.name)):
+        run.files.append(File.model_validate(row, from_attributes=True))
+        run.samples += [Sample.model_validate(sample) for sample in row.samples]
+    run.statistics = Statistics.of(
+        Statistics.model_validate(found) for found in connection.scalars(select(Shard.statistics).where(*mine))
+    )
+    refused = (Reject.feature_set_id == number, Reject.run_id == run.run_id, ~Reject.superseded)
+    rows = connection.execute(select(Reject.__table__).where(*refused).order_by(Reject.key))
+    run.rejects = [Refused.model_validate(row, from_attributes=True) for row in rows]
+    # A file's rows may also have gone to a later file, so only that many can be missing for their ids.
+    clashes = sum(one.reason == Reason.DUPLICATE_ID for one in run.rejects)
+    counted = select(func.count()).select_from(Image).join(Shard, Image.shard_id == Shard.id).where(*mine)
+    without_row = sum(file.images for file in run.files) - connection.scalars(counted).one()
+    run.given_away = min(max(without_row, 0), clashes)
+    tried = (GpuAttempt.feature_set_id == number, GpuAttempt.batch == run.batch, GpuAttempt.run_id == run.run_id)
+    rows = connection.execute(select(GpuAttempt.__table__).where(*tried).order_by(GpuAttempt.id))
+    run.attempts = [Tried.model_validate(row, from_attributes=True) for row in rows]
+    run.nights = _nights(connection, number, run.batch)
+
+
+def _nights(connection: Connection, number: int, batch: str) -> list[Night]:
+    """The latest batches before this one, the earliest first."""
+    before = (Shard.feature_set_id == number, Shard.batch < batch)
+    batches = select(Shard.batch).where(*before).distinct().order_by(Shard.batch.desc()).limit(NIGHTS)
+    rows = connection.execute(
+        select(Shard.batch, Shard.statistics)
+        .where(Shard.feature_set_id == number, Shard.batch.in_(batches))
+        .order_by(Shard.batch)
+    )
+    return [
+        Night(batch=name, statistics=Statistics.of(Statistics.model_validate(row.statistics) for row in members))
+        for name, members in groupby(rows, key=lambda row: row.batch)
+    ]

@@ -1,0 +1,77 @@
+"""The last page of a run, whatever happened before it."""
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection
+
+from extractor.core import storage
+from featurise.declaration import batches
+from featurise.declaration.feature_set import Pair
+from featurise.objects import layout, orphans
+from featurise.registry import attempts, feature_sets, leases, outcomes
+from featurise.registry.session import writing
+from featurise.steps.report import html, run_summary
+from featurise.steps.report.run_summary import Run
+
+
+class Reported(BaseModel):
+    """A run's report: the page's address, one line of text, and counts of images."""
+
+    model_config = ConfigDict(frozen=True)
+
+    uri: str
+    text: str
+    counts: dict[str, int]
+
+
+def run(pair: Pair, batch: str, run_id: str) -> Reported:
+    """Close attempts that were left open, write the run's page and its JSON, and release the run's claims.
+
+    Works whatever happened before it. Raises storage.StorageError, or session.RegistryUnavailable.
+    """
+    attempts.write_off(pair, batch, run_id)
+    found = run_summary.of_run(pair, batch, run_id)
+    text = summary(found)
+    place = layout.report(pair, batch, run_id)
+    reported = Reported(uri=f"{place}.html", text=text, counts=found.counts)
+    storage.write_bytes(f"{place}.json", found.model_dump_json(indent=1).encode(), content_type="application/json")
+    storage.write_bytes(reported.uri, html.render(pair, found, text).encode(), content_type="text/html; charset=utf-8")
+    dry = found.plan is not None and found.plan.dry_run
+    finished = found.discovered is not None and (dry or found.counts["pending"] == 0)
+    if finished:
+        storage.delete_below(layout.work(pair, batch, run_id))
+    with writing() as connection:
+        number = feature_sets.find(connection, pair)
+        if number is None:  # a dry run, or one that did not come far: it has nothing to give back
+            return reported
+        for one in _held(connection, number, pair, batch, run_id) if finished else ():
+            # With nothing open, whatever failed runs on this batch left on the way is done, too.
+            if not outcomes.is_open(connection, number, [*batches.earlier(pair, one), one]):
+                storage.delete_below(layout.works(pair, one))
+                orphans.remove(pair, one)
+        leases.release(connection, number, run_id)
+    return reported
+
+
+def _held(connection: Connection, feature_set: int, pair: Pair, batch: str, run_id: str) -> list[str]:
+    """The run's batch, and the earlier ones that it made up for, as far as no other run works on them by now."""
+    covered = [*batches.earlier(pair, batch), batch]
+    return [one for one in covered if leases.holder(connection, feature_set, one) == run_id]
+
+
+def summary(run: Run) -> str:
+    """A run in one line."""
+    if run.discovered is None:
+        return "discovery did not finish; see its task's log"
+    if run.discovered.left is not None:
+        return run.discovered.left
+    counts = run.counts
+    refused = f", {counts['refused']:,} rejected at once" if counts["refused"] else ""
+    if counts["new"] == 0:
+        return f"no new images{refused}"
+    if run.plan is not None and run.plan.dry_run:
+        return f"dry run: {counts['new']:,} new images in {len(run.plan.shards):,} shards"
+    open_ = f", {counts['pending']:,} still to do" if counts["pending"] else ""
+    synthetic = " (synthetic weights)" if run.synthetic else ""
+    files = "1 file" if counts["files"] == 1 else f"{counts['files']:,} files"
+    new = f"{counts['done']:,} of {counts['new']:,} new images featurised, {counts['rejected']:,} rejected"
+    return f"{new}{refused}{open_}; {files}{synthetic}"

@@ -1,0 +1,152 @@
+"""One pass over a shard's file: every image's group is read once, checked, and taken into the statistics."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from extractor.core import contract
+from extractor.core.contract import Field, Provenance, Regions
+from extractor.core.manifest import IndexEntry, Manifest, Reject
+from extractor.core.weights import sha256_of
+from featurise.declaration.feature_set import Pair
+from featurise.registry.statistics import Statistics
+from featurise.steps.validate import image_group, rules
+
+SHOWN = 20
+"""Problems that a report lists; the rest is counted."""
+SAMPLES, SAMPLE_BOXES = 2, 8
+"""Images of a file that its report shows, and boxes of each."""
+
+
+class Sample(BaseModel):
+    """An image with its surest boxes (x1, y1, x2, y2 in pixels), as a person may want to look at them."""
+
+    image_id: str
+    key: str
+    width: int
+    height: int
+    boxes: list[tuple[float, float, float, float]]
+    classes: list[int]
+    confidences: list[float]
+
+    @classmethod
+    def of(cls, line: IndexEntry, found: Regions) -> "Sample":
+        """The sample that an image makes."""
+        surest = np.argsort(-found.obj_conf[: found.num_boxes], kind="stable")[:SAMPLE_BOXES]
+        return cls(
+            image_id=line.image_id,
+            key=line.key,
+            width=found.img_w,
+            height=found.img_h,
+            boxes=found.boxes[surest].round(1).tolist(),
+            classes=found.obj_id[surest].tolist(),
+            confidences=found.obj_conf[surest].round(3).tolist(),
+        )
+
+
+class Report(BaseModel):
+    """What validation found in one file."""
+
+    sha256: str
+    problems: list[str] = []
+    problem_count: int = 0
+    warnings: list[str] = []
+    statistics: Statistics = Statistics()
+    provenance: Provenance | None = None
+    samples: list[Sample] = []
+
+    def note(self, problems: Iterable[str]) -> None:
+        """Add problems: the first ones as text, all of them to the count."""
+        for problem in problems:
+            self.problem_count += 1
+            if len(self.problems) < SHOWN:
+                self.problems.append(problem)
+
+
+@dataclass
+class _Twins:
+    """Pictures with equal features although their bytes differ; equal row norms point them out, the features decide."""
+
+    pictures: dict[str, str]
+    seen: dict[bytes, str] = field(default_factory=dict)
+    found: list[str] = field(default_factory=list)
+
+    def look(self, file: h5py.File, image_id: str, features: NDArray[np.float32], norms: NDArray[np.float32]) -> None:
+        other = self.seen.setdefault(norms.tobytes(), image_id)
+        if other == image_id or self.pictures.get(other) == self.pictures.get(image_id):
+            return
+        if np.array_equal(features, file[other]["features"][()]):
+            self.found.append(f"{image_id} has the features of {other}, another picture")
+
+
+def file(
+    pair: Pair, batch: str, path: Path, planned: Manifest, index: Sequence[IndexEntry], rejects: Sequence[Reject]
+) -> Report:
+    """Everything that is wrong with a file and its lists, and its statistics. Memory does not grow with the file."""
+    report = Report(sha256="")
+    report.note(rules.lists(planned, index, rejects))
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(sha256_of, path)
+        try:
+            with h5py.File(path, "r") as content:
+                report.note(_provenance(pair, batch, content, planned, len(index), len(rejects), report))
+                report.note(_groups(pair, content, index, report))
+        except contract.DAMAGED as error:
+            report.note([f"cannot be read as HDF5: {error}"])
+        report.sha256 = digest.result()
+    return report
+
+
+def _provenance(
+    pair: Pair, batch: str, content: h5py.File, planned: Manifest, images: int, rejects: int, report: Report
+) -> Iterable[str]:
+    try:
+        report.provenance = contract.read_provenance(content)
+    except ValidationError as error:
+        return [f"attribute {found['loc'][0]}: {found['msg']}" for found in error.errors()]
+    return rules.provenance(pair, batch, report.provenance, planned, images, rejects)
+
+
+def _groups(pair: Pair, content: h5py.File, index: Sequence[IndexEntry], report: Report) -> Iterable[str]:
+    lines = {line.image_id: line for line in reversed(index)}
+    twins = _Twins({line.image_id: line.sha256 for line in index})
+    fields = rules.expected_fields(pair)
+    groups = set(content)
+    yield from (f"{name} is in the file and not in the index" for name in sorted(groups - lines.keys()))
+    for line in reversed(lines.values()):
+        if line.image_id not in groups:
+            yield f"{line.image_id} is in the index and not in the file"
+            continue
+        try:
+            wrong = _image(pair, content, line, fields, twins, report)
+            yield from (f"{line.image_id}: {what}" for what in wrong)
+        except contract.DAMAGED as error:
+            yield f"{line.image_id}: cannot be read: {error}"
+    if len(twins.found) > pair.limits.max_twin_share * len(lines):
+        yield from twins.found
+    else:
+        report.warnings += twins.found
+
+
+def _image(
+    pair: Pair, content: h5py.File, line: IndexEntry, fields: Sequence[Field], twins: _Twins, report: Report
+) -> Iterable[str]:
+    found, wrong = image_group.read(content, line.image_id, fields)
+    if found is None:
+        return wrong
+    norms = np.sqrt(np.einsum("ij,ij->i", found.features, found.features))
+    wrong += rules.regions(pair, found, norms)
+    if found.num_boxes != line.boxes:
+        wrong.append(f"num_boxes is {found.num_boxes}, the index says {line.boxes}")
+    if not wrong:
+        twins.look(content, line.image_id, found.features, norms)
+        report.statistics.add(found, norms)
+        if len(report.samples) < SAMPLES:
+            report.samples.append(Sample.of(line, found))
+    return wrong

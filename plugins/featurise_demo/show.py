@@ -1,0 +1,78 @@
+"""What the demo says on the console: live progress where there is a terminal, lines where not, a table at the end."""
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from featurise_demo.night import Outcome, Status
+
+# Where the output is kept in a file there is no width to ask for.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+
+
+def say(text: str) -> None:
+    """One line."""
+    console.print(text, soft_wrap=True, markup=False)
+
+
+class Progress:
+    """The runs' progress, shown in place; where the console is no terminal, a line for every change."""
+
+    def __init__(self) -> None:
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._told: dict[tuple[str, str], str] = {}
+
+    def __enter__(self) -> "Progress":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, statuses: Sequence[Status]) -> None:
+        """Bring it up to date."""
+        if self._live:
+            self._live.update(_progress(statuses), refresh=True)
+            return
+        for status in statuses:
+            text = " ".join(filter(None, (status.state, status.step, _images(status))))
+            if self._told.get((status.night, status.dag_id)) != text:
+                self._told[status.night, status.dag_id] = text
+                say(f"  {status.night} {status.dag_id}: {text}")
+
+
+def _images(status: Status) -> str:
+    if not status.of:
+        return ""
+    left = f", {status.left} left" if status.left else ""
+    return f"{status.done} of {status.of} images, {status.rate} images/s{left}"
+
+
+def _progress(statuses: Sequence[Status]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for status in statuses:
+        bar = ProgressBar(total=status.of, completed=status.done, width=20) if status.of else ""
+        table.add_row(status.night, status.dag_id, status.state, status.step, bar, _images(status))
+    return table
+
+
+def outcomes(rows: Sequence[Outcome], synthetic: Sequence[str]) -> Table:
+    """The demo's result: a line per night and backbone."""
+    table = Table(title="What the two nights brought", title_justify="left")
+    for name in ("night", "backbone", "weights"):
+        table.add_column(name, no_wrap=True)
+    for name in ("found", "featurised", "rejected", "files", "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("run")
+    for row in rows:
+        backbone = row.dag_id.rpartition("__")[2]
+        counts = (row.found, row.featurised, row.rejected, len(row.files), round(row.seconds))
+        weights = "[bold]synthetic[/bold]" if backbone in synthetic else "published"
+        table.add_row(row.night, backbone, weights, *map(str, counts), row.state)
+    return table

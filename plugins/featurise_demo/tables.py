@@ -1,0 +1,90 @@
+"""The README's tables, made from what they describe; `python -m featurise_demo.tables README.md` renews them."""
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from extractor.core.exit_codes import Exit
+from featurise.declaration.feature_set import Pair
+from featurise.failures.taxonomy import RULES
+from featurise.settings import Settings
+
+
+def declaration() -> str:
+    """Every field of a dataset in the declaration."""
+    rows = [(f"`{name}`", _default(field), field.description or "") for name, field in _fields(Pair)]
+    return _table(("field", "default", "meaning"), rows)
+
+
+def settings() -> str:
+    """Every setting of an installation."""
+    rows = [
+        (f"`FEATURISE_{name.upper()}`", _default(field), field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+    return _table(("variable", "default", "meaning"), rows)
+
+
+def failures() -> str:
+    """Every reason of the failure taxonomy."""
+    rows = [(f"`{reason}`", rule.meaning, rule.action.value) for reason, rule in RULES.items()]
+    return _table(("reason", "meaning", "what the platform does"), rows)
+
+
+def exits() -> str:
+    """Every exit code of the extractor."""
+    return _table(("exit code", "meaning"), [(str(int(code)), code.name.lower().replace("_", " ")) for code in Exit])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "declaration": declaration,
+    "settings": settings,
+    "failures": failures,
+    "exits": exits,
+}
+
+
+def renewed(text: str) -> str:
+    """A document with what stands between `<!-- name -->` and `<!-- /name -->` replaced by that table."""
+    return re.sub(
+        r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)",
+        lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def _fields(model: type[BaseModel], before: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _fields(field.annotation, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", field
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default_factory is not None or field.default is None or field.default == "":
+        return ""
+    if field.default is PydanticUndefined:
+        return "required"
+    return f"`{_shown(field.default)}`"
+
+
+def _shown(value: Any) -> str:
+    return str(value.value if isinstance(value, Enum) else value)
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows))
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(renewed(path.read_text()))
