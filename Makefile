@@ -41,7 +41,7 @@ $(EXTRACTOR_READY): | $(UV)
 	rm -f $(@D)/.ready-* && touch $@
 
 .PHONY: demo
-demo: setup ## run two nights with both detectors on this machine (IMAGES=folder: your pictures; KEEP=1: leave it running)
+demo: setup ## run two nights with both detectors on this machine (IMAGES=folder: your images; KEEP=1: leave it running)
 	$(CONTROL)/bin/python -m featurise_demo up $(if $(IMAGES),--images "$(IMAGES)") $(if $(KEEP),--keep)
 
 .PHONY: demo-down

@@ -33,7 +33,7 @@ if (queue := settings().arrivals) is not None:
             found = s3_events.of_messages(body for event in events for body in event.extra["payload"])
             return [
                 {
-                    "trigger_dag_id": arrival.pair.dag_id,
+                    "trigger_dag_id": arrival.spec.dag_id,
                     "trigger_run_id": arrival.run_id,
                     "conf": {"batch": arrival.batch},
                 }

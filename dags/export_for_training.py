@@ -2,7 +2,7 @@
 
 One DAG per feature set, scheduled on its asset. The asset's event says what was added and carries the day on, so that a
 run here stands for the same day as the run that it follows. Readers find a feature set in the folder of its name: new
-files are added to it; when a picture was replaced or deleted, all is exported anew beside it and then takes its place.
+files are added to it; when an image was replaced or deleted, all is exported anew beside it and then takes its place.
 Off unless FEATURISE_TRAINING names a folder to write to.
 """
 
@@ -13,19 +13,19 @@ from airflow.sdk import DAG, PartitionedAssetTimetable, task
 
 from featurise.airflow import assets
 from featurise.declaration import load as declaration
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.settings import settings
 
 
-def build(pair: Pair, folder: Path) -> None:
+def build(spec: FeatureSetSpec, folder: Path) -> None:
     """The DAG that keeps one feature set's training data up to date."""
     with DAG(
-        dag_id=f"export__{pair.dag_id}",
-        description=f"Features of {pair.dataset} by {pair.backbone} for training",
-        schedule=PartitionedAssetTimetable(assets=assets.feature_set(pair)),
+        dag_id=f"export__{spec.dag_id}",
+        description=f"Features of {spec.dataset} by {spec.backbone} for training",
+        schedule=PartitionedAssetTimetable(assets=assets.feature_set(spec)),
         catchup=False,
         max_active_runs=1,
-        tags=[pair.dataset, pair.backbone, "example"],
+        tags=[spec.dataset, spec.backbone, "example"],
     ):
 
         @task
@@ -35,8 +35,8 @@ def build(pair: Pair, folder: Path) -> None:
             for events in triggering_asset_events.values():
                 for event in events:
                     print(f"{event.extra['images']} images in {len(event.extra['files'])} new files")
-            out = folder / pair.feature_set
-            done = renew(pair.dataset, pair.backbone, pair.revision, "h5", out, lambda *_: None)
+            out = folder / spec.feature_set
+            done = renew(spec.dataset, spec.backbone, spec.revision, "h5", out, lambda *_: None)
             return {"folder": str(out), "images": done.images}
 
         export()
@@ -44,5 +44,5 @@ def build(pair: Pair, folder: Path) -> None:
 
 if (folder := settings().training) is not None:
     for found in declaration.load(settings().declaration):
-        if isinstance(found, Pair):
+        if isinstance(found, FeatureSetSpec):
             build(found, folder)

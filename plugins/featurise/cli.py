@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from extractor.core.exit_codes import ExtractorError
 from featurise.declaration import load as declaration
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.load import Broken
 from featurise.errors import FeaturiseError
 from featurise.export import run as export
@@ -171,7 +171,7 @@ def verify_objects(*, dataset: str | None = None, read: bool = False) -> int:
         Read every file and the lists beside it; otherwise names and sizes are compared.
     """
     declared = declaration.load(settings().declaration)
-    pairs = [one for one in declared if isinstance(one, Pair) and dataset in (None, one.dataset)]
+    specs = [one for one in declared if isinstance(one, FeatureSetSpec) and dataset in (None, one.dataset)]
     with session.reading() as connection:
         sets = chosen.feature_sets(connection, dataset)
         files = verify.shards(connection, dataset)
@@ -179,7 +179,7 @@ def verify_objects(*, dataset: str | None = None, read: bool = False) -> int:
         _say("the declaration has mistakes (`featurise check`): a file may be overlooked", style="yellow")
     found = 0
     with console.status("") as shown:
-        also = verify.folders(sets, pairs)
+        also = verify.folders(sets, specs)
         for finding in verify.run(files, read=read, tell=lambda uri: shown.update(uri), also=also):
             _say(f"{finding.kind}: {finding.uri} ({finding.detail})", style="red")
             found += 1

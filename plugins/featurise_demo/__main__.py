@@ -16,7 +16,7 @@ from extractor.core.backbone_specs import SPECS
 from extractor.core.exit_codes import ExtractorError
 from featurise.errors import FeaturiseError
 from featurise.settings import PREFIX
-from featurise_demo import night, pictures, platform, processes, state, weights
+from featurise_demo import night, photographs, platform, processes, state, weights
 from featurise_demo.airflow import Airflow
 from featurise_demo.api import Api, Refused
 from featurise_demo.show import Progress, console, outcomes, say
@@ -50,7 +50,7 @@ def up(
     Parameters
     ----------
     images
-        A folder of pictures, instead of the photographs that scikit-image and scikit-learn bring along.
+        A folder of images, instead of the photographs that scikit-image and scikit-learn bring along.
     keep
         Leave everything running, to look around; `down` ends it.
     folder
@@ -71,7 +71,7 @@ def up(
 
 def _up(images: Path | None, folder: Path, *, keep: bool) -> int:
     started = time.monotonic()
-    batches = pictures.batches(images, state.EXTRACTOR.with_name("python"))
+    batches = photographs.batches(images, state.EXTRACTOR.with_name("python"))
     weights.download(state.CACHE / "weights", state.EXTRACTOR, say)
     checkpoints = weights.provide(state.CACHE / "weights", state.EXTRACTOR, say)
     nights = state.nights(folder, datetime.datetime.now(datetime.UTC))
@@ -175,8 +175,8 @@ def _both_nights(
     running: state.Running, nights: state.Nights, batches: Sequence[dict[str, bytes]]
 ) -> list[night.Outcome]:
     os.environ.update(running.environment)
-    new = pictures.upload(state.PREFIX, nights.days, batches)
-    say(f"{new} new pictures uploaded below {state.PREFIX}/{{{','.join(nights.days)}}}/")
+    new = photographs.upload(state.PREFIX, nights.days, batches)
+    say(f"{new} new images uploaded below {state.PREFIX}/{{{','.join(nights.days)}}}/")
     airflow = Airflow(Api(running.url, running.user, running.password), running.url, running.user, running.password, ())
     history = night.start(airflow, DAGS, nights.days, again=nights.done)
     with Progress() as progress:
@@ -195,7 +195,7 @@ def _tell(ended: Sequence[night.Outcome], synthetic: Sequence[str]) -> list[nigh
         if row.report:
             say(f"  report of {row.night}, {row.dag_id}: {row.report}")
     if not any(row.featurised or row.rejected for row in ended):
-        say("Nothing new: every picture of both nights was featurised, or rejected, by an earlier run.")
+        say("Nothing new: every image of both nights was featurised, or rejected, by an earlier run.")
     failed = [row for row in ended if row.state != "success"]
     for row in failed:
         say(f"FAILED: {row.dag_id}, {row.night}: {', '.join(row.failures)}; see the task's log in Airflow")

@@ -25,7 +25,7 @@ from sqlalchemy import Connection, text
 from extractor.core import contract, manifest, storage
 from extractor.core.contract import Regions
 from extractor.core.manifest import Entry, IndexEntry, Manifest
-from featurise.declaration.feature_set import Pair, Weights
+from featurise.declaration.feature_set import FeatureSetSpec, Weights
 from featurise.declaration.run_options import Options
 from featurise.registry import coverage, feature_sets, schema, session, shards, upsert
 from featurise.registry.session import reading, writing
@@ -39,10 +39,10 @@ DAY = "2026-11-23"
 MIB = 1024 * 1024
 
 
-def _pair(**changes: Any) -> Pair:
+def _spec(**changes: Any) -> FeatureSetSpec:
     facts = {"dataset": "bench", "backbone": "resnet101", "bucket": "bench", "start_date": datetime.date(2026, 11, 1)}
     weights = Weights(uri="weights", sha256="0" * 64)
-    return Pair.model_validate({**facts, "weights": weights, "ready": {"settle_seconds": 0}, **changes})
+    return FeatureSetSpec.model_validate({**facts, "weights": weights, "ready": {"settle_seconds": 0}, **changes})
 
 
 def _tell(what: str, **numbers: float) -> None:
@@ -86,10 +86,10 @@ def _shard(connection: Connection, number: int, name: str) -> int:
 @app.command
 def registry(objects: int = 1_000_000, per_shard: int = 10_000) -> None:
     """Image rows into PostgreSQL, shard by shard as `register` writes them; then the status query; then discovery."""
-    pair = _pair(prefix=recorded.PREFIX)
+    spec = _spec(prefix=recorded.PREFIX)
     with tempfile.TemporaryDirectory() as folder, _postgres(Path(folder)):
         with writing() as connection:
-            number = feature_sets.ensure(connection, pair)
+            number = feature_sets.ensure(connection, spec)
 
         def fill() -> None:
             for first in range(0, objects, per_shard):
@@ -100,7 +100,7 @@ def registry(objects: int = 1_000_000, per_shard: int = 10_000) -> None:
         seconds = _timed(fill)
         _tell("registry rows", rows=objects, seconds=seconds, rows_per_second=objects / seconds)
         with recorded.serving(objects) as endpoint:
-            _discovery(pair, endpoint, objects)
+            _discovery(spec, endpoint, objects)
         with reading() as connection:
             coverage.coverage(connection)
             milliseconds = 1000 * _timed(lambda: coverage.coverage(connection))
@@ -109,21 +109,21 @@ def registry(objects: int = 1_000_000, per_shard: int = 10_000) -> None:
         _tell("status queries", rows=objects, status_ms=milliseconds, show_ms=showing, plain_count_ms=counting)
 
 
-def _discovery(pair: Pair, endpoint: str, objects: int) -> None:
+def _discovery(spec: FeatureSetSpec, endpoint: str, objects: int) -> None:
     """A day that is done already, and the next one, all new; both against everything that is registered."""
     os.environ.update({"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"})
     os.environ.update({"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"})
     storage.client.cache_clear()
-    first = _discovered(pair, DAY, found=objects, fresh=0)
-    second = _discovered(pair, recorded.NEXT_DAY, found=recorded.NEW, fresh=recorded.NEW)
+    first = _discovered(spec, DAY, found=objects, fresh=0)
+    second = _discovered(spec, recorded.NEXT_DAY, found=recorded.NEW, fresh=recorded.NEW)
     _tell("discovery", objects=objects, seconds=first, objects_per_second=objects / first)
     _tell("discovery, next night", objects=recorded.NEW, seconds=second, share_of_the_first=second / first)
 
 
-def _discovered(pair: Pair, day: str, *, found: int, fresh: int) -> float:
+def _discovered(spec: FeatureSetSpec, day: str, *, found: int, fresh: int) -> float:
     """Seconds of one discovery, which must find so many images."""
     started = time.perf_counter()
-    seen = discover.run(pair, day, f"bench {day}", Options(look_back_days=0))
+    seen = discover.run(spec, day, f"bench {day}", Options(look_back_days=0))
     seconds = time.perf_counter() - started
     if (seen.found, seen.fresh) != (found, fresh):
         raise SystemExit(f"discovery saw {seen}, expected {found} images, {fresh} of them new")
@@ -148,7 +148,7 @@ def hdf5(images: int = 2_000, rounds: int = 3, folder: Path | None = None) -> No
             seconds = _timed(lambda: _write(path, found, images))
             written.append((seconds, _timed(lambda: _write_plainly(plain, path.stat().st_size))))
             _forget(path)
-            seconds = _timed(lambda: shard_file.file(_pair(), DAY, path, planned, lines, []))
+            seconds = _timed(lambda: shard_file.file(_spec(), DAY, path, planned, lines, []))
             validated.append((seconds, _timed(lambda: _read_plainly(path))))
         mib = path.stat().st_size / MIB
     _tell("hdf5 write", **_shares(mib, written))

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 PREFIX = "images/bench/"
 DAY, NEXT_DAY = "2026-11-23", "2026-11-24"
 NEW, NEW_FROM = 10_000, 900_000_000
-"""Objects of the next day, and the number of its first: other pictures have other ids."""
+"""Objects of the next day, and the number of its first: other images have other ids."""
 SIZE, PAGE = 123_456, 1_000
 MODIFIED = datetime.datetime(2026, 11, 23, 1, tzinfo=datetime.UTC).isoformat()
 

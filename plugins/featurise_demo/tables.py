@@ -12,14 +12,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from extractor.core.exit_codes import Exit
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.failures.taxonomy import RULES
 from featurise.settings import Settings
 
 
 def declaration() -> str:
     """Every field of a dataset in the declaration."""
-    rows = [(f"`{name}`", _default(field), field.description or "") for name, field in _fields(Pair)]
+    rows = [(f"`{name}`", _default(field), field.description or "") for name, field in _fields(FeatureSetSpec)]
     return _table(("field", "default", "meaning"), rows)
 
 

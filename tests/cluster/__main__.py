@@ -20,14 +20,14 @@ import needs
 from breaking import TAKEN_AWAY, break_one, taken_away
 from extractor.core import storage
 from featurise.registry import schema, session
-from featurise_demo import airflow, embedded, pictures, processes, state, weights
+from featurise_demo import airflow, embedded, photographs, processes, state, weights
 from namespace import Namespace, made, removed
 from needs import say
 
 REPOSITORY = Path(__file__).parents[2]
 DAG, DAY = "photos__resnet101", "2026-01-15"
 COPIES = 4
-"""Of each picture, so that a shard takes long enough to be broken in the midst of it."""
+"""Of each image, so that a shard takes long enough to be broken in the midst of it."""
 
 
 T = TypeVar("T")
@@ -56,14 +56,14 @@ def main() -> int:
 
 
 def prepare(folder: Path, bucket: str, namespace: Namespace) -> dict[str, str]:
-    """Pictures, a synthetic checkpoint and a declaration; the environment of Airflow's processes."""
+    """Images, a synthetic checkpoint and a declaration; the environment of Airflow's processes."""
     storage.client().create_bucket(Bucket=bucket)
     checkpoint = next(
         each for each in weights.provide(state.CACHE / "weights", state.EXTRACTOR, say) if each.backbone == "resnet101"
     )
     with checkpoint.path.open("rb") as content:
         storage.client().upload_fileobj(content, bucket, f"weights/{checkpoint.path.name}")
-    first, second = pictures.batches(None, state.EXTRACTOR.with_name("python"))
+    first, second = photographs.batches(None, state.EXTRACTOR.with_name("python"))
     for name, data in {**first, **second}.items():
         for copy in range(COPIES):
             storage.write_bytes(f"s3://{bucket}/images/photos/{DAY}/{copy}-{name}", data)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 GOOD = """
 defaults:
-  bucket: pictures
+  bucket: images
   start_date: 2026-03-28
   weights: {uri: "s3://models/weights", sha256: "%s"}
 datasets:
@@ -34,7 +34,7 @@ BROKEN = (
     + """
     images_per_shard: none
   places:
-    bucket: ${PICTURES}
+    bucket: ${IMAGES}
     backbones: [resnet101]
 """
 )

@@ -89,7 +89,7 @@ def test_a_mistake_is_an_import_error_and_the_other_datasets_go_on(broken: Any) 
 def test_every_mistake_is_told(broken: Any) -> None:
     (error,) = broken["errors"].values()
     assert "line 18: datasets.places.bucket: expected a value from the environment" in error
-    assert "PICTURES is not set" in error
+    assert "IMAGES is not set" in error
 
 
 def test_a_worker_builds_only_the_dag_that_it_runs_and_imports_nothing_heavy_for_it(worker: Any) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwright
 
-PICTURES = os.environ.get("PICTURES")
-"""The folder for screenshots; those of the README were taken with `PICTURES=.docs`."""
+SCREENSHOTS = os.environ.get("SCREENSHOTS")
+"""The folder for screenshots; those of the README were taken with `SCREENSHOTS=.docs`."""
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -44,10 +44,10 @@ def logged_in(url: str, user: str, password: str) -> Iterator[Page]:
         browser.close()
 
 
-def picture(page: Page, name: str) -> None:
+def screenshot(page: Page, name: str) -> None:
     """Keep what is to be seen, where a folder for it is named."""
-    if PICTURES:
-        page.screenshot(path=Path(PICTURES) / f"{name}.png")
+    if SCREENSHOTS:
+        page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
 
 
 def dialog(page: Page, url: str, dag_id: str) -> Locator:

@@ -79,9 +79,9 @@ class Installation:
             config=Config(s3={"addressing_style": "path"}),
         )
 
-    def put(self, dataset: str, day: str, **pictures: bytes) -> None:
-        """Upload pictures (name with `_` for the dot) as a day's batch."""
-        for name, data in pictures.items():
+    def put(self, dataset: str, day: str, **images: bytes) -> None:
+        """Upload images (name with `_` for the dot) as a day's batch."""
+        for name, data in images.items():
             key = f"images/{dataset}/{day}/{'.'.join(name.rsplit('_', 1))}"
             self.s3.put_object(Bucket="featurise", Key=key, Body=data)
 
@@ -187,8 +187,8 @@ def installation() -> Iterator[Installation]:
 
 
 @pytest.fixture(scope="session")
-def picture() -> bytes:
-    """A small real picture."""
+def image() -> bytes:
+    """A small real image."""
     return (GOLDEN / "tiny_40x30.png").read_bytes()
 
 

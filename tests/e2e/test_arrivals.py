@@ -8,8 +8,8 @@ from featurise_demo import processes
 DAG, DAY = "arriving__resnet101", "2026-11-05"
 
 
-def test_a_batch_s_arrival_starts_its_run_once(installation: Any, picture: bytes) -> None:
-    installation.put("arriving", DAY, tiny_png=picture)
+def test_a_batch_s_arrival_starts_its_run_once(installation: Any, image: bytes) -> None:
+    installation.put("arriving", DAY, tiny_png=image)
     installation.s3.put_object(Bucket="featurise", Key=f"images/arriving/{DAY}/_SUCCESS", Body=b"")
     for dag in (DAG, "arrivals"):
         installation.switch_on(dag)

@@ -14,11 +14,11 @@ from featurise_demo import processes, state
 
 def test_ctrl_c_ends_every_process(photo: bytes) -> None:
     with tempfile.TemporaryDirectory(prefix="featurise-demo-", ignore_cleanup_errors=True) as name:
-        folder, pictures = Path(name) / "state", Path(name) / "pictures"
-        pictures.mkdir()
+        folder, images = Path(name) / "state", Path(name) / "images"
+        images.mkdir()
         for number in range(2):
-            (pictures / f"{number}.jpg").write_bytes(photo)
-        argv = [sys.executable, "-m", "featurise_demo", "up", "--folder", str(folder), "--images", str(pictures)]
+            (images / f"{number}.jpg").write_bytes(photo)
+        argv = [sys.executable, "-m", "featurise_demo", "up", "--folder", str(folder), "--images", str(images)]
         with (Path(name) / "console").open("w+") as console:
             demo = subprocess.Popen(
                 argv,

@@ -23,9 +23,9 @@ def test_a_mistake_is_an_import_error_and_the_other_dags_are_there(installation:
     assert set(installation.api.dag_ids()) >= {DAG, "outage__resnet101", "nowhere__resnet101"}
 
 
-def test_two_nights_become_features(installation: Any, picture: bytes, photo: bytes) -> None:
-    installation.put("nights", FIRST, tiny_png=picture, torn_jpg=photo[: len(photo) // 3])
-    installation.put("nights", SECOND, flower_jpg=photo, note_jpg=b"no picture")
+def test_two_nights_become_features(installation: Any, image: bytes, photo: bytes) -> None:
+    installation.put("nights", FIRST, tiny_png=image, torn_jpg=photo[: len(photo) // 3])
+    installation.put("nights", SECOND, flower_jpg=photo, note_jpg=b"no image")
     installation.switch_on(f"export__{DAG}")
     installation.switch_on(DAG)
     installation.api.backfill(DAG, FIRST, SECOND, "none", max_active_runs=2)
@@ -121,11 +121,9 @@ def test_a_bucket_that_does_not_exist_is_named(installation: Any) -> None:
     assert f"bucket 'no-such-bucket' does not exist at {installation.store.endpoint}" in log
 
 
-def test_a_store_that_is_down_is_named_and_the_retry_completes_once_it_is_back(
-    installation: Any, picture: bytes
-) -> None:
+def test_a_store_that_is_down_is_named_and_the_retry_completes_once_it_is_back(installation: Any, image: bytes) -> None:
     dag = "outage__resnet101"
-    installation.put("outage", FIRST, tiny_png=picture)
+    installation.put("outage", FIRST, tiny_png=image)
     installation.switch_on(dag)
     embedded.end(installation.store.process)
     run = installation.api.trigger(dag, FIRST)

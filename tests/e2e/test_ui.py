@@ -1,4 +1,4 @@
-"""What a person does at Airflow's UI, in a real browser; the pictures that it takes illustrate the README."""
+"""What a person does at Airflow's UI, in a real browser; the images that it takes illustrate the README."""
 
 import datetime
 import os
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 from browser import SIZE, dialog, logged_in, pick, switch_on
-from browser import picture as keep
+from browser import screenshot as keep
 from playwright.sync_api import Page, expect
 
 from featurise_demo import processes
@@ -30,11 +30,11 @@ def run_page(installation: Any, dag_id: str, run_id: str) -> str:
     return f"{installation.airflow.url}/dags/{dag_id}/runs/{quote(run_id, safe='')}"
 
 
-def test_unpause_and_see_the_night_s_run(installation: Any, page: Page, picture: bytes) -> None:
+def test_unpause_and_see_the_night_s_run(installation: Any, page: Page, image: bytes) -> None:
     dag = "tonight__resnet101"
     now = datetime.datetime.now(datetime.UTC)
     night = str((now - datetime.timedelta(hours=2)).date() - datetime.timedelta(days=1))
-    installation.put("tonight", night, tiny_png=picture)
+    installation.put("tonight", night, tiny_png=image)
     processes.wait_until(lambda: dag in installation.api.dag_ids(), 300, dag, every=1)
 
     page.goto(f"{installation.airflow.url}/dags/{dag}")
@@ -53,7 +53,7 @@ def test_unpause_and_see_the_night_s_run(installation: Any, page: Page, picture:
     page.get_by_role("button", name="Collapse Details Panel").click()
     page.set_viewport_size({"width": 1440, "height": 600})
     page.get_by_role("button", name="Fit View").click()
-    page.wait_for_timeout(2000)  # for the graph to settle before its picture is taken
+    page.wait_for_timeout(2000)  # for the graph to settle before its image is taken
     keep(page, "airflow-graph")
     page.set_viewport_size(SIZE)
     assert [row["image_id"] for row in installation.images("tonight")] == ["tiny"]
@@ -119,10 +119,10 @@ def test_a_week_is_backfilled_by_the_dialog(installation: Any, page: Page, photo
 
 
 def test_a_year_s_backfill_lets_the_night_through_is_paused_and_cancelled(
-    installation: Any, page: Page, picture: bytes
+    installation: Any, page: Page, image: bytes
 ) -> None:
     dag = "year__resnet101"
-    installation.put("year", "2026-11-02", tiny_png=picture)
+    installation.put("year", "2026-11-02", tiny_png=image)
     installation.switch_on(dag)
     year = installation.api.backfill(dag, "2025-11-01", "2026-10-31", "none", max_active_runs=1)
 
@@ -175,10 +175,10 @@ def test_the_form_refuses_wrong_values(installation: Any, page: Page) -> None:
 
 
 def test_a_failed_shard_that_is_cleared_is_the_only_one_that_is_redone(
-    installation: Any, page: Page, picture: bytes, photo: bytes
+    installation: Any, page: Page, image: bytes, photo: bytes
 ) -> None:
     dag = "clearing__resnet101"
-    installation.put("clearing", "2026-11-02", tiny_png=picture, photo_jpg=photo)
+    installation.put("clearing", "2026-11-02", tiny_png=image, photo_jpg=photo)
     installation.switch_on(dag)
     run = installation.api.trigger(dag, "2026-11-02")
     processes.wait_until(lambda: bool(_extractor(run)), 600, "an extractor at work", every=0.2)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from shards import STUB, Ended, Shard, logged, picture
+from shards import STUB, Ended, Shard, image, logged
 
 from extractor import cli
 from extractor.core import storage
@@ -36,10 +36,10 @@ def make_shard(tmp_path: Path) -> Callable[[dict[str, bytes]], Shard]:
 
 @pytest.fixture
 def night(make_shard) -> Shard:
-    """Twelve pictures of two shapes, a file that is no picture, and one that breaks off."""
-    files = {f"day/{n:02d}.png": picture(n, width=24 if n % 3 else 32) for n in range(12)}
+    """Twelve images of two shapes, a file that is no image, and one that breaks off."""
+    files = {f"day/{n:02d}.png": image(n, width=24 if n % 3 else 32) for n in range(12)}
     files["day/page.jpg"] = b"<html><body>404</body></html>"
-    files["day/broken.png"] = picture(99)[:-40]
+    files["day/broken.png"] = image(99)[:-40]
     return make_shard(files)
 
 
@@ -65,7 +65,7 @@ def store(tmp_path_factory) -> ObjectStore:
         for name, value in running.environment.items():
             patch.setenv(name, value)
         storage.client.cache_clear()
-        storage.client().create_bucket(Bucket="pictures")
+        storage.client().create_bucket(Bucket="images")
         yield running
         storage.client.cache_clear()
 
@@ -73,7 +73,7 @@ def store(tmp_path_factory) -> ObjectStore:
 @pytest.fixture
 def prefix(store, request) -> str:
     """A prefix of this test's own."""
-    return f"s3://pictures/{request.node.name.replace('[', '-').rstrip(']')}"
+    return f"s3://images/{request.node.name.replace('[', '-').rstrip(']')}"
 
 
 class OwnStore:
@@ -111,7 +111,7 @@ def own_store(tmp_path, monkeypatch) -> OwnStore:
     for name, value in running.environment.items():
         monkeypatch.setenv(name, value)
     storage.client.cache_clear()
-    storage.client().create_bucket(Bucket="pictures")
+    storage.client().create_bucket(Bucket="images")
     yield running
     running.close()
     storage.client.cache_clear()

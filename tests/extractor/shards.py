@@ -1,4 +1,4 @@
-"""Pictures, shards and the extractor as a process, for the runtime's tests."""
+"""Images, shards and the extractor as a process, for the runtime's tests."""
 
 import json
 import os
@@ -21,7 +21,7 @@ STUB = Path(__file__).parent / "stub"
 
 @dataclass(frozen=True)
 class Shard:
-    """A folder of pictures with its manifest, and where its output goes."""
+    """A folder of images with its manifest, and where its output goes."""
 
     folder: Path
     keys: tuple[str, ...]
@@ -59,7 +59,7 @@ class Shard:
         ]
 
 
-def picture(seed: int, width: int = 24, height: int = 16) -> bytes:
+def image(seed: int, width: int = 24, height: int = 16) -> bytes:
     """A PNG of noise."""
     pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
     return cv2.imencode(".png", pixels)[1].tobytes()

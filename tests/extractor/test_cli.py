@@ -4,7 +4,7 @@ import hashlib
 import os
 
 import pytest
-from shards import Shard, index, picture, rejects
+from shards import Shard, image, index, rejects
 
 from extractor import cli
 from extractor.core.exit_codes import Exit
@@ -56,7 +56,7 @@ def test_folder_without_a_checkpoint_is_named(command, tmp_path):
 
 
 def test_file_is_described(command, make_shard, extract):
-    shard = make_shard({"one.png": picture(1), "two.png": picture(2)})
+    shard = make_shard({"one.png": image(1), "two.png": image(2)})
     extract([*shard.arguments(), "--dataset", "flickr30k"])
     code, text = command("inspect", shard.output, "--first", "1")
     assert code == 0
@@ -82,7 +82,7 @@ def test_what_is_no_feature_file_is_named(command, tmp_path, content, said):
 
 
 def test_truncated_file_is_named(command, make_shard, extract):
-    shard = make_shard({"one.png": picture(1)})
+    shard = make_shard({"one.png": image(1)})
     extract(shard.arguments())
     whole = shard.output.read_bytes()
     shard.output.write_bytes(whole[: len(whole) // 2])
@@ -93,7 +93,7 @@ def test_truncated_file_is_named(command, make_shard, extract):
 @pytest.mark.parametrize("option", ["--workers", "--batch-size", "--part-images", "--max-pixels"])
 @pytest.mark.parametrize("number", [0, -1])
 def test_numbers_below_one_are_refused(command, make_shard, option, number):
-    shard = make_shard({"one.png": picture(1)})
+    shard = make_shard({"one.png": image(1)})
     code, text = command(*shard.arguments(), f"{option}={number}")
     assert (code, option in text) == (Exit.USAGE, True)
     assert not shard.output.exists()
@@ -101,7 +101,7 @@ def test_numbers_below_one_are_refused(command, make_shard, option, number):
 
 @pytest.mark.parametrize("share", ["nan", "-0.1", "1.1", "50%"])
 def test_a_share_that_is_none_is_refused(command, make_shard, share):
-    code, text = command(*make_shard({"one.png": picture(1)}).arguments(), f"--max-reject-share={share}")
+    code, text = command(*make_shard({"one.png": image(1)}).arguments(), f"--max-reject-share={share}")
     assert (code, "--max-reject-share" in text) == (Exit.USAGE, True)
 
 
@@ -111,13 +111,13 @@ def on(device: str, shard: Shard) -> list[str]:
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", "cuda:99", "cpu:0"])
 def test_a_device_that_is_not_there_is_refused(make_shard, extract, device):
-    ended = extract(on(device, make_shard({"one.png": picture(1)})))
+    ended = extract(on(device, make_shard({"one.png": image(1)})))
     assert ended.code == Exit.USAGE
     assert f"--device {device}: " in ended.events("failed")[0]["message"]
 
 
 def test_a_box_rule_that_cannot_be_is_refused_in_plain_words(make_shard, extract):
-    shard = make_shard({"one.png": picture(1)})
+    shard = make_shard({"one.png": image(1)})
     (crossed,) = extract([*shard.arguments()[:-2], "--min-boxes=50", "--max-boxes=10"]).events("failed")
     assert crossed["message"] == "box rule: min_boxes is 50, above max_boxes 10"
     (none,) = extract([*shard.arguments()[:-2], "--min-boxes=0"]).events("failed")
@@ -131,7 +131,7 @@ def among_images(shard: Shard, output: object) -> list[str]:
 
 @pytest.mark.parametrize("below", ["f.h5", "out/f.h5", "../link/f.h5"])
 def test_an_output_among_the_images_is_none_of_them(make_shard, extract, tmp_path, below):
-    shard = make_shard({"day/one.png": picture(1), "day/f.h5.png": picture(2)})
+    shard = make_shard({"day/one.png": image(1), "day/f.h5.png": image(2)})
     (tmp_path / "link").symlink_to("day")
     arguments = among_images(shard, tmp_path / "day" / below)
     assert extract(arguments).events("finished")[0]["images"] == 2
@@ -146,9 +146,7 @@ def test_an_output_among_the_images_is_none_of_them(make_shard, extract, tmp_pat
 
 
 def test_links_are_followed_and_what_they_miss_is_told(make_shard, extract, tmp_path):
-    shard = make_shard(
-        {"day/one.png": picture(1), "elsewhere/two.png": picture(2), "elsewhere/deep/three.png": picture(3)}
-    )
+    shard = make_shard({"day/one.png": image(1), "elsewhere/two.png": image(2), "elsewhere/deep/three.png": image(3)})
     (tmp_path / "day" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "day" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "day" / "in.png").symlink_to("one.png/in.png")
@@ -165,7 +163,7 @@ def test_links_are_followed_and_what_they_miss_is_told(make_shard, extract, tmp_
 
 
 def test_an_output_among_the_images_by_a_link_is_none_of_them(make_shard, extract, tmp_path):
-    shard = make_shard({"day/one.png": picture(1), "elsewhere/two.png": picture(2)})
+    shard = make_shard({"day/one.png": image(1), "elsewhere/two.png": image(2)})
     (tmp_path / "day" / "link").symlink_to(tmp_path / "elsewhere")
     arguments = among_images(shard, tmp_path / "elsewhere" / "f.h5")
     for event in ("finished", "already complete"):
@@ -175,7 +173,7 @@ def test_an_output_among_the_images_by_a_link_is_none_of_them(make_shard, extrac
 
 
 def test_a_folder_that_cannot_be_read_is_named(make_shard, extract, tmp_path, monkeypatch):
-    shard = make_shard({"day/one.png": picture(1), "day/closed/two.png": picture(2)})
+    shard = make_shard({"day/one.png": image(1), "day/closed/two.png": image(2)})
     closed, scan = tmp_path / "day" / "closed", os.scandir
 
     def scandir(path):
@@ -205,21 +203,21 @@ def test_images_that_are_none_are_refused_with_where_they_were_looked_for(make_s
 
 
 def test_an_image_whose_name_is_not_utf8_is_named(make_shard, extract, tmp_path):
-    shard = make_shard({"day/one.png": picture(1)})
-    (tmp_path / "day" / os.fsdecode(b"caf\xe9.png")).write_bytes(picture(2))
+    shard = make_shard({"day/one.png": image(1)})
+    (tmp_path / "day" / os.fsdecode(b"caf\xe9.png")).write_bytes(image(2))
     ended = extract(among_images(shard, tmp_path / "f.h5"))
     assert ended.code == Exit.MANIFEST_INVALID
     assert r"day/caf\udce9.png': the file's name is not UTF-8" in ended.events("failed")[0]["message"]
 
 
 def test_scratch_that_is_not_there_is_named(make_shard, extract, tmp_path):
-    ended = extract([*make_shard({"one.png": picture(1)}).arguments(), "--scratch", tmp_path / "nowhere"])
+    ended = extract([*make_shard({"one.png": image(1)}).arguments(), "--scratch", tmp_path / "nowhere"])
     assert ended.code == Exit.STORAGE
     assert f"scratch {tmp_path / 'nowhere'}: no folder can be made there" in ended.events("failed")[0]["message"]
 
 
 def test_how_a_run_ended_outlives_a_summary_that_cannot_be_written(make_shard, extract, tmp_path):
-    shard = make_shard({"one.png": picture(1)})
+    shard = make_shard({"one.png": image(1)})
     nowhere = str(tmp_path / "nowhere" / "summary.json")
     ended = extract([*shard.arguments(), "--summary", nowhere])
     assert ended.code == Exit.OK

@@ -1,4 +1,4 @@
-"""One stated outcome for every kind of picture: the table "Bad input" of the extractor's README."""
+"""One stated outcome for every kind of image: the table "Bad input" of the extractor's README."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ def blots(width: int = 64, height: int = 48) -> Image.Image:
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
-PICTURE = blots()
+IMAGE = blots()
 TURNED = Image.Exif()
 TURNED[ORIENTATION] = 6
 
@@ -37,16 +37,16 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def sixteen_bits(channels: int) -> bytes:
-    values = np.asarray(PICTURE)[:, :, :channels].astype(np.uint16) * 256 + 77
+    values = np.asarray(IMAGE)[:, :, :channels].astype(np.uint16) * 256 + 77
     return cv2.imencode(".png", values)[1].tobytes()
 
 
 def animated(kind: str) -> bytes:
-    return encoded(PICTURE, kind, save_all=True, append_images=[PICTURE.rotate(90)])
+    return encoded(IMAGE, kind, save_all=True, append_images=[IMAGE.rotate(90)])
 
 
 def prompted() -> PngImagePlugin.PngInfo:
-    """What image generators write into their pictures."""
+    """What image generators write into their images."""
     text = PngImagePlugin.PngInfo()
     text.add_text("prompt", "x" * 3_000_000, zip=True)
     text.add_itxt("workflow", "y" * 3_000_000, zip=True)
@@ -54,7 +54,7 @@ def prompted() -> PngImagePlugin.PngInfo:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A few bytes that claim to be a huge picture."""
+    """A few bytes that claim to be a huge image."""
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
         (b"IDAT", zlib.compress(bytes(1000))),
@@ -66,46 +66,46 @@ def png_of_size(width: int, height: int) -> bytes:
 
 def with_note(mark: int, note: bytes) -> bytes:
     """A JPEG in which an application wrote."""
-    plain = encoded(PICTURE, "JPEG")
+    plain = encoded(IMAGE, "JPEG")
     return plain[:2] + struct.pack(">HH", mark, len(note) + 2) + note + plain[2:]
 
 
 FEATURISED = {
-    "JPEG": encoded(PICTURE, "JPEG"),
-    "progressive JPEG": encoded(PICTURE, "JPEG", progressive=True),
-    "JPEG with bytes after its end": encoded(PICTURE, "JPEG") + b"something else",
+    "JPEG": encoded(IMAGE, "JPEG"),
+    "progressive JPEG": encoded(IMAGE, "JPEG", progressive=True),
+    "JPEG with bytes after its end": encoded(IMAGE, "JPEG") + b"something else",
     "JPEG with a broken Adobe note": with_note(0xFFEE, b"Adobe"),
     "JPEG with a broken colour profile": with_note(0xFFE2, b"ICC_PROFILE\0\1"),
     "JPEG with a broken Photoshop note": with_note(0xFFED, b"Photoshop 3.0\x008BIM\3\xed"),
     "1 x 1": encoded(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG"),
     "1600 x 20": encoded(blots(1600, 20), "PNG"),
-    "grey JPEG": encoded(PICTURE.convert("L"), "JPEG"),
-    "grey PNG": encoded(PICTURE.convert("L"), "PNG"),
-    "black and white PNG": encoded(PICTURE.convert("1"), "PNG"),
-    "grey and alpha PNG": encoded(PICTURE.convert("LA"), "PNG"),
+    "grey JPEG": encoded(IMAGE.convert("L"), "JPEG"),
+    "grey PNG": encoded(IMAGE.convert("L"), "PNG"),
+    "black and white PNG": encoded(IMAGE.convert("1"), "PNG"),
+    "grey and alpha PNG": encoded(IMAGE.convert("LA"), "PNG"),
     "RGBA PNG": (GOLDEN / "rocket_rgba.png").read_bytes(),
-    "palette PNG": encoded(PICTURE.quantize(64), "PNG"),
-    "palette PNG with a transparent colour": encoded(PICTURE.quantize(64), "PNG", transparency=3),
-    "CMYK JPEG": encoded(PICTURE.convert("CMYK"), "JPEG"),
+    "palette PNG": encoded(IMAGE.quantize(64), "PNG"),
+    "palette PNG with a transparent colour": encoded(IMAGE.quantize(64), "PNG", transparency=3),
+    "CMYK JPEG": encoded(IMAGE.convert("CMYK"), "JPEG"),
     "16-bit grey PNG": sixteen_bits(1),
     "16-bit RGB PNG": sixteen_bits(3),
-    "PNG with much compressed text": encoded(PICTURE, "PNG", pnginfo=prompted()),
+    "PNG with much compressed text": encoded(IMAGE, "PNG", pnginfo=prompted()),
     "EXIF-rotated JPEG": (GOLDEN / "chelsea_exif6.jpg").read_bytes(),
-    "EXIF-rotated PNG": encoded(PICTURE, "PNG", exif=TURNED),
-    "JPEG of several pictures (MPO)": encoded(PICTURE, "MPO", save_all=True, append_images=[PICTURE.rotate(90)]),
-    "still GIF": encoded(PICTURE, "GIF"),
-    "WebP": encoded(PICTURE, "WEBP"),
-    "AVIF": encoded(PICTURE, "AVIF"),
-    "BMP": encoded(PICTURE, "BMP"),
-    "TIFF": encoded(PICTURE, "TIFF"),
+    "EXIF-rotated PNG": encoded(IMAGE, "PNG", exif=TURNED),
+    "JPEG of several images (MPO)": encoded(IMAGE, "MPO", save_all=True, append_images=[IMAGE.rotate(90)]),
+    "still GIF": encoded(IMAGE, "GIF"),
+    "WebP": encoded(IMAGE, "WEBP"),
+    "AVIF": encoded(IMAGE, "AVIF"),
+    "BMP": encoded(IMAGE, "BMP"),
+    "TIFF": encoded(IMAGE, "TIFF"),
     "TIFF of several pages": animated("TIFF"),
-    "JPEG 2000": encoded(PICTURE, "JPEG2000"),
+    "JPEG 2000": encoded(IMAGE, "JPEG2000"),
 }
 
 
 @pytest.mark.parametrize("name", FEATURISED)
 def test_what_the_reference_can_read_is_read_as_it_reads_it(tmp_path: Path, name: str):
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(FEATURISED[name])
     np.testing.assert_array_equal(decode(FEATURISED[name]), cv2.imread(str(path)))
 
@@ -121,7 +121,7 @@ def test_alpha_is_dropped_and_not_blended():
 
 
 def test_16_bits_lose_the_lower_8():
-    np.testing.assert_array_equal(decode(FEATURISED["16-bit RGB PNG"]), np.asarray(PICTURE))
+    np.testing.assert_array_equal(decode(FEATURISED["16-bit RGB PNG"]), np.asarray(IMAGE))
 
 
 def with_flipped_bit(data: bytes, place: int) -> bytes:
@@ -153,8 +153,8 @@ REJECTED = {
     "TIFF cut before its directory": (FEATURISED["TIFF"][:6], Reason.TRUNCATED),
     "TIFF cut in the directory of its first page": (FEATURISED["TIFF of several pages"][:5000], Reason.TRUNCATED),
     "TIFF cut in the directory of its second page": (FEATURISED["TIFF of several pages"][:9450], Reason.UNREADABLE),
-    "animated GIF cut where its second picture begins": (animated("GIF")[:3353], Reason.TRUNCATED),
-    "animated GIF cut in its second picture's header": (animated("GIF")[:3365], Reason.TRUNCATED),
+    "animated GIF cut where its second image begins": (animated("GIF")[:3353], Reason.TRUNCATED),
+    "animated GIF cut in its second image's header": (animated("GIF")[:3365], Reason.TRUNCATED),
     "AVIF with a flipped bit": (with_flipped_bit(FEATURISED["AVIF"], 81), Reason.UNREADABLE),
     "WebP cut": (FEATURISED["WebP"][:-20], Reason.UNREADABLE),
     "PNG with a flipped bit": (with_flipped_bit(PNG, 300), Reason.UNREADABLE),
@@ -180,7 +180,7 @@ ANIMATED = {f"animated {kind}": animated(kind) for kind in ("GIF", "WEBP", "PNG"
 
 
 @pytest.mark.parametrize("name", [*FEATURISED, *ANIMATED])
-def test_whatever_becomes_of_a_picture_s_bytes_is_pixels_or_a_reject(name: str):
+def test_whatever_becomes_of_an_image_s_bytes_is_pixels_or_a_reject(name: str):
     """Cuts and wrong bytes, most of them in the header, as storage and networks leave them."""
     sound, chance = (FEATURISED | ANIMATED)[name], random.Random(name)
     for _ in range(150):
@@ -195,7 +195,7 @@ def test_whatever_becomes_of_a_picture_s_bytes_is_pixels_or_a_reject(name: str):
 
 @pytest.mark.parametrize("cut", ["JPEG cut in its pixels", "JPEG without its last two bytes", "progressive JPEG cut"])
 def test_opencv_alone_would_have_filled_the_rest_with_grey(tmp_path: Path, cut: str):
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(REJECTED[cut][0])
     assert cv2.imread(str(path)).shape == (48, 64, 3)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from shards import contents, index, killed_at_the_end, picture, rejects
+from shards import contents, image, index, killed_at_the_end, rejects
 
 from extractor.core.exit_codes import Exit, StorageError
 from extractor.pipeline import parts
@@ -89,8 +89,8 @@ def test_parts_that_outlived_their_file_go_with_the_next_attempt(night, extract,
 
 
 def test_an_image_that_one_of_two_overlapping_attempts_missed_has_one_outcome(make_shard, extract, monkeypatch):
-    shard = make_shard({f"{n}.png": picture(n) for n in range(3)})
-    second, data = shard.folder / "1.png", picture(1)
+    shard = make_shard({f"{n}.png": image(n) for n in range(3)})
+    second, data = shard.folder / "1.png", image(1)
     folder = Path(parts.folder(str(shard.output)))
     folder.mkdir(parents=True)
     for attempt, size in (("without", "3"), ("with", "1")):
@@ -110,7 +110,7 @@ def test_an_image_that_one_of_two_overlapping_attempts_missed_has_one_outcome(ma
 def test_whatever_parts_are_lost_the_next_attempt_makes_the_same_file(make_shard, extract, monkeypatch):
     """Ids that are taken, with the same bytes and with others, rest on a part that may be lost."""
     seeds = {"a/one": 1, "a/two": 2, "b/one": 1, "c/one": 3, "b/two": 2, "a/three": 4, "c/two": 2, "b/three": 5}
-    shard = make_shard({f"{key}.png": picture(seed) for key, seed in seeds.items()})
+    shard = make_shard({f"{key}.png": image(seed) for key, seed in seeds.items()})
     undisturbed = shard.folder / "undisturbed.h5"
     extract(shard.arguments(undisturbed))
 
@@ -137,7 +137,7 @@ def test_whatever_parts_are_lost_the_next_attempt_makes_the_same_file(make_shard
 
 @pytest.mark.parametrize("there_before", [True, False])
 def test_the_first_image_of_an_id_is_lost_and_then_gone_or_back(make_shard, extract, monkeypatch, there_before):
-    files = {"a/one.png": picture(1), "b/one.png": picture(1), "two.png": picture(2)}
+    files = {"a/one.png": image(1), "b/one.png": image(1), "two.png": image(2)}
     shard = make_shard(files)
     first = shard.folder / "a/one.png"
     if not there_before:

@@ -11,7 +11,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-from shards import contents, index, picture, rejects, start, wait
+from shards import contents, image, index, rejects, start, wait
 
 from extractor.core import contract
 from extractor.core.exit_codes import Exit
@@ -83,7 +83,7 @@ def test_file_of_other_options_is_replaced(night, extract):
 
 
 def test_same_bytes_under_one_id_count_as_done_and_other_bytes_are_rejected(make_shard, extract):
-    shard = make_shard({"a/one.png": picture(1), "b/one.png": picture(1), "c/one.png": picture(2)})
+    shard = make_shard({"a/one.png": image(1), "b/one.png": image(1), "c/one.png": image(2)})
     assert extract(shard.arguments()).code == Exit.OK
     assert [entry.key for entry in index(shard.output)] == ["a/one.png", "b/one.png"]
     (refused,) = rejects(shard.output)
@@ -97,9 +97,9 @@ def test_same_bytes_under_one_id_count_as_done_and_other_bytes_are_rejected(make
 
 
 def test_missing_and_changed_images_are_rejects(make_shard, extract):
-    shard = make_shard({"gone.png": picture(1), "changed.png": picture(2), "kept.png": picture(3)})
+    shard = make_shard({"gone.png": image(1), "changed.png": image(2), "kept.png": image(3)})
     (shard.folder / "gone.png").unlink()
-    (shard.folder / "changed.png").write_bytes(picture(4, width=31))
+    (shard.folder / "changed.png").write_bytes(image(4, width=31))
     assert extract(shard.arguments()).code == Exit.OK
     assert {(r.key, r.reason) for r in rejects(shard.output)} == {
         ("gone.png", Reason.MISSING),
@@ -107,9 +107,9 @@ def test_missing_and_changed_images_are_rejects(make_shard, extract):
     }
 
 
-def test_a_picture_without_any_box_is_a_reject_of_its_own(make_shard, extract):
+def test_an_image_without_any_box_is_a_reject_of_its_own(make_shard, extract):
     blank = cv2.imencode(".png", np.full((16, 24, 3), 200, np.uint8))[1].tobytes()
-    shard = make_shard({"blank.png": blank, "a/one.png": blank, "b/one.png": picture(1)})
+    shard = make_shard({"blank.png": blank, "a/one.png": blank, "b/one.png": image(1)})
     assert extract(shard.arguments()).code == Exit.OK
     assert [(r.key, r.reason) for r in rejects(shard.output)] == [
         ("blank.png", Reason.NO_BOXES),
@@ -120,7 +120,7 @@ def test_a_picture_without_any_box_is_a_reject_of_its_own(make_shard, extract):
 
 
 def test_too_many_rejects_fail_and_list_them(make_shard, extract):
-    shard = make_shard({f"{n}.jpg": b"no picture" for n in range(30)})
+    shard = make_shard({f"{n}.jpg": b"no image" for n in range(30)})
     ended = extract(shard.arguments())
     assert ended.code == Exit.TOO_MANY_REJECTS
     assert "0.jpg: not_an_image" in ended.events("failed")[0]["message"]
@@ -134,7 +134,7 @@ def test_finished_work_beside_the_lists_of_another_run_is_done_again(night, extr
     before = [path.read_bytes() for path in lists]
     (night.folder / "other").mkdir()
     for n in range(30):
-        (night.folder / "other" / f"{n}.jpg").write_bytes(b"no picture")
+        (night.folder / "other" / f"{n}.jpg").write_bytes(b"no image")
     other = ["--images", str(night.folder / "other")]
     assert extract(night.arguments()[:3] + other + night.arguments()[5:]).code == Exit.TOO_MANY_REJECTS
     assert [path.read_bytes() for path in lists] != before
@@ -148,7 +148,7 @@ def test_finished_work_beside_the_lists_of_another_run_is_done_again(night, extr
 
 
 def test_finished_work_with_taken_ids_is_recognised(make_shard, extract):
-    shard = make_shard({"a/one.png": picture(1), "b/one.png": picture(1), "c/one.png": picture(2)})
+    shard = make_shard({"a/one.png": image(1), "b/one.png": image(1), "c/one.png": image(2)})
     extract(shard.arguments())
     (told,) = extract(shard.arguments()).events("already complete")
     assert (told["images"], told["rejects"]) == (2, 1)

@@ -1,8 +1,8 @@
-"""`extractor run` against object storage: manifest, pictures, parts and output all lie there."""
+"""`extractor run` against object storage: manifest, images, parts and output all lie there."""
 
 import h5py
 import pytest
-from shards import picture, start, wait
+from shards import image, start, wait
 
 from extractor.core import manifest, storage
 from extractor.core.exit_codes import Exit, StorageError
@@ -16,7 +16,7 @@ def arguments(prefix: str, weights: str) -> list[str]:
 
 
 def upload(prefix: str, files: dict[str, bytes]) -> list[Entry]:
-    """Put pictures, their manifest and stub weights below a prefix."""
+    """Put images, their manifest and stub weights below a prefix."""
     for name, data in files.items():
         storage.write_bytes(f"{prefix}/images/{name}", data)
     storage.write_bytes(f"{prefix}/weights/stub.pkl", b"stub")
@@ -25,8 +25,8 @@ def upload(prefix: str, files: dict[str, bytes]) -> list[Entry]:
     return entries
 
 
-def test_manifest_pictures_and_output_in_a_bucket(prefix, extract, tmp_path):
-    entries = upload(prefix, {f"{n}.png": picture(n) for n in range(5)})
+def test_manifest_images_and_output_in_a_bucket(prefix, extract, tmp_path):
+    entries = upload(prefix, {f"{n}.png": image(n) for n in range(5)})
     assert extract([*arguments(prefix, f"{prefix}/weights/"), "--part-images", "2"]).code == Exit.OK
     lines = load(IndexEntry, storage.read_bytes(f"{prefix}/out/shard.index.jsonl"), "index")
     assert [(line.key, line.etag) for line in lines] == [(entry.key, entry.etag) for entry in entries]
@@ -37,7 +37,7 @@ def test_manifest_pictures_and_output_in_a_bucket(prefix, extract, tmp_path):
 
 
 def test_prefix_instead_of_a_manifest_with_path_ids(prefix, extract):
-    upload(prefix, {"a/x.png": picture(1), "b/x.png": picture(2)})
+    upload(prefix, {"a/x.png": image(1), "b/x.png": image(2)})
     options = ["--images", f"{prefix}/images/", "--image-ids", "path"]
     run = arguments(prefix, f"{prefix}/weights/stub.pkl")
     assert extract(run[:3] + options + run[5:]).code == Exit.OK
@@ -45,16 +45,16 @@ def test_prefix_instead_of_a_manifest_with_path_ids(prefix, extract):
     assert [line.image_id for line in lines] == ["a%2Fx.png", "b%2Fx.png"]
 
 
-def test_replaced_picture_is_a_reject_for_the_next_night(prefix, extract):
-    upload(prefix, {"same.png": picture(1), "replaced.png": picture(2)})
-    storage.write_bytes(f"{prefix}/images/replaced.png", picture(3))
+def test_replaced_image_is_a_reject_for_the_next_night(prefix, extract):
+    upload(prefix, {"same.png": image(1), "replaced.png": image(2)})
+    storage.write_bytes(f"{prefix}/images/replaced.png", image(3))
     assert extract(arguments(prefix, f"{prefix}/weights/")).code == Exit.OK
     (line,) = storage.read_bytes(f"{prefix}/out/shard.rejects.jsonl").splitlines()
     assert b'"reason":"changed"' in line
 
 
 def test_a_damaged_part_is_told_and_a_store_that_fails_is_no_damage(prefix, extract, tmp_path, monkeypatch):
-    upload(prefix, {f"{n}.png": picture(n) for n in range(3)})
+    upload(prefix, {f"{n}.png": image(n) for n in range(3)})
     part = f"{prefix}/out/shard.h5.parts/part-00000000-0123456789ab.h5"
     storage.write_bytes(part, b"half a pa")
 
@@ -72,7 +72,7 @@ def test_a_damaged_part_is_told_and_a_store_that_fails_is_no_damage(prefix, extr
 
 
 def test_an_output_below_the_prefix_of_the_images_is_none_of_them(prefix, extract):
-    upload(prefix, {"day/1.png": picture(1)})
+    upload(prefix, {"day/1.png": image(1)})
     run = arguments(prefix, f"{prefix}/weights/")
     run[run.index("--output") + 1] = f"{prefix}/images/shard.h5"
     run[run.index("--manifest") : run.index("--manifest") + 2] = ["--images", f"{prefix}/images/"]
@@ -83,9 +83,9 @@ def test_an_output_below_the_prefix_of_the_images_is_none_of_them(prefix, extrac
 
 
 def test_store_killed_in_mid_run_is_a_storage_failure_and_the_next_attempt_completes(own_store):
-    """The store dies while pictures are fetched and parts are saved, and comes back with what was stored."""
-    prefix = "s3://pictures/night"
-    upload(prefix, {f"{n:02}.png": picture(n) for n in range(30)})
+    """The store dies while images are fetched and parts are saved, and comes back with what was stored."""
+    prefix = "s3://images/night"
+    upload(prefix, {f"{n:02}.png": image(n) for n in range(30)})
     run = [*arguments(prefix, f"{prefix}/weights/"), "--part-images", "3", "--workers", "2"]
     process = start(run, seconds=0.3)
     while own_store.parts(prefix) < 2:

@@ -55,7 +55,7 @@ def test_listing_is_in_key_order(root):
     for name in ("b/2", "a/1", "c"):
         storage.write_bytes(storage.join(root, name), b"x")
     listed = [item.key for item in storage.listing(root + "/")]
-    assert [key.removeprefix(root.removeprefix("s3://pictures/") + "/") for key in listed] == ["a/1", "b/2", "c"]
+    assert [key.removeprefix(root.removeprefix("s3://images/") + "/") for key in listed] == ["a/1", "b/2", "c"]
 
 
 def test_deleting_twice_is_no_error(root):
@@ -126,8 +126,8 @@ def test_missing_credentials_are_no_outage(nobody, given, tmp_path):
     for name, value in given.items():
         nobody.setenv(name, value)
     for attempt in (storage.read_bytes, storage.head, lambda uri: storage.download(uri, tmp_path / "x")):
-        with pytest.raises(StorageError, match=r"s3://pictures/x: no credentials .*; set AWS_ACCESS_KEY_ID and"):
-            attempt("s3://pictures/x")
+        with pytest.raises(StorageError, match=r"s3://images/x: no credentials .*; set AWS_ACCESS_KEY_ID and"):
+            attempt("s3://images/x")
 
 
 def test_an_address_that_no_store_can_have_is_no_outage(nobody):
@@ -147,7 +147,7 @@ def test_store_that_is_down_is_named_with_its_endpoint(tmp_path, monkeypatch):
     storage.client.cache_clear()
     try:
         with pytest.raises(StorageError, match=f"no answer from {running.endpoint}"):
-            storage.read_bytes("s3://pictures/x")
+            storage.read_bytes("s3://images/x")
     finally:
         storage.client.cache_clear()
 
@@ -206,12 +206,12 @@ FETCHES = pytest.mark.parametrize("fetch", [lambda uri, _: storage.read_bytes(ur
 @FETCHES
 def test_an_answer_that_breaks_off_is_asked_for_again(flaky, tmp_path, fetch):
     flaky.breaks = 2
-    assert fetch("s3://pictures/a/b.png", tmp_path) == flaky.data
+    assert fetch("s3://images/a/b.png", tmp_path) == flaky.data
 
 
 @FETCHES
 def test_answers_that_always_break_off_are_a_failure_of_the_store(flaky, tmp_path, fetch):
     flaky.breaks = 1000
-    with pytest.raises(StorageError, match=rf"s3://pictures/a/b.png: no answer from .*:{flaky.server_port}, or only"):
-        fetch("s3://pictures/a/b.png", tmp_path)
+    with pytest.raises(StorageError, match=rf"s3://images/a/b.png: no answer from .*:{flaky.server_port}, or only"):
+        fetch("s3://images/a/b.png", tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from steps import finish
 from extractor.core import contract, manifest, storage
 from extractor.core.contract import Provenance, Regions
 from extractor.core.manifest import IndexEntry, Reason, Reject
-from featurise.declaration.feature_set import Pair, Weights
+from featurise.declaration.feature_set import FeatureSetSpec, Weights
 from featurise.declaration.run_options import Options
 from featurise.objects import layout
 from featurise.registry import schema, session
@@ -90,9 +90,9 @@ def bucket(store: embedded.ObjectStore) -> Iterator[str]:
 
 
 @pytest.fixture
-def pair(bucket: str) -> Pair:
+def spec(bucket: str) -> FeatureSetSpec:
     """A dataset under `resnet101`, complete as soon as it is there."""
-    return Pair(
+    return FeatureSetSpec(
         dataset="birds",
         backbone="resnet101",
         bucket=bucket,
@@ -107,18 +107,18 @@ Upload = Callable[[Mapping[str, bytes]], None]
 
 
 @pytest.fixture
-def upload(pair: Pair) -> Upload:
-    """Put pictures below the dataset's prefix; to the control plane a picture is bytes."""
+def upload(spec: FeatureSetSpec) -> Upload:
+    """Put images below the dataset's prefix; to the control plane an image is bytes."""
 
-    def put(pictures: Mapping[str, bytes]) -> None:
-        for name, data in pictures.items():
-            storage.write_bytes(f"s3://{pair.bucket}/{pair.prefix}{name}", data)
+    def put(images: Mapping[str, bytes]) -> None:
+        for name, data in images.items():
+            storage.write_bytes(f"s3://{spec.bucket}/{spec.prefix}{name}", data)
 
     return put
 
 
 def regions(data: bytes, *, rows: int = 36, width: int = 640, height: int = 480, attributes: bool = True) -> Regions:
-    """What a detector might find: numbers that depend on the picture's bytes alone."""
+    """What a detector might find: numbers that depend on the image's bytes alone."""
     random = np.random.default_rng(list(hashlib.sha256(data).digest()))
     corners = random.uniform(0, 1, (rows, 4)).astype(np.float32)
     boxes = np.stack(
@@ -153,7 +153,7 @@ class Extractor:
     """The keys that were featurised, in order: a key twice was extracted twice."""
     find: Callable[[bytes], Regions] = regions
 
-    def __call__(self, pair: Pair, shard: Shard, batch: str) -> str:
+    def __call__(self, spec: FeatureSetSpec, shard: Shard, batch: str) -> str:
         """Write a shard's file, index and rejects; returns the file's address."""
         planned = manifest.read(shard.manifest_uri)
         uri = job.output(shard)
@@ -178,27 +178,27 @@ class Extractor:
                     if owner is None:
                         owners[entry.image_id] = done[-1]
                         contract.write_image(file, entry.image_id, found)
-            contract.write_provenance(file, self._provenance(pair, batch, planned.sha256, len(done), len(rejects)))
+            contract.write_provenance(file, self._provenance(spec, batch, planned.sha256, len(done), len(rejects)))
         storage.write_bytes(layout.index(uri), manifest.dump(done))
         storage.write_bytes(layout.rejects(uri), manifest.dump(rejects))
         storage.upload(local, uri)
         return uri
 
-    def _provenance(self, pair: Pair, batch: str, digest: str, images: int, rejects: int) -> Provenance:
+    def _provenance(self, spec: FeatureSetSpec, batch: str, digest: str, images: int, rejects: int) -> Provenance:
         return Provenance(
-            dataset=pair.dataset,
+            dataset=spec.dataset,
             batch=batch,
-            backbone=pair.backbone,
-            revision=pair.revision,
-            weights_uri=pair.weights.uri,
-            weights_sha256=str(pair.weights.sha256),
+            backbone=spec.backbone,
+            revision=spec.revision,
+            weights_uri=spec.weights.uri,
+            weights_sha256=str(spec.weights.sha256),
             synthetic=self.synthetic,
             extractor_version="0",
             git_commit="unknown",
             torch_version="none",
             device="cpu",
-            precision=pair.precision.value,
-            box_rule=json.dumps(pair.rule.model_dump(mode="json"), sort_keys=True),
+            precision=spec.precision.value,
+            box_rule=json.dumps(spec.rule.model_dump(mode="json"), sort_keys=True),
             manifest_sha256=digest,
             images=images,
             rejects=rejects,
@@ -216,10 +216,12 @@ Night = Callable[..., Discovered]
 
 
 @pytest.fixture
-def night(registry: str, pair: Pair, extract: Extractor) -> Night:
+def night(registry: str, spec: FeatureSetSpec, extract: Extractor) -> Night:
     """One whole run, as the DAG does it; returns what `discover` found."""
 
-    def run(batch: str = DAY, run_id: str | None = None, options: Options | None = None, of: Pair = pair) -> Discovered:
+    def run(
+        batch: str = DAY, run_id: str | None = None, options: Options | None = None, of: FeatureSetSpec = spec
+    ) -> Discovered:
         run_id, options = run_id or f"scheduled__{batch}", options or Options()
         of = options.applied(of)
         found = discover.run(of, batch, run_id, options)

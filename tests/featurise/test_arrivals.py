@@ -6,12 +6,12 @@ from urllib.parse import quote_plus
 import pytest
 
 from featurise.airflow import s3_events
-from featurise.declaration.feature_set import Pair, Weights
+from featurise.declaration.feature_set import FeatureSetSpec, Weights
 
-FACTS = {"backbone": "resnet101", "bucket": "pictures", "start_date": "2026-11-01"}
+FACTS = {"backbone": "resnet101", "bucket": "images", "start_date": "2026-11-01"}
 WEIGHTS = Weights(uri="s3://models/resnet101/", sha256="a" * 64)
-BIRDS = Pair(dataset="birds", weights=WEIGHTS, ready={"success": "_SUCCESS"}, **FACTS)
-DAILY = Pair(
+BIRDS = FeatureSetSpec(dataset="birds", weights=WEIGHTS, ready={"success": "_SUCCESS"}, **FACTS)
+DAILY = FeatureSetSpec(
     dataset="daily-photos",
     prefix="in box/",
     weights=WEIGHTS,
@@ -19,17 +19,17 @@ DAILY = Pair(
     batches={"pattern": "%Y/%m/%d"},
     **FACTS,
 )
-SETTLING = Pair(dataset="settling", weights=WEIGHTS, ready={"settle_seconds": 60}, **FACTS)
+SETTLING = FeatureSetSpec(dataset="settling", weights=WEIGHTS, ready={"settle_seconds": 60}, **FACTS)
 
 
-def news(key: str, *, bucket: str = "pictures", event: str = "ObjectCreated:Put") -> str:
+def news(key: str, *, bucket: str = "images", event: str = "ObjectCreated:Put") -> str:
     what = {"bucket": {"name": bucket}, "object": {"key": quote_plus(key), "eTag": "e1"}}
     return json.dumps({"Records": [{"eventName": event, "s3": what}]})
 
 
 def told(message: str) -> list[tuple[str, str, str]]:
     found = s3_events.of_message(message, [BIRDS, DAILY, SETTLING])
-    return [(arrival.pair.dag_id, arrival.batch, arrival.run_id) for arrival in found]
+    return [(arrival.spec.dag_id, arrival.batch, arrival.run_id) for arrival in found]
 
 
 @pytest.mark.parametrize(

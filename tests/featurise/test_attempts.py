@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import select
 
 from extractor.core.exit_codes import Summary
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.failures.classify import Evidence
 from featurise.failures.taxonomy import Reason
 from featurise.registry import attempts
@@ -13,8 +13,8 @@ from featurise.registry.session import reading
 
 
 @pytest.fixture
-def whose(registry: object, pair: Pair) -> attempts.Of:
-    return attempts.Of(pair, "2026-11-23", "run-1", "shard-00001")
+def whose(registry: object, spec: FeatureSetSpec) -> attempts.Of:
+    return attempts.Of(spec, "2026-11-23", "run-1", "shard-00001")
 
 
 def begin(whose: attempts.Of, number: int, tried: int = 1) -> int:
@@ -48,11 +48,11 @@ def test_an_attempt_that_was_stopped_has_not_succeeded(whose: attempts.Of) -> No
 
 
 def test_what_ended_tasks_left_open_is_closed(whose: attempts.Of) -> None:
-    other = attempts.Of(whose.pair, whose.batch, "run-2", whose.shard)
+    other = attempts.Of(whose.spec, whose.batch, "run-2", whose.shard)
     attempts.succeeded(begin(whose, 1), None, None)
     begin(whose, 2)
     begin(other, 1)
-    attempts.write_off(whose.pair, whose.batch, whose.run_id)
+    attempts.write_off(whose.spec, whose.batch, whose.run_id)
 
     assert [(each.running, each.succeeded) for each in attempts.of(whose)] == [(False, True), (False, False)]
     assert [each.running for each in attempts.of(other)] == [True]
@@ -77,6 +77,6 @@ def test_only_the_rounds_own_failures_count(whose: attempts.Of) -> None:
 
 def test_attempts_belong_to_one_run_and_shard(whose: attempts.Of) -> None:
     begin(whose, 1)
-    other = attempts.Of(whose.pair, whose.batch, "run-2", whose.shard)
+    other = attempts.Of(whose.spec, whose.batch, "run-2", whose.shard)
 
     assert attempts.of(other) == []

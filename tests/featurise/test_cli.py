@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 
 DAY = "2026-11-23"
 # Processes take a second each; what they ask of the registry is tested on PostgreSQL beside the queries themselves.
@@ -21,11 +21,11 @@ def featurise(*argv: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def done(registry, pair: Pair, upload, night) -> Pair:
+def done(registry, spec: FeatureSetSpec, upload, night) -> FeatureSetSpec:
     upload({f"{DAY}/{name}.jpg": name.encode() for name in "abc"} | {f"{DAY}/x.jpg": b"bad"})
     night()
     upload({f"{DAY}/later.jpg": b"later"})
-    return pair
+    return spec
 
 
 def test_migrate_then_status_of_an_empty_registry(empty_registry):

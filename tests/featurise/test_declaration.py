@@ -1,11 +1,11 @@
-"""The declaration: pairs from a good file; file, line, field, expected and found from a bad one."""
+"""The declaration: feature sets from a good file; file, line, field, expected and found from a bad one."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.load import Broken, load
 from featurise.declaration.run_options import Options
 
@@ -29,7 +29,7 @@ datasets:
       timezone: Europe/Berlin
     backbones: [resnet101, resnext101]
   flowers:
-    prefix: pictures/flowers/
+    prefix: images/flowers/
     backbones:
       resnet101:
         precision: bf16
@@ -45,17 +45,17 @@ def environment(monkeypatch):
     monkeypatch.setenv("TEST_SHA", "a" * 64)
 
 
-def read(folder: Path, text: str) -> list[Pair | Broken]:
+def read(folder: Path, text: str) -> list[FeatureSetSpec | Broken]:
     path = folder / "featurise.yaml"
     path.write_text(text)
     return load(path)
 
 
-def only_broken(found: list[Pair | Broken]) -> Broken:
+def only_broken(found: list[FeatureSetSpec | Broken]) -> Broken:
     return next(one for one in found if isinstance(one, Broken))
 
 
-def test_one_pair_for_each_dataset_and_backbone(tmp_path):
+def test_one_feature_set_for_each_dataset_and_backbone(tmp_path):
     birds, other, flowers = read(tmp_path, GOOD)
     assert [one.dag_id for one in (birds, other, flowers)] == [
         "birds__resnet101",
@@ -63,15 +63,15 @@ def test_one_pair_for_each_dataset_and_backbone(tmp_path):
         "flowers__resnet101",
     ]
     assert (birds.bucket, birds.prefix, birds.schedule.timezone) == ("bucket", "images/birds/", "Europe/Berlin")
-    assert (flowers.prefix, flowers.rule.min_boxes, flowers.rule.max_boxes) == ("pictures/flowers/", 10, 100)
+    assert (flowers.prefix, flowers.rule.min_boxes, flowers.rule.max_boxes) == ("images/flowers/", 10, 100)
     assert birds.feature_set == f"birds-resnet101-{birds.revision}"
     assert len({birds.revision, flowers.revision}) == 2
-    assert Pair.model_validate_json(flowers.model_dump_json()) == flowers
+    assert FeatureSetSpec.model_validate_json(flowers.model_dump_json()) == flowers
 
 
 def test_a_mistake_breaks_its_dataset_and_leaves_the_others_alone(tmp_path):
     found = read(tmp_path, GOOD.replace("timezone: Europe/Berlin", "timezone: Mars/Base"))
-    assert [type(one) for one in found] == [Broken, Broken, Pair]
+    assert [type(one) for one in found] == [Broken, Broken, FeatureSetSpec]
     assert found[0].dataset == "birds"
     assert found[0].message == (
         f"{tmp_path}/featurise.yaml, line 17: datasets.birds.schedule.timezone: 'Mars/Base' is no time zone; "
@@ -90,13 +90,13 @@ def test_a_mistake_breaks_its_dataset_and_leaves_the_others_alone(tmp_path):
         ),
         ("max_boxes: 100", "max_boxes: 1", 24, "flowers.backbones.resnet101.boxes: min_boxes is 10, above max_boxes 1"),
         (
-            "prefix: pictures/",
-            "prefxi: pictures/",
+            "prefix: images/",
+            "prefxi: images/",
             20,
-            "datasets.flowers.prefxi: unknown field, found 'pictures/flowers/'; expected one of bucket, prefix",
+            "datasets.flowers.prefxi: unknown field, found 'images/flowers/'; expected one of bucket, prefix",
         ),
         ("min_boxes: 10", "min_box: 5", 25, "boxes.min_box: unknown field, found 5; expected one of min_boxes, max_b"),
-        ("prefix: pictures/flowers/", "prefix: pictures/flowers", 20, "datasets.flowers.prefix: .* is no prefix"),
+        ("prefix: images/flowers/", "prefix: images/flowers", 20, "datasets.flowers.prefix: .* is no prefix"),
         (
             "      sha256: ${TEST_SHA}\n  resnext",
             "  resnext",
@@ -111,38 +111,38 @@ def test_a_mistake_breaks_its_dataset_and_leaves_the_others_alone(tmp_path):
             22,
             "'resnet50' is no backbone; expected one of resnet101",
         ),
-        ("prefix: pictures/flowers/", "ready: {}", 20, "ready: expected exactly one of success .* and settle_seconds"),
+        ("prefix: images/flowers/", "ready: {}", 20, "ready: expected exactly one of success .* and settle_seconds"),
         (
-            "prefix: pictures/flowers/",
+            "prefix: images/flowers/",
             "ready: {success: /_DONE}",
             20,
             "ready.success: '/_DONE' is no object's name",
         ),
-        ("prefix: pictures/flowers/", "ready: {success: ''}", 20, "ready.success: '' is no object's name"),
-        ("prefix: pictures/flowers/", "schedule: {cron: daily}", 20, "schedule.cron: 'daily' is no cron expression"),
-        ("prefix: pictures/flowers/", "schedule: {cron: 99 2 * * x}", 20, r"schedule.cron: '99 2 \* \* x' is no cron"),
-        ("prefix: pictures/flowers/", "schedule: {cron: 0 0 30 2 *}", 20, "schedule.cron: .*failed to find next date"),
+        ("prefix: images/flowers/", "ready: {success: ''}", 20, "ready.success: '' is no object's name"),
+        ("prefix: images/flowers/", "schedule: {cron: daily}", 20, "schedule.cron: 'daily' is no cron expression"),
+        ("prefix: images/flowers/", "schedule: {cron: 99 2 * * x}", 20, r"schedule.cron: '99 2 \* \* x' is no cron"),
+        ("prefix: images/flowers/", "schedule: {cron: 0 0 30 2 *}", 20, "schedule.cron: .*failed to find next date"),
         ("min_boxes: 10", "background: true", 24, "boxes: background is for resnext101, and resnet101 knows no such"),
         (
-            "prefix: pictures/flowers/",
+            "prefix: images/flowers/",
             "batches: {by: modified}\n    ready: {success: _DONE}",
             21,
             "flowers.ready: success is .* batches by modified have none.*; use settle_seconds",
         ),
-        ("prefix: pictures/flowers/", "batches: {pattern: '%Y'}", 20, "pattern: '%Y' does not name a day"),
+        ("prefix: images/flowers/", "batches: {pattern: '%Y'}", 20, "pattern: '%Y' does not name a day"),
         (
-            "prefix: pictures/flowers/",
+            "prefix: images/flowers/",
             "limits: {retries: -1}",
             20,
             "limits.retries: expected greater than or equal to 0",
         ),
         ("${TEST_BUCKET}", "s3://featurise", 2, "bucket: 's3://fe.* is no bucket's name: expected .* without s3://"),
-        ("${TEST_BUCKET}", "pictures/", 2, "defaults.bucket: 'pictures/' is no bucket's name"),
-        ("${TEST_BUCKET}", "store:pictures", 2, "defaults.bucket: 'store:pictures' is no bucket's name"),
-        ("${TEST_BUCKET}", "' pictures'", 2, "defaults.bucket: ' pictures' is no bucket's name"),
+        ("${TEST_BUCKET}", "images/", 2, "defaults.bucket: 'images/' is no bucket's name"),
+        ("${TEST_BUCKET}", "store:images", 2, "defaults.bucket: 'store:images' is no bucket's name"),
+        ("${TEST_BUCKET}", "' images'", 2, "defaults.bucket: ' images' is no bucket's name"),
         ("${TEST_BUCKET}", "my", 2, "defaults.bucket: 'my' is no bucket's name: expected 3 to 63 letters"),
         (
-            "prefix: pictures/flowers/",
+            "prefix: images/flowers/",
             "outputs: {bucket: 's3://r'}",
             20,
             "outputs.bucket: 's3://r' is no bucket's name",
@@ -159,7 +159,7 @@ def test_a_mistake_is_named_with_line_and_field(tmp_path, good, bad, line, says)
 
 def test_a_bucket_may_have_the_letters_that_other_stores_allow(tmp_path):
     found = read(tmp_path, GOOD.replace("${TEST_BUCKET}", "My_Pictures.v-2"))
-    assert {one.bucket for one in found if isinstance(one, Pair)} == {"My_Pictures.v-2"}
+    assert {one.bucket for one in found if isinstance(one, FeatureSetSpec)} == {"My_Pictures.v-2"}
 
 
 def test_a_mistake_above_the_datasets_names_each_that_uses_it(tmp_path):
@@ -177,7 +177,7 @@ def test_a_misspelt_backbone_that_no_dataset_uses_is_told_and_breaks_none(tmp_pa
         message=f"{tmp_path}/featurise.yaml, line 14: backbones.resnet110: unknown backbone; "
         "expected one of resnet101, resnext101"
     )
-    assert [type(one) for one in others] == [Pair, Pair, Pair]
+    assert [type(one) for one in others] == [FeatureSetSpec, FeatureSetSpec, FeatureSetSpec]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_a_file_of_another_shape_is_one_message(tmp_path, text, says):
 @pytest.mark.parametrize(("written", "read_as"), [("2014", "2014"), ("yes", "True"), ("~", "None")])
 def test_a_name_that_is_no_text_breaks_its_dataset_alone(tmp_path, written, read_as):
     found = read(tmp_path, GOOD.replace("  birds:\n", f"  {written}:\n"))
-    assert [type(one) for one in found] == [Broken, Pair]
+    assert [type(one) for one in found] == [Broken, FeatureSetSpec]
     says = f"line 15: datasets.{read_as}: expected a text name, found {read_as}; quote it"
     assert says in only_broken(found).message
 
@@ -259,11 +259,11 @@ def test_a_missing_file_says_which_setting_names_it(tmp_path):
 
 
 def test_options_make_another_feature_set_where_they_change_numbers(tmp_path):
-    pair = read(tmp_path, GOOD)[0]
-    assert Options().applied(pair) == pair
-    assert Options(images_per_shard=7, limit=3).applied(pair).revision == pair.revision
-    changed = Options(max_boxes=50).applied(pair)
-    assert changed.revision != pair.revision
+    spec = read(tmp_path, GOOD)[0]
+    assert Options().applied(spec) == spec
+    assert Options(images_per_shard=7, limit=3).applied(spec).revision == spec.revision
+    changed = Options(max_boxes=50).applied(spec)
+    assert changed.revision != spec.revision
     assert Options(max_boxes=50).applied(changed) == changed
 
 

@@ -19,11 +19,11 @@ def signals_stay(monkeypatch):
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
     folder.mkdir()
     for name in ("a.jpg", "b.jpg"):
-        (folder / name).write_bytes(b"a picture")
+        (folder / name).write_bytes(b"an image")
     return folder
 
 
@@ -40,34 +40,34 @@ def ready(monkeypatch):
     return platform_is
 
 
-def test_folders_that_are_not_there_are_said_before_anything_starts(tmp_path, monkeypatch, capsys, pictures):
+def test_folders_that_are_not_there_are_said_before_anything_starts(tmp_path, monkeypatch, capsys, photographs):
     monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: pytest.fail("something was started"))
     assert demo.up(images=tmp_path / "none", folder=tmp_path / "state") == 1
-    assert f"{tmp_path}/none: 0 files; expected a folder with at least two pictures" in capsys.readouterr().out
+    assert f"{tmp_path}/none: 0 files; expected a folder with at least two images" in capsys.readouterr().out
     monkeypatch.setenv("WEIGHTS_DIR", str(tmp_path / "none"))
-    assert demo.up(images=pictures, folder=tmp_path / "state") == 1
+    assert demo.up(images=photographs, folder=tmp_path / "state") == 1
     assert f"WEIGHTS_DIR={tmp_path}/none: no such folder" in capsys.readouterr().out
     assert not (tmp_path / "state").exists()
 
 
-def test_a_command_that_fails_is_told_with_what_it_said(tmp_path, monkeypatch, capsys, pictures):
+def test_a_command_that_fails_is_told_with_what_it_said(tmp_path, monkeypatch, capsys, photographs):
     def fails(*_: object) -> None:
         raise subprocess.CalledProcessError(3, ["extractor", "weights", "fetch"], stderr=b"no space left\n")
 
     monkeypatch.setattr(weights, "download", fails)
-    assert demo.up(images=pictures, folder=tmp_path / "state") == 1
+    assert demo.up(images=photographs, folder=tmp_path / "state") == 1
     assert "`extractor weights fetch` ended with exit code 3:\nno space left\n" in capsys.readouterr().out
 
 
-def test_a_platform_that_ends_or_is_late_is_told_with_its_log(tmp_path, monkeypatch, capsys, pictures, ready):
+def test_a_platform_that_ends_or_is_late_is_told_with_its_log(tmp_path, monkeypatch, capsys, photographs, ready):
     ready("print('no [/port]'); raise SystemExit(3)")
-    assert demo.up(images=pictures, folder=tmp_path / "state") == 1
+    assert demo.up(images=photographs, folder=tmp_path / "state") == 1
     told = capsys.readouterr().out
     log = tmp_path / "state" / "logs" / "platform.log"
     assert f"platform ended with exit code 3; the end of {log}:\nno [/port]\n" in told
     monkeypatch.setattr(demo, "UP_SECONDS", 0.1)
     ready("import time; time.sleep(60)")
-    assert demo.up(images=pictures, folder=tmp_path / "state") == 1
+    assert demo.up(images=photographs, folder=tmp_path / "state") == 1
     assert f"for the platform; see {log}" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""What counts as new: late, changed, reverted, deleted, moved, doubled pictures; claims; batches that are not ready."""
+"""What counts as new: late, changed, reverted, deleted, moved, doubled images; claims; batches that are not ready."""
 
 import dataclasses
 import datetime
@@ -11,7 +11,7 @@ from sqlalchemy import text
 from extractor.core import manifest, storage
 from extractor.core.exit_codes import StorageError
 from featurise.declaration import batches
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run_options import Options
 from featurise.registry import feature_sets, leases
 from featurise.registry.coverage import coverage, places
@@ -25,14 +25,14 @@ DAY, BEFORE = "2026-11-23", "2026-11-22"
 pytestmark = pytest.mark.usefixtures("registry")
 
 
-def fresh(pair: Pair, run_id: str = "run", batch: str = DAY, **options) -> list[str]:
+def fresh(spec: FeatureSetSpec, run_id: str = "run", batch: str = DAY, **options) -> list[str]:
     """The names below the prefix of what a run finds new."""
-    found = discover.run(pair, batch, run_id, Options(**options))
+    found = discover.run(spec, batch, run_id, Options(**options))
     if found.left:
         return [found.left]
     lines = manifest.load(Fresh, storage.read_bytes(found.listing_uri), found.listing_uri)
     assert len(lines) == found.fresh
-    return [line.key.removeprefix(pair.prefix) for line in lines]
+    return [line.key.removeprefix(spec.prefix) for line in lines]
 
 
 def day(batch: str = DAY):
@@ -45,32 +45,32 @@ def states(image: str) -> list[str]:
         return sorted(place.state for place in places(connection, image))
 
 
-def remove(pair: Pair, name: str) -> None:
-    storage.delete([f"s3://{pair.bucket}/{pair.prefix}{name}"])
+def remove(spec: FeatureSetSpec, name: str) -> None:
+    storage.delete([f"s3://{spec.bucket}/{spec.prefix}{name}"])
 
 
-def test_markers_and_folders_are_no_images(pair, upload):
+def test_markers_and_folders_are_no_images(spec, upload):
     upload({f"{DAY}/a.jpg": b"a", f"{DAY}/_SUCCESS": b"", f"{DAY}/deep/b.png": b"b"})
-    assert fresh(pair) == [f"{DAY}/a.jpg", f"{DAY}/deep/b.png"]
+    assert fresh(spec) == [f"{DAY}/a.jpg", f"{DAY}/deep/b.png"]
 
 
-def test_an_empty_night_finds_nothing(pair):
-    found = discover.run(pair, DAY, "run", Options())
+def test_an_empty_night_finds_nothing(spec):
+    found = discover.run(spec, DAY, "run", Options())
     assert (found.found, found.fresh, found.left) == (0, 0, None)
 
 
-def test_a_missing_bucket_is_named_with_its_endpoint(pair, store):
-    elsewhere = pair.model_copy(update={"bucket": "no-such-bucket", "outputs": pair.outputs})
+def test_a_missing_bucket_is_named_with_its_endpoint(spec, store):
+    elsewhere = spec.model_copy(update={"bucket": "no-such-bucket", "outputs": spec.outputs})
     with pytest.raises(StorageError, match=f"(?s)no-such-bucket.*{store.endpoint}"):
         discover.run(elsewhere, DAY, "run", Options())
 
 
-def test_a_batch_is_named_by_a_day(pair):
+def test_a_batch_is_named_by_a_day(spec):
     with pytest.raises(batches.BatchInvalid, match=r"'yesterday'.*expected a day"):
-        discover.run(pair, "yesterday", "run", Options())
+        discover.run(spec, "yesterday", "run", Options())
 
 
-def test_late_pictures_are_found_by_the_look_back(pair, upload, night):
+def test_late_images_are_found_by_the_look_back(spec, upload, night):
     upload({f"{BEFORE}/a.jpg": b"a"})
     night(BEFORE)
     upload({f"{BEFORE}/late.jpg": b"late", f"{DAY}/b.jpg": b"b"})
@@ -79,17 +79,17 @@ def test_late_pictures_are_found_by_the_look_back(pair, upload, night):
     assert (day(BEFORE).found, day(BEFORE).done, day(DAY).done) == (2, 2, 1)
 
 
-def test_a_skipped_night_is_made_up_for_within_the_window_and_not_beyond(pair, upload):
+def test_a_skipped_night_is_made_up_for_within_the_window_and_not_beyond(spec, upload):
     upload({"2026-11-20/in.jpg": b"in", "2026-11-19/out.jpg": b"out"})
-    assert fresh(pair) == ["2026-11-20/in.jpg"]
+    assert fresh(spec) == ["2026-11-20/in.jpg"]
 
 
-def test_a_backfill_without_look_back_keeps_to_its_day(pair, upload):
+def test_a_backfill_without_look_back_keeps_to_its_day(spec, upload):
     upload({f"{BEFORE}/a.jpg": b"a", f"{DAY}/b.jpg": b"b"})
-    assert fresh(pair, look_back_days=0) == [f"{DAY}/b.jpg"]
+    assert fresh(spec, look_back_days=0) == [f"{DAY}/b.jpg"]
 
 
-def test_a_changed_picture_is_done_again_and_the_old_row_kept(pair, upload, night):
+def test_a_changed_image_is_done_again_and_the_old_row_kept(spec, upload, night):
     upload({f"{DAY}/a.jpg": b"old"})
     night()
     upload({f"{DAY}/a.jpg": b"new"})
@@ -98,7 +98,7 @@ def test_a_changed_picture_is_done_again_and_the_old_row_kept(pair, upload, nigh
     assert (day().found, day().done, day().pending) == (1, 1, 0)
 
 
-def test_a_picture_that_is_put_back_needs_no_second_extraction(pair, upload, night, extract):
+def test_an_image_that_is_put_back_needs_no_second_extraction(spec, upload, night, extract):
     for data in (b"old", b"new", b"old"):
         upload({f"{DAY}/a.jpg": data})
         night(run_id=f"run of {len(extract.made)}")
@@ -106,10 +106,10 @@ def test_a_picture_that_is_put_back_needs_no_second_extraction(pair, upload, nig
     assert states("a") == ["featurised", "featurised, superseded"]
     with reading() as connection:
         live = next(place for place in places(connection, "a") if place.state == "featurised")
-    assert live.etag == storage.head(f"s3://{pair.bucket}/{pair.prefix}{DAY}/a.jpg").etag
+    assert live.etag == storage.head(f"s3://{spec.bucket}/{spec.prefix}{DAY}/a.jpg").etag
 
 
-def test_a_picture_that_turned_bad_is_a_reject_and_its_features_count_no_more(upload, night):
+def test_an_image_that_turned_bad_is_a_reject_and_its_features_count_no_more(upload, night):
     upload({f"{DAY}/a.jpg": b"fine"})
     night()
     upload({f"{DAY}/a.jpg": b"bad"})
@@ -118,10 +118,10 @@ def test_a_picture_that_turned_bad_is_a_reject_and_its_features_count_no_more(up
     assert (day().done, day().rejected, day().pending) == (0, 1, 0)
 
 
-def test_deleted_pictures_are_noted_and_come_back(pair, upload, night, extract):
+def test_deleted_images_are_noted_and_come_back(spec, upload, night, extract):
     upload({f"{DAY}/a.jpg": b"a", f"{DAY}/b.jpg": b"b"})
     night()
-    remove(pair, f"{DAY}/a.jpg")
+    remove(spec, f"{DAY}/a.jpg")
     assert night(run_id="second").deleted == 1
     assert states("a") == ["featurised, deleted since"]
     assert (day().found, day().done, day().deleted) == (1, 1, 1)
@@ -131,11 +131,11 @@ def test_deleted_pictures_are_noted_and_come_back(pair, upload, night, extract):
     assert len(extract.made) == 2
 
 
-def test_a_deleted_picture_that_comes_back_as_another_is_no_deleted_one(pair, upload, night):
+def test_a_deleted_image_that_comes_back_as_another_is_no_deleted_one(spec, upload, night):
     upload({f"{DAY}/a.jpg": b"a", f"{DAY}/b.jpg": b"b"})
     night()
-    remove(pair, f"{DAY}/a.jpg")
-    remove(pair, f"{DAY}/b.jpg")
+    remove(spec, f"{DAY}/a.jpg")
+    remove(spec, f"{DAY}/b.jpg")
     night(run_id="second")
     assert (day().done, day().deleted) == (0, 2)
     upload({f"{DAY}/a.jpg": b"another", f"{DAY}/b.jpg": b"bad"})
@@ -152,17 +152,17 @@ def test_rejects_are_not_tried_again_until_they_change(upload, night, extract):
     assert states("a") == ["featurised", "rejected, superseded"]
 
 
-def test_the_same_bytes_under_another_key_are_done_without_extraction(pair, upload, night, extract):
+def test_the_same_bytes_under_another_key_are_done_without_extraction(spec, upload, night, extract):
     upload({f"{BEFORE}/a.jpg": b"same"})
     night(BEFORE)
     upload({f"{DAY}/a.jpg": b"same"})
     found = night(DAY)
     assert (found.fresh, found.done) == (0, 2)
-    assert extract.made == [f"{pair.prefix}{BEFORE}/a.jpg"]
+    assert extract.made == [f"{spec.prefix}{BEFORE}/a.jpg"]
     assert states("a") == ["featurised", "featurised"]
 
 
-def test_other_bytes_under_a_known_id_are_a_reject_that_names_both(pair, upload, night):
+def test_other_bytes_under_a_known_id_are_a_reject_that_names_both(spec, upload, night):
     upload({f"{BEFORE}/a.jpg": b"one"})
     night(BEFORE)
     upload({f"{DAY}/a.jpg": b"two"})
@@ -174,23 +174,23 @@ def test_other_bytes_under_a_known_id_are_a_reject_that_names_both(pair, upload,
     assert f"{DAY}/a.jpg" in reject.detail
 
 
-def test_a_moved_picture_that_changed_is_new(pair, upload, night):
+def test_a_moved_image_that_changed_is_new(spec, upload, night):
     upload({f"{BEFORE}/a.jpg": b"one"})
     night(BEFORE)
-    remove(pair, f"{BEFORE}/a.jpg")
+    remove(spec, f"{BEFORE}/a.jpg")
     upload({f"{DAY}/a.jpg": b"two"})
     assert night(DAY).fresh == 1
     assert states("a") == ["featurised", "featurised, deleted since"]
 
 
-def test_limit_and_keys_narrow_what_is_new_and_not_what_is_counted(pair, upload):
+def test_limit_and_keys_narrow_what_is_new_and_not_what_is_counted(spec, upload):
     upload({f"{DAY}/{n}.jpg": str(n).encode() for n in range(5)})
-    found = discover.run(pair, DAY, "run", Options(limit=2))
+    found = discover.run(spec, DAY, "run", Options(limit=2))
     assert (found.found, found.fresh) == (5, 2)
-    assert fresh(pair, keys=[f"{pair.prefix}{DAY}/3"]) == [f"{DAY}/3.jpg"]
+    assert fresh(spec, keys=[f"{spec.prefix}{DAY}/3"]) == [f"{DAY}/3.jpg"]
 
 
-def test_force_finds_everything_new(pair, upload, night, extract):
+def test_force_finds_everything_new(spec, upload, night, extract):
     upload({f"{DAY}/a.jpg": b"a"})
     night()
     night(run_id="again", options=Options(force=True))
@@ -199,130 +199,130 @@ def test_force_finds_everything_new(pair, upload, night, extract):
     assert day().done == 1
 
 
-def test_force_and_limit_keep_to_the_runs_own_day(pair, upload, night):
+def test_force_and_limit_keep_to_the_runs_own_day(spec, upload, night):
     upload({f"{BEFORE}/{name}.jpg": name.encode() for name in "ab"} | {f"{DAY}/c.jpg": b"c", f"{DAY}/d.jpg": b"d"})
-    assert fresh(pair, "some", limit=1) == [f"{DAY}/c.jpg"]
-    assert fresh(pair, "some", limit=3) == [f"{DAY}/c.jpg", f"{DAY}/d.jpg", f"{BEFORE}/a.jpg"]
+    assert fresh(spec, "some", limit=1) == [f"{DAY}/c.jpg"]
+    assert fresh(spec, "some", limit=3) == [f"{DAY}/c.jpg", f"{DAY}/d.jpg", f"{BEFORE}/a.jpg"]
     night(run_id="some")
-    assert fresh(pair, "forced", force=True) == [f"{DAY}/c.jpg", f"{DAY}/d.jpg"]
-    assert len(fresh(pair, "forced", force=True, look_back_days=1)) == 4
+    assert fresh(spec, "forced", force=True) == [f"{DAY}/c.jpg", f"{DAY}/d.jpg"]
+    assert len(fresh(spec, "forced", force=True, look_back_days=1)) == 4
 
 
-def test_of_new_pictures_with_one_id_the_earlier_day_has_it(upload, night):
+def test_of_new_images_with_one_id_the_earlier_day_has_it(upload, night):
     upload({f"{DAY}/a.jpg": b"later", f"{BEFORE}/a.jpg": b"earlier"})
     night()
     assert (day(BEFORE).done, day(DAY).rejected) == (1, 1)
 
 
-def test_a_dry_run_claims_and_changes_nothing(pair, upload):
+def test_a_dry_run_claims_and_changes_nothing(spec, upload):
     upload({f"{DAY}/a.jpg": b"a"})
-    found = discover.run(pair, DAY, "dry", Options(dry_run=True))
+    found = discover.run(spec, DAY, "dry", Options(dry_run=True))
     assert found.fresh == 1
-    assert plan.run(pair, found, "dry", Options(dry_run=True)) == []
-    assert report.run(pair, DAY, "dry").text == "dry run: 1 new images in 1 shards"
+    assert plan.run(spec, found, "dry", Options(dry_run=True)) == []
+    assert report.run(spec, DAY, "dry").text == "dry run: 1 new images in 1 shards"
     with reading() as connection:
         assert coverage(connection) == []
-        assert feature_sets.find(connection, pair) is None
+        assert feature_sets.find(connection, spec) is None
 
 
-def test_two_runs_of_one_night_one_leaves(pair, upload):
+def test_two_runs_of_one_night_one_leaves(spec, upload):
     upload({f"{DAY}/a.jpg": b"a"})
-    assert fresh(pair, "first") == [f"{DAY}/a.jpg"]
-    assert fresh(pair, "second") == [f"batch {DAY} is being worked on by run first"]
-    assert fresh(pair, "first") == [f"{DAY}/a.jpg"], "a retry of the first run goes on"
+    assert fresh(spec, "first") == [f"{DAY}/a.jpg"]
+    assert fresh(spec, "second") == [f"batch {DAY} is being worked on by run first"]
+    assert fresh(spec, "first") == [f"{DAY}/a.jpg"], "a retry of the first run goes on"
 
 
-def test_the_next_night_leaves_a_claimed_earlier_batch_alone(pair, upload):
+def test_the_next_night_leaves_a_claimed_earlier_batch_alone(spec, upload):
     upload({f"{BEFORE}/a.jpg": b"a", f"{DAY}/b.jpg": b"b"})
-    assert fresh(pair, "first", BEFORE) == [f"{BEFORE}/a.jpg"]
-    assert fresh(pair, "second", DAY) == [f"{DAY}/b.jpg"]
+    assert fresh(spec, "first", BEFORE) == [f"{BEFORE}/a.jpg"]
+    assert fresh(spec, "second", DAY) == [f"{DAY}/b.jpg"]
 
 
-def test_a_dead_runs_claim_expires_and_the_dead_run_may_not_go_on(pair, upload):
+def test_a_dead_runs_claim_expires_and_the_dead_run_may_not_go_on(spec, upload):
     upload({f"{DAY}/a.jpg": b"a"})
-    long_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=pair.limits.lease_minutes + 1)
+    long_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=spec.limits.lease_minutes + 1)
     with writing() as connection:
-        number = feature_sets.ensure(connection, pair)
-        assert leases.take(connection, number, pair, DAY, "dead", long_ago) is None
-    assert fresh(pair, "living") == [f"{DAY}/a.jpg"]
+        number = feature_sets.ensure(connection, spec)
+        assert leases.take(connection, number, spec, DAY, "dead", long_ago) is None
+    assert fresh(spec, "living") == [f"{DAY}/a.jpg"]
     with pytest.raises(leases.ClaimLost, match=r"run living works on it.*dead"):
-        leases.renew(pair, DAY, "dead")
-    leases.renew(pair, DAY, "living")
+        leases.renew(spec, DAY, "dead")
+    leases.renew(spec, DAY, "living")
 
 
 @pytest.mark.parametrize("empty_registry", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("step", ["renew", "release"])
-def test_a_runs_claims_are_locked_in_the_order_in_which_another_takes_them(pair, step):
+def test_a_runs_claims_are_locked_in_the_order_in_which_another_takes_them(spec, step):
     now = datetime.datetime.now(datetime.UTC)
     with writing() as connection:
-        number = feature_sets.ensure(connection, pair)
+        number = feature_sets.ensure(connection, spec)
         for one in (DAY, BEFORE):  # a table is read in the order of its rows where nobody says otherwise
-            leases.take(connection, number, pair, one, "first", now)
+            leases.take(connection, number, spec, one, "first", now)
 
     def first() -> None:
         with writing() as connection:
             if step == "renew":
-                leases.hold(connection, number, pair, DAY, "first")
+                leases.hold(connection, number, spec, DAY, "first")
             else:
                 leases.release(connection, number, "first")
 
     waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     with ThreadPoolExecutor() as pool, writing() as connection, reading() as watcher:
-        assert leases.take(connection, number, pair, BEFORE, "second", now) == "first"
+        assert leases.take(connection, number, spec, BEFORE, "second", now) == "first"
         at_work = pool.submit(first)
         while not watcher.scalar(waiting):
             assert not at_work.done()
-        assert leases.take(connection, number, pair, DAY, "second", now) == "first"
+        assert leases.take(connection, number, spec, DAY, "second", now) == "first"
         connection.commit()
         at_work.result()
 
 
-def test_a_batch_waits_for_its_success_object(pair, upload):
-    pair = pair.model_copy(update={"ready": type(pair.ready)(success="_SUCCESS")})
-    assert discover.not_ready(pair, DAY) is None, "nothing at all: an empty night"
+def test_a_batch_waits_for_its_success_object(spec, upload):
+    spec = spec.model_copy(update={"ready": type(spec.ready)(success="_SUCCESS")})
+    assert discover.not_ready(spec, DAY) is None, "nothing at all: an empty night"
     upload({f"{DAY}/a.jpg": b"a"})
-    assert "_SUCCESS is not there yet" in discover.not_ready(pair, DAY)
-    assert discover.run(pair, DAY, "run", Options()).left.startswith(f"batch {DAY} is not ready")
+    assert "_SUCCESS is not there yet" in discover.not_ready(spec, DAY)
+    assert discover.run(spec, DAY, "run", Options()).left.startswith(f"batch {DAY} is not ready")
     upload({f"{DAY}/_SUCCESS": b""})
-    assert discover.not_ready(pair, DAY) is None
-    assert fresh(pair) == [f"{DAY}/a.jpg"]
+    assert discover.not_ready(spec, DAY) is None
+    assert fresh(spec) == [f"{DAY}/a.jpg"]
 
 
-def test_a_batch_waits_until_it_is_quiet_and_gives_its_claim_back(pair, upload):
-    unsettled = pair.model_copy(update={"ready": type(pair.ready)(settle_seconds=3600)})
+def test_a_batch_waits_until_it_is_quiet_and_gives_its_claim_back(spec, upload):
+    unsettled = spec.model_copy(update={"ready": type(spec.ready)(settle_seconds=3600)})
     upload({f"{DAY}/a.jpg": b"a"})
     assert "it settles after 3600 s" in discover.not_ready(unsettled, DAY)
     assert "it settles after 3600 s" in discover.run(unsettled, DAY, "early", Options()).left
-    assert fresh(pair, "other") == [f"{DAY}/a.jpg"]
+    assert fresh(spec, "other") == [f"{DAY}/a.jpg"]
 
 
 @pytest.mark.parametrize(
     ("ready", "why"), [({"success": "_SUCCESS"}, "_SUCCESS is not there yet"), ({"settle_seconds": 3600}, "it settles")]
 )
-def test_the_look_back_leaves_a_batch_alone_that_is_not_ready(pair, upload, ready, why):
-    pair = pair.model_copy(update={"ready": type(pair.ready)(**ready)})
+def test_the_look_back_leaves_a_batch_alone_that_is_not_ready(spec, upload, ready, why):
+    spec = spec.model_copy(update={"ready": type(spec.ready)(**ready)})
     upload({f"{BEFORE}/half.jpg": b"half"})
-    found = discover.run(pair, DAY, "run", Options())
+    found = discover.run(spec, DAY, "run", Options())
     assert (found.found, found.fresh) == (0, 0)
     (passed_over,) = found.passed_over
     assert passed_over.startswith(f"batch {BEFORE} is not ready: ")
     assert why in passed_over
     with reading() as connection:
-        assert leases.holder(connection, feature_sets.find(connection, pair), BEFORE) is None
+        assert leases.holder(connection, feature_sets.find(connection, spec), BEFORE) is None
 
 
-def test_batches_by_the_day_of_the_last_change(pair, upload, night):
+def test_batches_by_the_day_of_the_last_change(spec, upload, night):
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    pair = pair.model_copy(update={"batches": type(pair.batches)(by="modified"), "look_back_days": 0})
+    spec = spec.model_copy(update={"batches": type(spec.batches)(by="modified"), "look_back_days": 0})
     upload({"x/a.jpg": b"a", "y/b.jpg": b"b"})
-    assert fresh(pair, "today", today) == ["x/a.jpg", "y/b.jpg"]
-    assert fresh(pair, "long ago", "2026-11-01") == []
-    night(today, of=pair, run_id="today")
-    remove(pair, "x/a.jpg")
-    assert discover.run(pair, "2026-11-01", "long ago", Options()).deleted == 1
+    assert fresh(spec, "today", today) == ["x/a.jpg", "y/b.jpg"]
+    assert fresh(spec, "long ago", "2026-11-01") == []
+    night(today, of=spec, run_id="today")
+    remove(spec, "x/a.jpg")
+    assert discover.run(spec, "2026-11-01", "long ago", Options()).deleted == 1
 
 
-def test_a_day_of_the_last_change_keeps_count_of_pictures_that_leave_it(pair, upload, night, monkeypatch):
+def test_a_day_of_the_last_change_keeps_count_of_images_that_leave_it(spec, upload, night, monkeypatch):
     days = {f"{name}.jpg": 1 for name in "abcd"}
     listing = storage.listing
 
@@ -336,42 +336,42 @@ def test_a_day_of_the_last_change_keeps_count_of_pictures_that_leave_it(pair, up
             return [(one.batch[-2:], one.found, one.done, one.pending) for one in coverage(connection)]
 
     monkeypatch.setattr(storage, "listing", dated)
-    pair = pair.model_copy(update={"batches": type(pair.batches)(by="modified"), "look_back_days": 1})
+    spec = spec.model_copy(update={"batches": type(spec.batches)(by="modified"), "look_back_days": 1})
     upload({name: name.encode() for name in days})
-    night("2026-11-01", of=pair)
+    night("2026-11-01", of=spec)
     days["a.jpg"] = 20
-    night("2026-11-20", of=pair, run_id="put again as it was")
+    night("2026-11-20", of=spec, run_id="put again as it was")
     assert counts() == [("01", 4, 4, 0), ("19", 0, 0, 0), ("20", 0, 0, 0)]
     days["b.jpg"] = 20
     upload({"b.jpg": b"replaced"})
-    night("2026-11-20", of=pair, run_id="replaced")
+    night("2026-11-20", of=spec, run_id="replaced")
     assert counts() == [("01", 3, 3, 0), ("19", 0, 0, 0), ("20", 1, 1, 0)]
-    remove(pair, "c.jpg")
-    night("2026-11-20", of=pair, run_id="deleted")
+    remove(spec, "c.jpg")
+    night("2026-11-20", of=spec, run_id="deleted")
     assert counts() == [("01", 2, 2, 0), ("19", 0, 0, 0), ("20", 1, 1, 0)]
 
 
-def test_a_backfill_may_have_an_earlier_batch_that_the_night_has_nothing_to_do_in(pair, upload, night):
+def test_a_backfill_may_have_an_earlier_batch_that_the_night_has_nothing_to_do_in(spec, upload, night):
     upload({f"{BEFORE}/a.jpg": b"a"})
     night(BEFORE)
     upload({f"{DAY}/b.jpg": b"b"})
-    assert fresh(pair, "tonight", DAY) == [f"{DAY}/b.jpg"]
-    assert fresh(pair, "backfill", BEFORE, force=True, look_back_days=0) == [f"{BEFORE}/a.jpg"]
+    assert fresh(spec, "tonight", DAY) == [f"{DAY}/b.jpg"]
+    assert fresh(spec, "backfill", BEFORE, force=True, look_back_days=0) == [f"{BEFORE}/a.jpg"]
 
 
-def test_a_name_that_makes_no_id_is_a_reject_and_the_night_goes_on(pair, upload, night):
+def test_a_name_that_makes_no_id_is_a_reject_and_the_night_goes_on(spec, upload, night):
     upload({f"{DAY}/..jpg": b"no id", f"{DAY}/a.jpg": b"a"})
     assert night().fresh == 1
     assert (day().found, day().done, day().rejected, day().pending) == (2, 1, 1, 0)
     with reading() as connection:
-        (reject,) = places(connection, f"{pair.prefix}{DAY}/..jpg")
+        (reject,) = places(connection, f"{spec.prefix}{DAY}/..jpg")
     assert reject.reason == "unsupported"
     assert "cannot name an HDF5 group" in reject.detail
 
 
-def test_a_store_that_lists_by_folder_is_compared_as_well_as_any(pair, upload, night):
+def test_a_store_that_lists_by_folder_is_compared_as_well_as_any(spec, upload, night):
     upload({f"{DAY}/{name}.jpg": name.encode() for name in ("a/one", "a-b/two", "a.b", "a0", "Z", "\u00e9")})
-    listed = [item.key for item in storage.listing(f"s3://{pair.bucket}/{pair.prefix}{DAY}/")]
+    listed = [item.key for item in storage.listing(f"s3://{spec.bucket}/{spec.prefix}{DAY}/")]
     assert listed != sorted(listed), "this store lists folders, not bytes; otherwise nothing is tested here"
     assert night().fresh == 6
     again = night(run_id="again")

@@ -13,7 +13,7 @@ import sqlalchemy
 from sqlalchemy import event, func, select
 
 from extractor.core import storage
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run_options import Options
 from featurise.objects import layout, verify
 from featurise.registry import leases, models, session
@@ -31,42 +31,42 @@ RUN = "scheduled"
 DAYS = [f"2026-11-{day:02d}" for day in range(1, 31)]
 
 
-def prepare(pair: Pair, upload, extract, batch: str, run_id: str = RUN, pictures: int = 3) -> Shard:
+def prepare(spec: FeatureSetSpec, upload, extract, batch: str, run_id: str = RUN, count: int = 3) -> Shard:
     """A shard of this batch, extracted."""
-    names = {f"{batch}/{batch}-{n}.jpg": f"{batch} {n}".encode() for n in range(pictures)}
+    names = {f"{batch}/{batch}-{n}.jpg": f"{batch} {n}".encode() for n in range(count)}
     upload(names | {f"{batch}/{batch}-x.jpg": f"bad {batch}".encode()})
-    found = discover.run(pair, batch, run_id, Options(look_back_days=0))
-    (shard,) = plan.run(pair, found, run_id, Options())
-    extract(pair, shard, batch)
+    found = discover.run(spec, batch, run_id, Options(look_back_days=0))
+    (shard,) = plan.run(spec, found, run_id, Options())
+    extract(spec, shard, batch)
     return shard
 
 
-def finish(pair: Pair, shard: Shard, batch: str, run_id: str = RUN) -> publish.Published:
-    published = publish.run(pair, shard, validate.run(pair, shard, batch, run_id), batch, run_id)
-    register.run(pair, shard, published, batch, run_id)
+def finish(spec: FeatureSetSpec, shard: Shard, batch: str, run_id: str = RUN) -> publish.Published:
+    published = publish.run(spec, shard, validate.run(spec, shard, batch, run_id), batch, run_id)
+    register.run(spec, shard, published, batch, run_id)
     return published
 
 
-def keys(pair: Pair, prefix: str) -> list[str]:
-    return [item.key for item in storage.listing(f"s3://{pair.bucket}/{prefix}")]
+def keys(spec: FeatureSetSpec, prefix: str) -> list[str]:
+    return [item.key for item in storage.listing(f"s3://{spec.bucket}/{prefix}")]
 
 
-def assert_whole(pair: Pair, batches: list[str], pictures: int = 3) -> None:
+def assert_whole(spec: FeatureSetSpec, batches: list[str], count: int = 3) -> None:
     """Every image of these batches is published and registered once; nothing else is visible or left over."""
     with reading() as connection:
         count = select(models.Image.key, func.count()).group_by(models.Image.key)
         images = dict(connection.execute(count).all())
-        assert len(images) == len(batches) * pictures
+        assert len(images) == len(batches) * count
         assert set(images.values()) == {1}
         assert connection.scalar(select(func.count()).select_from(models.Reject)) == len(batches)
         files = verify.shards(connection)
         days = connection.execute(select(models.Batch.done, models.Batch.rejected)).all()
-    assert set(days) == {(pictures, 1)}
+    assert set(days) == {(count, 1)}
     assert list(verify.run(files, read=True, tell=lambda uri: None)) == []
-    view = json.loads(storage.read_bytes(layout.latest(pair)))
-    assert view["images"] == len(batches) * pictures
+    view = json.loads(storage.read_bytes(layout.latest(spec)))
+    assert view["images"] == len(batches) * count
     assert sorted(file["uri"] for file in view["files"]) == sorted(row.uri for row in files)
-    assert [key for key in keys(pair, "work/") if "/shard-" in key] == []
+    assert [key for key in keys(spec, "work/") if "/shard-" in key] == []
 
 
 def in_child(work: Callable[[], None]) -> int:
@@ -101,7 +101,7 @@ def on_each_call(tell: Callable[[], None]) -> None:
     event.listen(session.engine(settings().registry), "before_cursor_execute", lambda *_: tell())
 
 
-def test_killed_at_any_call_and_run_again_the_end_is_the_same(registry, pair, upload, extract):
+def test_killed_at_any_call_and_run_again_the_end_is_the_same(registry, spec, upload, extract):
     def killed_at(call: int, shard: Shard, batch: str) -> int:
         def work() -> None:
             calls = Counter()
@@ -112,7 +112,7 @@ def test_killed_at_any_call_and_run_again_the_end_is_the_same(registry, pair, up
                     os.kill(os.getpid(), signal.SIGKILL)
 
             on_each_call(tell)
-            finish(pair, shard, batch)
+            finish(spec, shard, batch)
 
         return status(in_child(work))
 
@@ -120,90 +120,90 @@ def test_killed_at_any_call_and_run_again_the_end_is_the_same(registry, pair, up
     points = [1, *sorted(chosen.sample(range(2, 75), 10)), 10_000]
     outcomes = []
     for batch, point in zip(DAYS, points, strict=False):
-        shard = prepare(pair, upload, extract, batch)
+        shard = prepare(spec, upload, extract, batch)
         outcomes.append(os.WIFSIGNALED(killed_at(point, shard, batch)))
-        finish(pair, shard, batch)
+        finish(spec, shard, batch)
     assert outcomes[0]
     assert not outcomes[-1], "the last one ran to its end undisturbed"
     assert sum(outcomes) >= 8
-    assert_whole(pair, DAYS[: len(points)])
+    assert_whole(spec, DAYS[: len(points)])
     assert extract.made == sorted(extract.made), "nothing was extracted twice"
 
 
-def test_a_shard_extracted_anew_after_a_crash_leaves_no_orphan(registry, pair, upload, extract):
+def test_a_shard_extracted_anew_after_a_crash_leaves_no_orphan(registry, spec, upload, extract):
     batch = DAYS[0]
-    shard = prepare(pair, upload, extract, batch)
-    validated = validate.run(pair, shard, batch, RUN)
-    first = publish.run(pair, shard, validated, batch, RUN)
+    shard = prepare(spec, upload, extract, batch)
+    validated = validate.run(spec, shard, batch, RUN)
+    first = publish.run(spec, shard, validated, batch, RUN)
     extract.synthetic = False  # another attribute, so another file
-    extract(pair, shard, batch)
-    second = finish(pair, shard, batch)
+    extract(spec, shard, batch)
+    second = finish(spec, shard, batch)
     assert first.uri != second.uri
     assert storage.head(first.uri) is None
-    assert_whole(pair, [batch])
+    assert_whole(spec, [batch])
 
 
-def test_the_same_shard_published_twice_is_there_once(registry, pair, upload, extract):
+def test_the_same_shard_published_twice_is_there_once(registry, spec, upload, extract):
     batch = DAYS[0]
-    shard = prepare(pair, upload, extract, batch)
-    validated = validate.run(pair, shard, batch, RUN)
-    twice = [publish.run(pair, shard, validated, batch, RUN) for _ in range(2)]
+    shard = prepare(spec, upload, extract, batch)
+    validated = validate.run(spec, shard, batch, RUN)
+    twice = [publish.run(spec, shard, validated, batch, RUN) for _ in range(2)]
     assert twice[0] == twice[1]
     for _ in range(2):
-        assert register.run(pair, shard, twice[0], batch, RUN).images == 3
-    assert_whole(pair, [batch])
+        assert register.run(spec, shard, twice[0], batch, RUN).images == 3
+    assert_whole(spec, [batch])
 
 
-def test_steps_of_a_registered_shard_may_be_cleared_and_do_nothing(registry, pair, upload, extract):
+def test_steps_of_a_registered_shard_may_be_cleared_and_do_nothing(registry, spec, upload, extract):
     batch = DAYS[0]
-    shard = prepare(pair, upload, extract, batch)
-    first = finish(pair, shard, batch)
-    assert finish(pair, shard, batch) == first
-    assert_whole(pair, [batch])
+    shard = prepare(spec, upload, extract, batch)
+    first = finish(spec, shard, batch)
+    assert finish(spec, shard, batch) == first
+    assert_whole(spec, [batch])
 
 
 @pytest.mark.parametrize("what", [lambda uri: uri, layout.index, layout.rejects])
-def test_a_final_address_that_holds_something_else_is_not_overwritten(registry, pair, upload, extract, what):
+def test_a_final_address_that_holds_something_else_is_not_overwritten(registry, spec, upload, extract, what):
     batch = DAYS[0]
-    shard = prepare(pair, upload, extract, batch)
-    validated = validate.run(pair, shard, batch, RUN)
-    uri = layout.published(pair, batch, shard.name, validated.sha256)
-    publish.run(pair, shard, validated, batch, RUN)
+    shard = prepare(spec, upload, extract, batch)
+    validated = validate.run(spec, shard, batch, RUN)
+    uri = layout.published(spec, batch, shard.name, validated.sha256)
+    publish.run(spec, shard, validated, batch, RUN)
     data = bytearray(storage.read_bytes(what(uri)))
     other = bytes(data[:-2] + b"?\n") if data else b"?\n"
     storage.write_bytes(what(uri), other)
     with pytest.raises(publish.PublicationFailed, match=rf"{what(uri)} is there already.*something else wrote there"):
-        publish.run(pair, shard, validated, batch, RUN)
+        publish.run(spec, shard, validated, batch, RUN)
     assert storage.read_bytes(what(uri)) == other
 
 
-def test_a_file_that_changed_after_validation_is_not_published(registry, pair, upload, extract):
+def test_a_file_that_changed_after_validation_is_not_published(registry, spec, upload, extract):
     batch = DAYS[0]
-    shard = prepare(pair, upload, extract, batch)
-    validated = validate.run(pair, shard, batch, RUN)
+    shard = prepare(spec, upload, extract, batch)
+    validated = validate.run(spec, shard, batch, RUN)
     storage.write_bytes(job.output(shard), b"changed")
     with pytest.raises(publish.PublicationFailed, match="it changed in between"):
-        publish.run(pair, shard, validated, batch, RUN)
-    assert keys(pair, "features/") == []
+        publish.run(spec, shard, validated, batch, RUN)
+    assert keys(spec, "features/") == []
 
 
-def test_a_run_that_lost_its_claim_takes_its_file_back(registry, pair, upload, extract):
+def test_a_run_that_lost_its_claim_takes_its_file_back(registry, spec, upload, extract):
     batch = DAYS[0]
-    shard = prepare(pair, upload, extract, batch)
-    published = publish.run(pair, shard, validate.run(pair, shard, batch, RUN), batch, RUN)
+    shard = prepare(spec, upload, extract, batch)
+    published = publish.run(spec, shard, validate.run(spec, shard, batch, RUN), batch, RUN)
     late = storage.read_bytes(published.uri)
     expire(batch)
-    found = discover.run(pair, batch, "other", Options(look_back_days=0))
+    found = discover.run(spec, batch, "other", Options(look_back_days=0))
     assert found.fresh == 4
     storage.write_bytes(published.uri, late)  # the silent run's upload ends only now
     with pytest.raises(leases.ClaimLost):
-        register.run(pair, shard, published, batch, RUN)
-    assert keys(pair, "features/") == []
-    (again,) = plan.run(pair, found, "other", Options())
-    extract(pair, again, batch)
-    finish(pair, again, batch, "other")
-    storage.delete([f"s3://{pair.bucket}/{key}" for key in keys(pair, f"work/{pair.feature_set}/{batch}/{RUN}/")])
-    assert_whole(pair, [batch])
+        register.run(spec, shard, published, batch, RUN)
+    assert keys(spec, "features/") == []
+    (again,) = plan.run(spec, found, "other", Options())
+    extract(spec, again, batch)
+    finish(spec, again, batch, "other")
+    storage.delete([f"s3://{spec.bucket}/{key}" for key in keys(spec, f"work/{spec.feature_set}/{batch}/{RUN}/")])
+    assert_whole(spec, [batch])
 
 
 def expire(batch: str) -> None:
@@ -212,7 +212,7 @@ def expire(batch: str) -> None:
         connection.execute(past.values(expires_at=models.Claim.acquired_at))
 
 
-def test_two_runs_of_one_night_at_once_extract_every_image_once(registry, pair, upload, extract, night, tmp_path):
+def test_two_runs_of_one_night_at_once_extract_every_image_once(registry, spec, upload, extract, night, tmp_path):
     batch = DAYS[0]
     upload({f"{batch}/{batch}-{n}.jpg": f"{n}".encode() for n in range(3)} | {f"{batch}/{batch}-x.jpg": b"bad"})
     log = tmp_path / "made"
@@ -227,15 +227,15 @@ def test_two_runs_of_one_night_at_once_extract_every_image_once(registry, pair, 
 
     children = [in_child(run(name)) for name in ("one", "two")]
     assert [status(pid) for pid in children] == [0, 0]
-    assert Counter(log.read_text().split()) == Counter(f"{pair.prefix}{batch}/{batch}-{n}.jpg" for n in range(3))
-    assert_whole(pair, [batch])
+    assert Counter(log.read_text().split()) == Counter(f"{spec.prefix}{batch}/{batch}-{n}.jpg" for n in range(3))
+    assert_whole(spec, [batch])
 
 
 @pytest.mark.parametrize("empty_registry", ["postgresql"], indirect=True)
-def test_a_connection_cut_in_a_transaction_leaves_nothing_half_done(registry, server, pair, upload, extract):
+def test_a_connection_cut_in_a_transaction_leaves_nothing_half_done(registry, server, spec, upload, extract):
     batch = DAYS[0]
-    shard = prepare(pair, upload, extract, batch)
-    published = publish.run(pair, shard, validate.run(pair, shard, batch, RUN), batch, RUN)
+    shard = prepare(spec, upload, extract, batch)
+    published = publish.run(spec, shard, validate.run(spec, shard, batch, RUN), batch, RUN)
     admin = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
     engine = session.engine(settings().registry)
     name = engine.url.database
@@ -248,17 +248,17 @@ def test_a_connection_cut_in_a_transaction_leaves_nothing_half_done(registry, se
 
     event.listen(engine, "before_cursor_execute", cut)
     with pytest.raises(sqlalchemy.exc.OperationalError):
-        register.run(pair, shard, published, batch, RUN)
+        register.run(spec, shard, published, batch, RUN)
     event.remove(engine, "before_cursor_execute", cut)
     with reading() as connection:
         assert connection.scalar(select(func.count()).select_from(models.Shard)) == 0
-    register.run(pair, shard, published, batch, RUN)
-    assert_whole(pair, [batch])
+    register.run(spec, shard, published, batch, RUN)
+    assert_whole(spec, [batch])
     admin.dispose()
 
 
 @pytest.fixture
-def own_store(pair, tmp_path, monkeypatch):
+def own_store(spec, tmp_path, monkeypatch):
     """A store that a test may kill: its address, and functions that kill and start it."""
     credentials = embedded.Credentials.random()
     (port,) = embedded.free_ports(1)
@@ -272,7 +272,7 @@ def own_store(pair, tmp_path, monkeypatch):
     for name, value in start().environment.items():
         monkeypatch.setenv(name, value)
     storage.client.cache_clear()
-    storage.client().create_bucket(Bucket=pair.bucket)
+    storage.client().create_bucket(Bucket=spec.bucket)
     yield running, start
     for context, _ in running:
         context.__exit__(None, None, None)
@@ -280,11 +280,11 @@ def own_store(pair, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True)
-def test_a_store_killed_during_the_upload_and_started_again(own_store, registry, pair, upload, extract):
+def test_a_store_killed_during_the_upload_and_started_again(own_store, registry, spec, upload, extract):
     running, start = own_store
     batch = DAYS[0]
-    shard = prepare(pair, upload, extract, batch)
-    validated = validate.run(pair, shard, batch, RUN)
+    shard = prepare(spec, upload, extract, batch)
+    validated = validate.run(spec, shard, batch, RUN)
     uploads = Counter()
 
     def kill(**_: object) -> None:
@@ -295,56 +295,56 @@ def test_a_store_killed_during_the_upload_and_started_again(own_store, registry,
 
     storage.client().meta.events.register("before-send.s3.PutObject", kill)
     with pytest.raises(storage.StorageError, match=r"no answer from http://127.0.0.1"):
-        publish.run(pair, shard, validated, batch, RUN)
+        publish.run(spec, shard, validated, batch, RUN)
     assert uploads["n"] >= 3
     start()
-    finish(pair, shard, batch)
-    assert_whole(pair, [batch])
+    finish(spec, shard, batch)
+    assert_whole(spec, [batch])
 
 
-def test_whatever_happened_the_report_is_written_and_the_claim_given_back(registry, pair, upload, extract):
+def test_whatever_happened_the_report_is_written_and_the_claim_given_back(registry, spec, upload, extract):
     batch = DAYS[0]
-    prepare(pair, upload, extract, batch)
-    told = report.run(pair, batch, RUN)
+    prepare(spec, upload, extract, batch)
+    told = report.run(spec, batch, RUN)
     assert told.text == "0 of 4 new images featurised, 0 rejected, 4 still to do; 0 files"
-    assert discover.run(pair, batch, "next", Options(look_back_days=0)).fresh == 4
+    assert discover.run(spec, batch, "next", Options(look_back_days=0)).fresh == 4
 
 
-def test_what_a_dead_run_published_is_removed_by_the_next_one_even_under_another_name(registry, pair, upload, extract):
+def test_what_a_dead_run_published_is_removed_by_the_next_one_even_under_another_name(registry, spec, upload, extract):
     batch = DAYS[0]
-    shard = prepare(pair, upload, extract, batch)
-    published = publish.run(pair, shard, validate.run(pair, shard, batch, RUN), batch, RUN)
+    shard = prepare(spec, upload, extract, batch)
+    published = publish.run(spec, shard, validate.run(spec, shard, batch, RUN), batch, RUN)
     renamed = published.uri.replace(shard.name, "shard-00007")
     for uri in (published.uri, published.index_uri, published.rejects_uri):
         storage.write_bytes(uri.replace(shard.name, "shard-00007"), storage.read_bytes(uri))
     expire(batch)
-    found = discover.run(pair, batch, "next", Options(look_back_days=0))
+    found = discover.run(spec, batch, "next", Options(look_back_days=0))
     assert storage.head(published.uri) is None
     assert storage.head(renamed) is None
-    (again,) = plan.run(pair, found, "next", Options())
-    extract(pair, again, batch)
-    finish(pair, again, batch, "next")
-    told = report.run(pair, batch, "next")
+    (again,) = plan.run(spec, found, "next", Options())
+    extract(spec, again, batch)
+    finish(spec, again, batch, "next")
+    told = report.run(spec, batch, "next")
     assert told.counts["pending"] == 0
-    assert keys(pair, "work/") == [], "the dead run's objects are gone, too"
-    assert_whole(pair, [batch])
+    assert keys(spec, "work/") == [], "the dead run's objects are gone, too"
+    assert_whole(spec, [batch])
 
 
-def test_a_file_that_was_removed_before_its_rows_were_written_is_not_registered(registry, pair, upload, extract):
+def test_a_file_that_was_removed_before_its_rows_were_written_is_not_registered(registry, spec, upload, extract):
     batch = DAYS[0]
-    shard = prepare(pair, upload, extract, batch)
-    published = publish.run(pair, shard, validate.run(pair, shard, batch, RUN), batch, RUN)
+    shard = prepare(spec, upload, extract, batch)
+    published = publish.run(spec, shard, validate.run(spec, shard, batch, RUN), batch, RUN)
     storage.delete([published.uri])
     with pytest.raises(publish.PublicationFailed, match="is not there any more; clear the shard's publish task"):
-        register.run(pair, shard, published, batch, RUN)
-    finish(pair, shard, batch)
-    assert_whole(pair, [batch])
+        register.run(spec, shard, published, batch, RUN)
+    finish(spec, shard, batch)
+    assert_whole(spec, [batch])
 
 
-def test_a_report_of_a_run_without_the_claim_removes_nothing(registry, pair, upload, extract):
+def test_a_report_of_a_run_without_the_claim_removes_nothing(registry, spec, upload, extract):
     batch = DAYS[0]
-    shard = prepare(pair, upload, extract, batch)
-    discover.run(pair, batch, "second", Options(look_back_days=0))
-    report.run(pair, batch, "second")
-    finish(pair, shard, batch)
-    assert_whole(pair, [batch])
+    shard = prepare(spec, upload, extract, batch)
+    discover.run(spec, batch, "second", Options(look_back_days=0))
+    report.run(spec, batch, "second")
+    finish(spec, shard, batch)
+    assert_whole(spec, [batch])

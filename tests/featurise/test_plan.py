@@ -4,12 +4,12 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 from extractor.core import manifest, storage
-from featurise.declaration.feature_set import Pair, Weights
+from featurise.declaration.feature_set import FeatureSetSpec, Weights
 from featurise.declaration.run_options import Options
 from featurise.steps import plan
 from featurise.steps.discover import step as discover
 
-PAIR = Pair(
+PAIR = FeatureSetSpec(
     dataset="birds",
     backbone="resnet101",
     bucket="bucket",
@@ -20,8 +20,8 @@ PAIR = Pair(
 IDS = st.lists(st.text(min_size=1, max_size=8), unique=True, max_size=200)
 
 
-def split(ids: list[str], pair: Pair = PAIR) -> dict[str, list[str]]:
-    _, groups = plan.split([(one, one.encode()) for one in ids], pair)
+def split(ids: list[str], spec: FeatureSetSpec = PAIR) -> dict[str, list[str]]:
+    _, groups = plan.split([(one, one.encode()) for one in ids], spec)
     return {name: [line.decode() for line in lines] for name, lines in groups}
 
 
@@ -52,9 +52,9 @@ def test_shards_do_not_depend_on_the_order_of_the_listing(ids, random):
 @settings(deadline=None, max_examples=5)
 @given(st.integers(1, 40))
 def test_shards_grow_to_stay_below_the_limit(limit):
-    pair = PAIR.model_copy(update={"limits": PAIR.limits.model_copy(update={"max_shards": limit})})
+    spec = PAIR.model_copy(update={"limits": PAIR.limits.model_copy(update={"max_shards": limit})})
     ids = [str(n) for n in range(2000)]
-    shards = split(ids, pair)
+    shards = split(ids, spec)
     assert len(shards) <= limit
     assert sum(map(len, shards.values())) == len(ids)
 
@@ -66,12 +66,12 @@ def test_keys_with_one_id_share_a_shard():
     assert sum(b"x/same.jpg" in lines and b"y/same.jpg" in lines for _, lines in groups) == 1
 
 
-def test_manifests_lie_where_the_shards_say_and_name_the_images(registry, pair, upload):
+def test_manifests_lie_where_the_shards_say_and_name_the_images(registry, spec, upload):
     day = "2026-11-23"
     upload({f"{day}/{n}.jpg": str(n).encode() for n in range(10)})
-    found = discover.run(pair, day, "manual__2026-11-23T02:00:00+00:00", Options())
-    shards = plan.run(pair, found, "manual__2026-11-23T02:00:00+00:00", Options())
-    again = plan.run(pair, found, "manual__2026-11-23T02:00:00+00:00", Options())
+    found = discover.run(spec, day, "manual__2026-11-23T02:00:00+00:00", Options())
+    shards = plan.run(spec, found, "manual__2026-11-23T02:00:00+00:00", Options())
+    again = plan.run(spec, found, "manual__2026-11-23T02:00:00+00:00", Options())
     assert shards == again
     ids = []
     for shard in shards:
@@ -81,5 +81,5 @@ def test_manifests_lie_where_the_shards_say_and_name_the_images(registry, pair, 
         ids += [entry.image_id for entry in lines.entries]
     assert sorted(ids) == [str(n) for n in range(10)]
     assert all(":" not in shard.work_uri.removeprefix("s3:") and "+" not in shard.work_uri for shard in shards)
-    bigger = plan.run(pair, found, "manual__2026-11-23T02:00:00+00:00", Options(images_per_shard=100))
+    bigger = plan.run(spec, found, "manual__2026-11-23T02:00:00+00:00", Options(images_per_shard=100))
     assert [shard.name for shard in bigger] == ["shard-00001"]

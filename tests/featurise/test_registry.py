@@ -43,14 +43,14 @@ def test_a_newer_schema_is_refused_by_readers_and_migrations(registry):
 
 
 @pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True)
-def test_sqlite_does_not_read_a_batch_again_for_each_image_of_a_shard(registry, pair):
+def test_sqlite_does_not_read_a_batch_again_for_each_image_of_a_shard(registry, spec):
     def rows(etag: str, step: int) -> list[upsert.Row]:
         facts = {"etag": etag, "size": 1, "batch": "2026-11-23", "reason": "empty", "detail": "", "run_id": "run"}
         return [{"key": f"{number:04d}", "image_id": f"{number:04d}", **facts} for number in range(0, 4_000, step)]
 
     thousands = count()
     with writing() as connection:
-        number = feature_sets.ensure(connection, pair)
+        number = feature_sets.ensure(connection, spec)
         upsert.rejects(connection, number, rows("old", 1))
         connection.connection.driver_connection.set_progress_handler(lambda: next(thousands) < 0, 1_000)
         upsert.rejects(connection, number, rows("new", 20), seen_at=datetime.datetime.now(datetime.UTC))

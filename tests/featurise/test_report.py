@@ -9,7 +9,7 @@ import pytest
 from steps import finish
 
 from extractor.core import storage
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run_options import Options
 from featurise.registry import attempts
 from featurise.steps import plan
@@ -28,18 +28,18 @@ pytestmark = [
 ]
 
 
-def told(pair: Pair, batch: str = DAY, run_id: str | None = None) -> tuple[Reported, str]:
-    done = report.run(pair, batch, run_id or f"scheduled__{batch}")
+def told(spec: FeatureSetSpec, batch: str = DAY, run_id: str | None = None) -> tuple[Reported, str]:
+    done = report.run(spec, batch, run_id or f"scheduled__{batch}")
     return done, storage.read_bytes(done.uri).decode()
 
 
-def test_a_page_shows_counts_rejects_charts_and_pictures_and_loads_nothing(pair, upload, night):
+def test_a_page_shows_counts_rejects_charts_and_images_and_loads_nothing(spec, upload, night):
     upload({f"{BEFORE}/{n}.jpg": str(n).encode() for n in range(3)})
     night(BEFORE)
     photo = PHOTO.read_bytes()
     upload({f"{DAY}/photo.jpg": photo, f"{DAY}/other.jpg": b"other", f"{DAY}/broken.jpg": b"bad"})
     night(DAY)
-    done, page = told(pair)
+    done, page = told(spec)
     assert done.text == "2 of 3 new images featurised, 1 rejected; 1 file (synthetic weights)"
     assert done.counts == {
         "found": 6,
@@ -64,32 +64,32 @@ def test_a_page_shows_counts_rejects_charts_and_pictures_and_loads_nothing(pair,
     assert "<script" not in page
 
 
-def test_an_empty_night_says_no_new_images(pair, night):
+def test_an_empty_night_says_no_new_images(spec, night):
     night()
-    done, page = told(pair)
+    done, page = told(spec)
     assert done.text == "no new images"
     assert "no new images" in page
 
 
-def test_another_runs_claim_a_dry_run_and_a_failed_discovery_are_said(pair, upload, night):
-    assert told(pair)[0].text == "discovery did not finish; see its task's log"
+def test_another_runs_claim_a_dry_run_and_a_failed_discovery_are_said(spec, upload, night):
+    assert told(spec)[0].text == "discovery did not finish; see its task's log"
     upload({f"{DAY}/a.jpg": b"a"})
     night(run_id="dry", options=Options(dry_run=True))
-    assert told(pair, run_id="dry")[0].text == "dry run: 1 new images in 1 shards"
+    assert told(spec, run_id="dry")[0].text == "dry run: 1 new images in 1 shards"
 
 
-def test_names_from_the_store_are_escaped(pair, upload, night):
+def test_names_from_the_store_are_escaped(spec, upload, night):
     upload({f"{DAY}/<img src=x onerror=alert(1)>.jpg": b"bad"})
     night()
-    _, page = told(pair)
+    _, page = told(spec)
     assert "<img src=x" not in page
     assert "&lt;img src=x" in page
 
 
-def test_classes_have_names_when_the_weights_bring_them(pair, bucket, upload, night):
+def test_classes_have_names_when_the_weights_bring_them(spec, bucket, upload, night):
     names = "\n".join(f"class {n},synonym" for n in range(1600))
     storage.write_bytes(f"s3://{bucket}/weights/objects_vocab.txt", names.encode())
-    named = pair.model_copy(update={"weights": pair.weights.model_copy(update={"uri": f"s3://{bucket}/weights"})})
+    named = spec.model_copy(update={"weights": spec.weights.model_copy(update={"uri": f"s3://{bucket}/weights"})})
     upload({f"{DAY}/a.jpg": PHOTO.read_bytes()})
     night(of=named)
     _, page = told(named)
@@ -97,63 +97,63 @@ def test_classes_have_names_when_the_weights_bring_them(pair, bucket, upload, ni
     assert "synonym" not in page
 
 
-def test_a_large_picture_is_left_out_of_the_page(pair, upload, night):
+def test_a_large_image_is_left_out_of_the_page(spec, upload, night):
     upload({f"{DAY}/a.jpg": PHOTO.read_bytes() + bytes(500_000)})
     night()
-    _, page = told(pair)
+    _, page = told(spec)
     assert "data:image" not in page
     size = PHOTO.stat().st_size + 500_000
     assert f'<div class="card">a<br><span class="soft">too large to show ({size / 1000:.0f} kB)</span></div>' in page
 
 
-def test_a_picture_that_is_gone_or_that_no_browser_shows_is_said(pair, upload, night):
+def test_an_image_that_is_gone_or_that_no_browser_shows_is_said(spec, upload, night):
     upload({f"{DAY}/gone.jpg": PHOTO.read_bytes(), f"{DAY}/odd.jpg": b"odd"})
     night()
-    storage.delete([f"s3://{pair.bucket}/{pair.prefix}{DAY}/gone.jpg"])
-    _, page = told(pair)
+    storage.delete([f"s3://{spec.bucket}/{spec.prefix}{DAY}/gone.jpg"])
+    _, page = told(spec)
     assert 'gone<br><span class="soft">no longer in the store</span>' in page
     assert 'odd<br><span class="soft">of a kind that browsers do not show</span>' in page
 
 
-def test_what_discovery_rejects_at_once_has_a_tile_of_its_own(pair, upload, night):
+def test_what_discovery_rejects_at_once_has_a_tile_of_its_own(spec, upload, night):
     upload({f"{BEFORE}/a.jpg": b"a"})
     night(BEFORE)
     upload({f"{DAY}/a.jpg": b"another a", f"{DAY}/broken.jpg": b"bad", f"{DAY}/c.jpg": b"c"})
     night()
-    _, page = told(pair)
+    _, page = told(spec)
     assert "<b>1</b>rejected</div>" in page
     assert "<b>1</b>rejected at once</div>" in page
     assert "Rejected (2)" in page
 
 
-def test_an_id_that_another_run_got_meanwhile_makes_a_reject(pair, upload, extract):
+def test_an_id_that_another_run_got_meanwhile_makes_a_reject(spec, upload, extract):
     upload({f"{BEFORE}/a.jpg": b"a", f"{DAY}/a.jpg": b"another a", f"{DAY}/b.jpg": b"b"})
     alone = Options(look_back_days=0)
-    planned = {day: plan.run(pair, discover.run(pair, day, day, alone), day, alone) for day in (BEFORE, DAY)}
+    planned = {day: plan.run(spec, discover.run(spec, day, day, alone), day, alone) for day in (BEFORE, DAY)}
     for day, (shard,) in planned.items():
-        extract(pair, shard, day)
-        finish(pair, shard, day, day)
-    assert told(pair, BEFORE, BEFORE)[0].text == "1 of 1 new images featurised, 0 rejected; 1 file (synthetic weights)"
-    assert told(pair, DAY, DAY)[0].text == "1 of 2 new images featurised, 1 rejected; 1 file (synthetic weights)"
+        extract(spec, shard, day)
+        finish(spec, shard, day, day)
+    assert told(spec, BEFORE, BEFORE)[0].text == "1 of 1 new images featurised, 0 rejected; 1 file (synthetic weights)"
+    assert told(spec, DAY, DAY)[0].text == "1 of 2 new images featurised, 1 rejected; 1 file (synthetic weights)"
 
 
-def test_an_attempt_that_its_task_left_open_is_closed(pair, upload):
+def test_an_attempt_that_its_task_left_open_is_closed(spec, upload):
     upload({f"{DAY}/a.jpg": b"a"})
-    discover.run(pair, DAY, "run", Options())
-    whose = attempts.Of(pair, DAY, "run", "shard-00001")
+    discover.run(spec, DAY, "run", Options())
+    whose = attempts.Of(spec, DAY, "run", "shard-00001")
     attempts.begin(whose, number=1, try_number=1, launcher="kubernetes", place="pod-1")
-    assert "while nobody watched the attempt" in told(pair, DAY, "run")[1]
+    assert "while nobody watched the attempt" in told(spec, DAY, "run")[1]
     assert not attempts.of(whose)[0].running
 
 
-def test_several_nights_before_are_named_by_their_first_and_last(pair, upload, night):
+def test_several_nights_before_are_named_by_their_first_and_last(spec, upload, night):
     for day in ("2026-11-21", BEFORE, DAY):
         upload({f"{day}/{day}.jpg": day.encode()})
         night(day)
-    assert f"Grey: the 2 batches before it, 2026-11-21 to {BEFORE}. " in told(pair)[1]
+    assert f"Grey: the 2 batches before it, 2026-11-21 to {BEFORE}. " in told(spec)[1]
 
 
-def test_an_attempt_s_message_keeps_its_lines(pair):
+def test_an_attempt_s_message_keeps_its_lines(spec):
     started = datetime.datetime(2026, 11, 24, 2, tzinfo=datetime.UTC)
     failed = run_summary.Tried(
         shard="shard-00001",
@@ -167,6 +167,6 @@ def test_an_attempt_s_message_keeps_its_lines(pair):
         started_at=started,
         ended_at=started,
     )
-    run = run_summary.Run(feature_set=pair.feature_set, batch=DAY, run_id="run", attempts=[failed])
-    shown = render(pair, run, "")
+    run = run_summary.Run(feature_set=spec.feature_set, batch=DAY, run_id="run", attempts=[failed])
+    shown = render(spec, run, "")
     assert '<td class="soft long message" colspan="6">timeout: too long\n  seen: &lt;nothing&gt;</td>' in shown

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from extractor.core import storage
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run_options import Options
 from featurise.objects import layout
 from featurise.registry.statistics import Statistics
@@ -30,12 +30,12 @@ SQLITE = pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
-def shard(registry, pair: Pair, upload, extract) -> Shard:
-    """A shard of three pictures and one that is none, extracted."""
+def shard(registry, spec: FeatureSetSpec, upload, extract) -> Shard:
+    """A shard of three images and one that is none, extracted."""
     upload({f"{DAY}/{name}.jpg": name.encode() for name in "abc"} | {f"{DAY}/x.jpg": b"bad"})
-    found = discover.run(pair, DAY, RUN, Options())
-    (shard,) = plan.run(pair, found, RUN, Options())
-    extract(pair, shard, DAY)
+    found = discover.run(spec, DAY, RUN, Options())
+    (shard,) = plan.run(spec, found, RUN, Options())
+    extract(spec, shard, DAY)
     return shard
 
 
@@ -99,14 +99,14 @@ def no_provenance(file: h5py.File) -> None:
     del file.attrs["weights_sha256"]
 
 
-def test_a_good_file_passes_with_its_numbers(pair, shard):
-    found = validate.run(pair, shard, DAY, RUN)
+def test_a_good_file_passes_with_its_numbers(spec, shard):
+    found = validate.run(spec, shard, DAY, RUN)
     assert (found.images, found.rejects, found.warnings) == (3, 1, [])
     report = Report.model_validate_json(storage.read_bytes(found.report_uri))
     assert report.statistics.boxes == {36: 3}
     assert report.statistics.mean(report.statistics.norm) > 0
     assert report.samples[0].key.endswith("a.jpg")
-    assert validate.run(pair, shard, DAY, RUN) == found
+    assert validate.run(spec, shard, DAY, RUN) == found
 
 
 @SQLITE
@@ -126,7 +126,7 @@ def test_a_good_file_passes_with_its_numbers(pair, shard):
         (put("img_w", 0, ()), "a: the image is 0 x 480 pixels"),
         (replace("boxes", np.zeros((36, 4), np.float64)), "a: boxes is float64 [36, 4], expected float32 [36, 4]"),
         (replace("obj_id", np.zeros(35, np.int64)), "a: obj_id is int64 [35], expected int64 [36]"),
-        (twins, "b has the features of a, another picture"),
+        (twins, "b has the features of a, another image"),
         (without, "a is in the index and not in the file"),
         (stranger, "z is in the file and not in the index"),
         (extra_field, "a: note is no field of this feature set"),
@@ -137,12 +137,12 @@ def test_a_good_file_passes_with_its_numbers(pair, shard):
         (no_provenance, "attribute weights_sha256: Field required"),
     ],
 )
-def test_a_broken_rule_keeps_the_file_from_publication(pair, shard, tmp_path, how, says):
+def test_a_broken_rule_keeps_the_file_from_publication(spec, shard, tmp_path, how, says):
     change(shard, tmp_path, how)
     with pytest.raises(validate.ValidationFailed) as failure:
-        validate.run(pair, shard, DAY, RUN)
+        validate.run(spec, shard, DAY, RUN)
     assert says in str(failure.value)
-    place = layout.quarantine(pair, DAY, RUN, shard.name)
+    place = layout.quarantine(spec, DAY, RUN, shard.name)
     report = json.loads(storage.read_bytes(f"{place}/report.json"))
     assert any(says in problem for problem in report["problems"])
     assert {item.key.rsplit("/", 1)[1] for item in storage.listing(f"{place}/")} == {
@@ -169,46 +169,46 @@ def test_a_broken_rule_keeps_the_file_from_publication(pair, shard, tmp_path, ho
         (layout.index, lambda lines: [lines[0].replace(b"a.jpg", b"q.jpg"), *lines[1:]], "q.jpg is no image of the"),
     ],
 )
-def test_index_and_rejects_hold_every_image_of_the_manifest_once(pair, shard, list_of, change_lines, says):
+def test_index_and_rejects_hold_every_image_of_the_manifest_once(spec, shard, list_of, change_lines, says):
     uri = list_of(job.output(shard))
     lines = change_lines(storage.read_bytes(uri).splitlines())
     storage.write_bytes(uri, b"\n".join(lines))
     with pytest.raises(validate.ValidationFailed, match=says):
-        validate.run(pair, shard, DAY, RUN)
+        validate.run(spec, shard, DAY, RUN)
 
 
 @SQLITE
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_truncated_upload_is_caught(pair, shard, share):
+def test_a_truncated_upload_is_caught(spec, shard, share):
     data = storage.read_bytes(job.output(shard))
     storage.write_bytes(job.output(shard), data[: int(len(data) * share)])
     with pytest.raises(validate.ValidationFailed, match="cannot be read as HDF5"):
-        validate.run(pair, shard, DAY, RUN)
+        validate.run(spec, shard, DAY, RUN)
 
 
 @SQLITE
 @pytest.mark.parametrize("place", [b"box_rule", b"TREE", b"SNOD", b"GCOL"])
-def test_damage_where_the_file_keeps_its_own_order_is_caught(pair, shard, place):
+def test_damage_where_the_file_keeps_its_own_order_is_caught(spec, shard, place):
     data = bytearray(storage.read_bytes(job.output(shard)))
     found = data.index(place)
     data[found - 8 : found + 16] = b"\xff" * 24
     storage.write_bytes(job.output(shard), bytes(data))
     with pytest.raises(validate.ValidationFailed):
-        validate.run(pair, shard, DAY, RUN)
+        validate.run(spec, shard, DAY, RUN)
     assert storage.head(job.output(shard)) is None
 
 
 @SQLITE
-def test_a_few_twins_among_many_are_a_warning(pair, shard, tmp_path):
+def test_a_few_twins_among_many_are_a_warning(spec, shard, tmp_path):
     change(shard, tmp_path, twins)
-    lenient = pair.model_copy(update={"limits": pair.limits.model_copy(update={"max_twin_share": 0.5})})
-    assert validate.run(lenient, shard, DAY, RUN).warnings == ["b has the features of a, another picture"]
+    lenient = spec.model_copy(update={"limits": spec.limits.model_copy(update={"max_twin_share": 0.5})})
+    assert validate.run(lenient, shard, DAY, RUN).warnings == ["b has the features of a, another image"]
 
 
-def test_drift_warns_with_numbers_and_fails_beyond_the_limit(pair, upload, night, extract):
+def test_drift_warns_with_numbers_and_fails_beyond_the_limit(spec, upload, night, extract):
     quiet = extract.find
     upload({f"2026-11-20/{n}.jpg": f"old {n}".encode() for n in range(40)})
-    night("2026-11-20", of=pair.model_copy(update={"images_per_shard": 100}))
+    night("2026-11-20", of=spec.model_copy(update={"images_per_shard": 100}))
 
     def louder(factor: float) -> Callable:
         def find(data: bytes):
@@ -220,16 +220,16 @@ def test_drift_warns_with_numbers_and_fails_beyond_the_limit(pair, upload, night
 
     extract.find = louder(1.3)
     upload({f"2026-11-21/new {n}.jpg": f"new {n}".encode() for n in range(5)})
-    found = discover.run(pair, "2026-11-21", RUN, Options(look_back_days=0))
-    shards = plan.run(pair, found, RUN, Options())
-    extract(pair, shards[0], "2026-11-21")
-    (warning,) = validate.run(pair, shards[0], "2026-11-21", RUN).warnings
+    found = discover.run(spec, "2026-11-21", RUN, Options(look_back_days=0))
+    shards = plan.run(spec, found, RUN, Options())
+    extract(spec, shards[0], "2026-11-21")
+    (warning,) = validate.run(spec, shards[0], "2026-11-21", RUN).warnings
     assert warning.startswith("mean feature norm: ")
     assert re.search(r"over 40 images \(change 3\d%\)", warning)
     extract.find = louder(3)
-    extract(pair, shards[1], "2026-11-21")
+    extract(spec, shards[1], "2026-11-21")
     with pytest.raises(validate.ValidationFailed, match=r"mean feature norm: .*change [12]\d\d%\); the limit is 50%"):
-        validate.run(pair, shards[1], "2026-11-21", RUN)
+        validate.run(spec, shards[1], "2026-11-21", RUN)
 
 
 def statistics(images: int, classes: dict[int, int], boxes: int = 36) -> Statistics:
@@ -238,16 +238,16 @@ def statistics(images: int, classes: dict[int, int], boxes: int = 36) -> Statist
     return found
 
 
-def test_drift_of_classes_counts_beyond_chance_only(pair):
+def test_drift_of_classes_counts_beyond_chance_only(spec):
     history = statistics(1000, dict.fromkeys(range(100), 360))
     small = statistics(3, dict.fromkeys(range(100), 1) | {0: 9})
-    assert drift.compare(small, history, pair.limits) == ([], [])
-    warnings, errors = drift.compare(statistics(1000, dict.fromkeys(range(25, 125), 360)), history, pair.limits)
+    assert drift.compare(small, history, spec.limits) == ([], [])
+    warnings, errors = drift.compare(statistics(1000, dict.fromkeys(range(25, 125), 360)), history, spec.limits)
     assert [warning.split(" of the boxes")[0] for warning in warnings] == ["class histogram: 25%"]
     assert errors == []
-    _, errors = drift.compare(statistics(1000, dict.fromkeys(range(200, 300), 360)), history, pair.limits)
+    _, errors = drift.compare(statistics(1000, dict.fromkeys(range(200, 300), 360)), history, spec.limits)
     assert "the limit is 50%" in errors[0]
-    assert drift.compare(statistics(1000, {7: 1}), statistics(10, {8: 1}), pair.limits) == ([], []), (
+    assert drift.compare(statistics(1000, {7: 1}), statistics(10, {8: 1}), spec.limits) == ([], []), (
         "too little history"
     )
 
@@ -262,15 +262,15 @@ def test_the_padded_input_is_the_references(size, network):
     assert [side * scale for side in rules.padded(*size)] == pytest.approx(network)
 
 
-def test_boxes_of_resnext101_may_reach_into_the_padding_and_no_further(pair, extract):
-    other = pair.model_copy(update={"backbone": "resnext101"})
-    found = extract.find(b"picture")
+def test_boxes_of_resnext101_may_reach_into_the_padding_and_no_further(spec, extract):
+    other = spec.model_copy(update={"backbone": "resnext101"})
+    found = extract.find(b"image")
     width, height = rules.padded(640, 480)
     assert width > 640
     found.boxes[0] = (0, 0, np.float32(width) - 1, 400)
     norms = np.linalg.norm(found.features, axis=1)
     assert not list(rules.regions(other, found, norms))
-    assert [what[:23] for what in rules.regions(pair, found, norms)] == ["box of row 0 is outside"]
+    assert [what[:23] for what in rules.regions(spec, found, norms)] == ["box of row 0 is outside"]
     found.boxes[0] = (0, 0, width + 1, height)
     assert [what[:23] for what in rules.regions(other, found, norms)] == ["box of row 0 is outside"]
 
@@ -284,9 +284,9 @@ def test_boxes_of_resnext101_may_reach_into_the_padding_and_no_further(pair, ext
         ("resnet101", 0.0, False),
     ],
 )
-def test_both_edge_pixels_of_the_network_count_in_resnext101_only(pair, extract, backbone, below, passes):
-    found = extract.find(b"picture")
-    side = -below * 480 / 800  # in pixels of a picture of 640 x 480
+def test_both_edge_pixels_of_the_network_count_in_resnext101_only(spec, extract, backbone, below, passes):
+    found = extract.find(b"image")
+    side = -below * 480 / 800  # in pixels of an image of 640 x 480
     found.boxes[:2] = (500, 300, 500 + side, 310), (500, 300, 510, 300 + side)
-    told = list(rules.regions(pair.model_copy(update={"backbone": backbone}), found, np.ones(len(found.features))))
+    told = list(rules.regions(spec.model_copy(update={"backbone": backbone}), found, np.ones(len(found.features))))
     assert [what[:39] for what in told] == ([] if passes else ["box of row 0 is without a positive area"])

@@ -10,7 +10,7 @@ from steps import finish, up_to_publication
 
 from extractor.core import manifest, storage
 from extractor.core.manifest import Reason, Reject
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run_options import Options
 from featurise.objects import layout, verify
 from featurise.registry.session import reading
@@ -33,20 +33,20 @@ def findings(*, read: bool = True) -> list[tuple[str, str]]:
     return [(found.kind, found.uri) for found in verify.run(files, read=read, tell=lambda _: None)]
 
 
-def declare(monkeypatch: pytest.MonkeyPatch, folder: Path, *pairs: Pair) -> None:
+def declare(monkeypatch: pytest.MonkeyPatch, folder: Path, *specs: FeatureSetSpec) -> None:
     datasets = {}
-    for pair in pairs:
-        facts = pair.model_dump(mode="json", exclude={"dataset", "backbone"})
-        datasets[pair.dataset] = {**facts, "backbones": [pair.backbone]}
+    for spec in specs:
+        facts = spec.model_dump(mode="json", exclude={"dataset", "backbone"})
+        datasets[spec.dataset] = {**facts, "backbones": [spec.backbone]}
     (folder / "featurise.yaml").write_text(json.dumps({"datasets": datasets}))
     monkeypatch.setenv("FEATURISE_DECLARATION", str(folder / "featurise.yaml"))
 
 
 @pytest.fixture
-def done(registry, pair: Pair, upload, night) -> Pair:
+def done(registry, spec: FeatureSetSpec, upload, night) -> FeatureSetSpec:
     upload({f"{DAY}/{name}.jpg": name.encode() for name in "abc"} | {f"{DAY}/x.jpg": b"bad"})
     night()
-    return pair
+    return spec
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_missing_altered_and_orphaned_objects(done, file):
     assert "1 files, 2 findings; contents not read" in found.stdout
 
 
-def test_the_repair_of_a_lost_file_names_the_days_of_its_late_pictures(done, upload, night):
+def test_the_repair_of_a_lost_file_names_the_days_of_its_late_images(done, upload, night):
     upload({"2026-11-21/late.jpg": b"late", f"{DAY}/d.jpg": b"d"})
     night(run_id="again")
     with reading() as connection:
@@ -118,7 +118,7 @@ def test_copies_and_ids_that_were_given_away_are_no_findings(done, upload, night
     assert findings() == []
 
 
-def test_a_deleted_picture_leaves_no_findings(done, night):
+def test_a_deleted_image_leaves_no_findings(done, night):
     storage.delete([f"s3://{done.bucket}/{done.prefix}{DAY}/{name}.jpg" for name in "ab"])
     night(run_id="again")
     assert findings() == []
@@ -135,7 +135,7 @@ def test_a_missing_file_keeps_its_lists_and_is_made_anew(done, file, night):
     assert findings() == [], "nothing of the lost file counts any more"
 
 
-def test_a_lost_list_of_rejects_is_no_finding_once_a_later_run_has_their_outcome(registry, pair, upload, night):
+def test_a_lost_list_of_rejects_is_no_finding_once_a_later_run_has_their_outcome(registry, spec, upload, night):
     upload({f"{DAY}/x.jpg": b"bad"})
     night()
     with reading() as connection:
@@ -188,14 +188,14 @@ def test_the_list_for_readers_is_compared(done, file):
 
 
 def test_a_file_of_a_first_night_that_nobody_registered_is_found(
-    registry, pair, upload, extract, tmp_path, monkeypatch
+    registry, spec, upload, extract, tmp_path, monkeypatch
 ):
     upload({f"{DAY}/a.jpg": b"a"})
-    (shard,) = plan.run(pair, discover.run(pair, DAY, "first", Options()), "first", Options())
-    extract(pair, shard, DAY)
-    published = up_to_publication(pair, shard, DAY, "first")
-    declare(monkeypatch, tmp_path, pair)
-    found = run("--dataset", pair.dataset)
+    (shard,) = plan.run(spec, discover.run(spec, DAY, "first", Options()), "first", Options())
+    extract(spec, shard, DAY)
+    published = up_to_publication(spec, shard, DAY, "first")
+    declare(monkeypatch, tmp_path, spec)
+    found = run("--dataset", spec.dataset)
     assert (found.returncode, f"orphaned: {published.uri}" in found.stdout) == (1, True), found.stdout
 
 

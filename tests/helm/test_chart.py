@@ -14,7 +14,7 @@ from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from helm_python.chart import Chart, lint
 from helm_python.errors import HelmError
 
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.load import load
 
 REPOSITORY = Path(__file__).parents[2]
@@ -246,7 +246,7 @@ def test_the_readme_s_values_are_complete(tmp_path: Path) -> None:
     declared = one(rendered(values, "night"), "ConfigMap", "featurise-declaration")
     file = tmp_path / "featurise.yaml"
     file.write_text(declared["data"]["featurise.yaml"])
-    assert [pair.backbone for pair in load(file) if isinstance(pair, Pair)] == ["resnet101", "resnext101"]
+    assert [spec.backbone for spec in load(file) if isinstance(spec, FeatureSetSpec)] == ["resnet101", "resnext101"]
     assert f"create secret generic {values['airflow']['data']['metadataSecretName']} " in readme
 
 

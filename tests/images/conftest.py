@@ -1,4 +1,4 @@
-"""An object store with pictures and a synthetic checkpoint, and images built from this checkout."""
+"""An object store with images and a synthetic checkpoint, and images built from this checkout."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from containers import PICTURES, REPOSITORY, Podman
+from containers import IMAGES, REPOSITORY, Podman
 from extractor.core import storage
 from featurise_demo.embedded import ObjectStore, object_store
 from featurise_demo.state import EXTRACTOR
@@ -45,9 +45,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
         for name, value in running.environment.items():
             patch.setenv(name, value)
         storage.client.cache_clear()
-        storage.client().create_bucket(Bucket="pictures")
-        for file in PICTURES:
-            storage.write_bytes(f"s3://pictures/images/{file.name}", file.read_bytes())
+        storage.client().create_bucket(Bucket="images")
+        for file in IMAGES:
+            storage.write_bytes(f"s3://images/images/{file.name}", file.read_bytes())
         yield running
         storage.client.cache_clear()
 
@@ -60,7 +60,7 @@ def weights(store: ObjectStore) -> Callable[[str], str]:
     def make(backbone: str) -> str:
         checkpoints = provide(REPOSITORY / ".cache" / "weights", EXTRACTOR, print)
         path = next(found.path for found in checkpoints if found.backbone == backbone)
-        uri = f"s3://pictures/weights/{path.name}"
+        uri = f"s3://images/weights/{path.name}"
         storage.upload(path, uri)
         return uri
 

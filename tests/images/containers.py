@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-PICTURES = sorted((REPOSITORY / "tests" / "golden" / "images").glob("*.jpg"), key=lambda file: file.stat().st_size)[:2]
+IMAGES = sorted((REPOSITORY / "tests" / "golden" / "images").glob("*.jpg"), key=lambda file: file.stat().st_size)[:2]
 MEMORY = "8g"
 
 

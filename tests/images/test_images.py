@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from containers import PICTURES, REPOSITORY, Podman
+from containers import IMAGES, REPOSITORY, Podman
 from extractor.core import storage
 from featurise_demo.embedded import ObjectStore
 
@@ -23,7 +23,7 @@ Build = Callable[[str], str]
 
 def arguments(backbone: str, weights: str, output: str) -> list[str]:
     return [
-        *("run", "--backbone", backbone, "--images", "s3://pictures/images/", "--weights", weights),
+        *("run", "--backbone", backbone, "--images", "s3://images/images/", "--weights", weights),
         *("--output", output, "--device", "cpu", "--batch-size", "1", "--workers", "1"),
     ]
 
@@ -43,7 +43,7 @@ def test_the_image_makes_the_file_that_the_process_launcher_makes(
     podman: Podman, image: Build, store: ObjectStore, weights: Build, tmp_path: Path, backbone: str
 ) -> None:
     checkpoint, name = weights(backbone), image(backbone)
-    there, here = f"s3://pictures/out/{backbone}-image.h5", f"s3://pictures/out/{backbone}-process.h5"
+    there, here = f"s3://images/out/{backbone}-image.h5", f"s3://images/out/{backbone}-process.h5"
 
     subprocess.run(
         podman.as_a_pod(name, *arguments(backbone, checkpoint, there), options=environment(store)), check=True
@@ -51,7 +51,7 @@ def test_the_image_makes_the_file_that_the_process_launcher_makes(
     subprocess.run([str(EXTRACTOR), *arguments(backbone, checkpoint, here)], check=True, env={**os.environ})
 
     with fetched(there, tmp_path, "image.h5") as ours, fetched(here, tmp_path, "process.h5") as theirs:
-        assert set(ours) == set(theirs) == {file.stem for file in PICTURES}
+        assert set(ours) == set(theirs) == {file.stem for file in IMAGES}
         for key in ours:
             assert set(ours[key]) == set(theirs[key])
             for field in ours[key]:
@@ -71,7 +71,7 @@ def test_sigterm_reaches_the_extractor_and_saves_its_part(
     summary.touch(mode=0o666)
     summary.chmod(0o666)
     options = (*environment(store), f"--volume={summary}:/dev/termination-log", "--name=featurise-sigterm")
-    command = arguments("resnet101", weights("resnet101"), "s3://pictures/out/interrupted.h5")
+    command = arguments("resnet101", weights("resnet101"), "s3://images/out/interrupted.h5")
     process = subprocess.Popen(
         podman.as_a_pod(image("resnet101"), *command, options=options), stdout=subprocess.PIPE, text=True
     )

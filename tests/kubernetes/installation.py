@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.registry import schema, session
 from featurise_demo import airflow, embedded, processes
 from stand_in import NAMESPACE, StandIn
@@ -52,7 +52,7 @@ class Installation:
     cluster: StandIn
     airflow: airflow.Airflow
     settings: airflow.Settings
-    pair: Pair
+    spec: FeatureSetSpec
     registry: str
     variables: dict[str, str]
 
@@ -137,18 +137,18 @@ def install(folder: Path) -> Iterator[Installation]:
     (folder / "airflow" / "config" / "airflow_local_settings.py").write_text(
         "import featurise.airflow.operators.kubernetes\n"
     )
-    pair = Pair.model_validate(
+    spec = FeatureSetSpec.model_validate(
         {
-            "dataset": "pictures",
+            "dataset": "images",
             "backbone": "resnet101",
-            "bucket": "pictures",
+            "bucket": "images",
             "start_date": "2026-01-01",
             "weights": {"uri": "s3://weights/resnet101.pkl", "sha256": "ab" * 32},
             "launcher": "kubernetes",
             "limits": {"retries": 2, "pool": "gpu"},
         }
     )
-    (stub / "pair.json").write_text(pair.model_dump_json())
+    (stub / "feature set.json").write_text(spec.model_dump_json())
     template = json.loads(json.dumps(TEMPLATE))
     template["spec"]["containers"][0]["env"] = [{"name": "STUB_FOLDER", "value": str(stub)}]
     (templates / "resnet101.yaml").write_text(yaml.safe_dump(template))
@@ -186,4 +186,4 @@ def install(folder: Path) -> Iterator[Installation]:
             refresh_seconds=3,
         )
         running = stack.enter_context(airflow.run(settings, variables))
-        yield Installation(folder, stub, cluster, running, settings, pair, registry, {**os.environ, **variables})
+        yield Installation(folder, stub, cluster, running, settings, spec, registry, {**os.environ, **variables})

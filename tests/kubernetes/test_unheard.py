@@ -20,7 +20,7 @@ from featurise.airflow.retry_policy import AttemptFailed
 from featurise.airflow.tries import HEADROOM
 from featurise.airflow.triggers import pod as pod_trigger
 from featurise.airflow.triggers.pod import PodTrigger
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.failures.classify import Evidence
 from featurise.failures.taxonomy import Reason
 from featurise.registry import attempts, schema, session
@@ -49,9 +49,11 @@ def operator(cluster: stand_in.StandIn, tmp_path: Path, monkeypatch: pytest.Monk
     settings.cache_clear()
     schema.migrate(session.engine(settings().registry))
     weights = {"uri": "s3://models/w.pkl", "sha256": "a" * 64}
-    pair = Pair(dataset="birds", backbone="resnet101", bucket="pictures", start_date="2026-11-01", weights=weights)
+    spec = FeatureSetSpec(
+        dataset="birds", backbone="resnet101", bucket="images", start_date="2026-11-01", weights=weights
+    )
     yield PodOperator(
-        task_id="extract", pair=pair, shard=SHARD.model_dump(), config_file=str(cluster.kubeconfig), in_cluster=False
+        task_id="extract", spec=spec, shard=SHARD.model_dump(), config_file=str(cluster.kubeconfig), in_cluster=False
     )
     settings.cache_clear()
 
@@ -60,7 +62,7 @@ def context(operator: PodOperator, try_number: int) -> Any:
     run = SimpleNamespace(run_type="scheduled", partition_key=BATCH, run_id=RUN, conf=None)
     ti = SimpleNamespace(
         dag_id="birds", task_id="extract", run_id=RUN, map_index=0, try_number=try_number,
-        max_tries=operator.pair.limits.retries + HEADROOM, start_date=datetime.now(UTC), xcom_push=lambda **_: None,
+        max_tries=operator.spec.limits.retries + HEADROOM, start_date=datetime.now(UTC), xcom_push=lambda **_: None,
     )  # fmt: skip
     kept: dict[str, Any] = {}
     store = SimpleNamespace(get=kept.get, set=kept.__setitem__)
@@ -69,7 +71,7 @@ def context(operator: PodOperator, try_number: int) -> Any:
 
 def end(operator: PodOperator, number: int, reason: Reason | None) -> None:
     """The registry's word on an attempt, begun unless it is there."""
-    whose = attempts.Of(operator.pair, BATCH, RUN, SHARD.name)
+    whose = attempts.Of(operator.spec, BATCH, RUN, SHARD.name)
     found = [each.id for each in attempts.of(whose) if each.number == number]
     row = found[0] if found else attempts.begin(
         whose, number=number, try_number=number, launcher="kubernetes", place=f"pod-{number}"

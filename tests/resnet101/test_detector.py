@@ -1,4 +1,4 @@
-"""What holds for any picture: independence of batch mates, agreement with the plain run, few boxes or none.
+"""What holds for any image: independence of batch mates, agreement with the plain run, few boxes or none.
 
 Small inputs keep these short; the network takes any size.
 """
@@ -20,7 +20,7 @@ from resnet101_detectron2.roi_head import RegionFeatures
 from resnet101_detectron2.threads import Threads
 
 
-def picture(seed: int, height: int = 48, width: int = 80) -> Prepared:
+def image(seed: int, height: int = 48, width: int = 80) -> Prepared:
     """Blots of colour, prepared."""
     blots = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(seed)) * 255 - 115
     tensor = torch.nn.functional.interpolate(blots[None], (height, width), mode="bicubic")[0]
@@ -43,22 +43,22 @@ def assert_close(one: Regions, other: Regions) -> None:
 
 @pytest.fixture(scope="module")
 def alone(detector: Detector) -> list[Regions]:
-    """Three pictures, each in a batch of its own."""
-    return [detector.detect([picture(seed)])[0] for seed in range(3)]
+    """Three images, each in a batch of its own."""
+    return [detector.detect([image(seed)])[0] for seed in range(3)]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0), (1, 1)])
 def test_batch_mates_and_order_change_no_bit(detector: Detector, alone: list[Regions], order: tuple[int, ...]):
-    for found, seed in zip(detector.detect([picture(seed) for seed in order]), order, strict=True):
+    for found, seed in zip(detector.detect([image(seed) for seed in order]), order, strict=True):
         assert_equal(found, alone[seed])
 
 
-def test_pictures_differ(alone: list[Regions]):
+def test_images_differ(alone: list[Regions]):
     assert not np.array_equal(alone[0].features, alone[1].features)
 
 
 def test_the_plain_run_gives_the_same(resnet101_checkpoint: Path, options: Options, alone: list[Regions]):
-    (found,) = plain.load(Checkpoint(resnet101_checkpoint), options).detect([picture(0)])
+    (found,) = plain.load(Checkpoint(resnet101_checkpoint), options).detect([image(0)])
     assert_close(found, alone[0])
 
 
@@ -73,7 +73,7 @@ def test_without_winograd_the_numbers_are_the_same(resnet101_checkpoint: Path, o
     try:
         assert torch.backends.cuda.matmul.allow_tf32
         assert torch.backends.cudnn.allow_tf32
-        assert_close(tf32.detect([picture(0)])[0], alone[0])
+        assert_close(tf32.detect([image(0)])[0], alone[0])
     finally:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
@@ -100,8 +100,8 @@ def test_the_number_of_threads_changes_no_bit_of_a_feature(detector: Detector):
         assert torch.equal(found[0](features, rois), found[1](features, rois))
 
 
-def test_a_picture_that_cannot_reach_the_minimum_keeps_what_it_has(detector: Detector):
-    (found,) = detector.detect([picture(0, 16, 16)])
+def test_an_image_that_cannot_reach_the_minimum_keeps_what_it_has(detector: Detector):
+    (found,) = detector.detect([image(0, 16, 16)])
     assert 0 < found.num_boxes < 36
     assert len(found.features) == len(found.boxes) == len(found.attr_id) == found.num_boxes
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
@@ -111,7 +111,7 @@ def test_a_picture_that_cannot_reach_the_minimum_keeps_what_it_has(detector: Det
 
 def test_boxes_without_area_are_left_out(detector: Detector, monkeypatch):
     predictor = detector.network.roi_heads.box_predictor
-    prepared = picture(0)
+    prepared = image(0)
     proposals = torch.tensor([[200.0, 200, 240, 240], [0, 0, 40, 40], [20, 5, 70, 45]])  # the first lies outside
     with torch.inference_mode():
         monkeypatch.setattr(predictor.box2box_transform, "apply_deltas", lambda deltas, boxes: boxes)
@@ -120,11 +120,11 @@ def test_boxes_without_area_are_left_out(detector: Detector, monkeypatch):
     assert sorted(found.boxes.tolist()) == [[0, 0, 80, 80], [40, 10, 140, 90]]
 
 
-def test_a_picture_without_proposals_has_no_rows(detector: Detector):
+def test_an_image_without_proposals_has_no_rows(detector: Detector):
     predictor = detector.network.roi_heads.box_predictor
     with torch.inference_mode():
         features = detector.region_features(torch.rand(3, 3, 1024), torch.zeros(0, 4))
-        found = regions(predictor, Candidates(torch.zeros(0, 4), features, 48, 80), picture(0), detector.rule)
+        found = regions(predictor, Candidates(torch.zeros(0, 4), features, 48, 80), image(0), detector.rule)
     assert found.num_boxes == 0
     assert found.features.shape == (0, 2048)
     assert found.boxes.shape == (0, 4)
@@ -132,7 +132,7 @@ def test_a_picture_without_proposals_has_no_rows(detector: Detector):
 
 def test_the_adaptive_rule_keeps_between_its_limits(detector: Detector, monkeypatch):
     monkeypatch.setattr(detector, "rule", box_rule("resnet101", min_boxes=2, max_boxes=4))
-    (found,) = detector.detect([picture(0)])
+    (found,) = detector.detect([image(0)])
     assert 2 <= found.num_boxes <= 4
     assert (np.diff(found.obj_conf) <= 0).all()
     assert (found.obj_conf[2:] > 0.2).all()

@@ -1,4 +1,4 @@
-"""Our numbers against the reference's own, on every golden picture."""
+"""Our numbers against the reference's own, on every golden image."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ NAMES = sorted(path.stem for path in (GOLDEN / "images").iterdir())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_picture_gives_the_reference_s_numbers(detector: Detector, name: str):
-    (picture,) = (GOLDEN / "images").glob(f"{name}.*")
+def test_an_image_gives_the_reference_s_numbers(detector: Detector, name: str):
+    (image,) = (GOLDEN / "images").glob(f"{name}.*")
     expected = np.load(GOLDEN / "resnet101" / f"{name}.npz")
-    prepared = detector.prepare(decode(picture.read_bytes()))
+    prepared = detector.prepare(decode(image.read_bytes()))
     assert prepared.tensor.shape[1:] == tuple(expected["dbg_input_hw"])
 
     (found,) = detector.detect([prepared])

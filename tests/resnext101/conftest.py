@@ -54,12 +54,12 @@ def detector(resnext101_checkpoint: Path, options: Options) -> Detector:
 
 @pytest.fixture(scope="session")
 def found(detector: Detector) -> Callable[[str], Regions]:
-    """The regions of a golden picture by its name; each picture is run once in a session."""
+    """The regions of a golden image by its name; each image is run once in a session."""
 
     @cache
     def regions(name: str) -> Regions:
-        (picture,) = (GOLDEN / "images").glob(f"{name}.*")
-        (result,) = detector.detect([detector.prepare(decode(picture.read_bytes()))])
+        (image,) = (GOLDEN / "images").glob(f"{name}.*")
+        (result,) = detector.detect([detector.prepare(decode(image.read_bytes()))])
         return result
 
     return regions

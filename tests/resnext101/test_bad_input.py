@@ -1,4 +1,4 @@
-"""A stated outcome for every kind of picture that is not a plain JPEG, on its way into this network.
+"""A stated outcome for every kind of image that is not a plain JPEG, on its way into this network.
 
 What no detector could read is refused when it is decoded; here is what becomes of the rest, and of odd sizes.
 """
@@ -21,7 +21,7 @@ from resnext101_mmf.resize import MEAN, prepare, resize_factor
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "images"
 CHINA = (GOLDEN / "china.jpg").read_bytes()
-PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((64, 48))
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((64, 48))
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
 
@@ -42,29 +42,29 @@ REFUSED = {
     "HTML named .jpg": (b"<!DOCTYPE html><html><body>404</body></html>", Reason.NOT_AN_IMAGE),
     "decompression bomb": (encoded(Image.new("1", (30_000, 30_000)), "PNG"), Reason.TOO_LARGE),
     "animated GIF": (
-        encoded(PICTURE, "GIF", save_all=True, append_images=[PICTURE.rotate(90)]),
+        encoded(IMAGE, "GIF", save_all=True, append_images=[IMAGE.rotate(90)]),
         Reason.UNSUPPORTED,
     ),
 }
-SIXTEEN_BITS = cv2.imencode(".png", np.asarray(PICTURE).astype(np.uint16) * 257)[1].tobytes()
+SIXTEEN_BITS = cv2.imencode(".png", np.asarray(IMAGE).astype(np.uint16) * 257)[1].tobytes()
 FEATURISED = {
     "1 x 1": (blank(1, 1), (800, 800)),
     "1600 x 20": (blank(1600, 20), (32, 1344)),
     "20 x 1600": (blank(20, 1600), (1344, 32)),
-    "greyscale": (encoded(PICTURE.convert("L"), "JPEG"), (800, 1088)),
-    "grey+alpha": (encoded(PICTURE.convert("LA"), "PNG"), (800, 1088)),
-    "RGBA": (encoded(PICTURE.convert("RGBA"), "PNG"), (800, 1088)),
-    "palette PNG": (encoded(PICTURE.convert("P"), "PNG"), (800, 1088)),
-    "CMYK JPEG": (encoded(PICTURE.convert("CMYK"), "JPEG"), (800, 1088)),
+    "greyscale": (encoded(IMAGE.convert("L"), "JPEG"), (800, 1088)),
+    "grey+alpha": (encoded(IMAGE.convert("LA"), "PNG"), (800, 1088)),
+    "RGBA": (encoded(IMAGE.convert("RGBA"), "PNG"), (800, 1088)),
+    "palette PNG": (encoded(IMAGE.convert("P"), "PNG"), (800, 1088)),
+    "CMYK JPEG": (encoded(IMAGE.convert("CMYK"), "JPEG"), (800, 1088)),
     "16-bit PNG": (SIXTEEN_BITS, (800, 1088)),
-    "EXIF-rotated photo": (encoded(PICTURE, "JPEG", exif=TURNED), (1088, 800)),
-    "WebP": (encoded(PICTURE, "WEBP"), (800, 1088)),
-    "AVIF": (encoded(PICTURE, "AVIF"), (800, 1088)),
+    "EXIF-rotated photo": (encoded(IMAGE, "JPEG", exif=TURNED), (1088, 800)),
+    "WebP": (encoded(IMAGE, "WEBP"), (800, 1088)),
+    "AVIF": (encoded(IMAGE, "AVIF"), (800, 1088)),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_picture_is_refused_with_its_reason(kind: str):
+def test_what_is_no_image_is_refused_with_its_reason(kind: str):
     data, reason = REFUSED[kind]
     with pytest.raises(Undecodable) as error:
         decode(data)
@@ -72,7 +72,7 @@ def test_what_is_no_picture_is_refused_with_its_reason(kind: str):
 
 
 @pytest.mark.parametrize("kind", FEATURISED)
-def test_every_other_picture_has_its_input(kind: str):
+def test_every_other_image_has_its_input(kind: str):
     data, shape = FEATURISED[kind]
     prepared = prepare(decode(data))
     assert prepared.shape == (3, *shape)
@@ -86,14 +86,14 @@ def test_a_strip_without_any_content_is_featurised(detector: Detector, kind: str
     assert np.isfinite(found.features).all()
 
 
-def test_a_grey_picture_has_three_equal_channels_less_their_means():
+def test_a_grey_image_has_three_equal_channels_less_their_means():
     tensor = prepare(decode(FEATURISED["greyscale"][0])).tensor[:, :800, :1066]
     red, green, _ = (tensor[channel] + float(MEAN[channel]) for channel in range(3))
     torch.testing.assert_close(red, green, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(("width", "height"), [(4000, 1), (1, 2667), (100_000, 20)])
-def test_a_picture_whose_short_side_resizes_to_nothing_is_unfit(width: int, height: int):
+def test_an_image_whose_short_side_resizes_to_nothing_is_unfit(width: int, height: int):
     with pytest.raises(Unfit, match=f"{width} x {height}"):
         prepare(np.zeros((height, width, 3), np.uint8))
 

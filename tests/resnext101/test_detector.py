@@ -1,4 +1,4 @@
-"""What holds for any picture: independence of batch mates, the box rule, agreement of every way to compute.
+"""What holds for any image: independence of batch mates, the box rule, agreement of every way to compute.
 
 Small inputs keep these short; the network takes any multiple of 32.
 """
@@ -26,7 +26,7 @@ from resnext101_mmf.proposals import Proposals
 from resnext101_mmf.selection import Selected
 
 
-def picture(seed: int, height: int = 64, width: int = 96) -> Prepared:
+def image(seed: int, height: int = 64, width: int = 96) -> Prepared:
     """Blots of colour, prepared."""
     blots = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(seed)) * 255 - 115
     tensor = torch.nn.functional.interpolate(blots[None], (height, width), mode="bicubic")[0]
@@ -41,19 +41,19 @@ def assert_equal(one: Regions, other: Regions) -> None:
 
 @pytest.fixture(scope="module")
 def alone(detector: Detector) -> list[Regions]:
-    """Three pictures, each in a batch of its own."""
-    return [detector.detect([picture(seed)])[0] for seed in range(3)]
+    """Three images, each in a batch of its own."""
+    return [detector.detect([image(seed)])[0] for seed in range(3)]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0), (1, 1)])
 def test_batch_mates_and_order_change_no_bit(detector: Detector, alone: list[Regions], order: tuple[int, ...]):
-    for found, seed in zip(detector.detect([picture(seed) for seed in order]), order, strict=True):
+    for found, seed in zip(detector.detect([image(seed) for seed in order]), order, strict=True):
         assert_equal(found, alone[seed])
 
 
-def test_pictures_of_one_true_batch_are_told_apart(detector: Detector, alone: list[Regions]):
+def test_images_of_one_true_batch_are_told_apart(detector: Detector, alone: list[Regions]):
     """On a GPU a batch runs as one; here the same code does, whose sums only round otherwise."""
-    for found, expected in zip(detector._detect([picture(seed) for seed in range(3)]), alone, strict=True):
+    for found, expected in zip(detector._detect([image(seed) for seed in range(3)]), alone, strict=True):
         assert_close(found, expected, tolerance=1e-4)
 
 
@@ -68,7 +68,7 @@ def assert_close(one: Regions, other: Regions, *, tolerance: float) -> None:
 
 
 def test_the_plain_run_gives_the_same(resnext101_checkpoint: Path, options: Options, alone: list[Regions]):
-    (found,) = plain.load(Checkpoint(resnext101_checkpoint), options).detect([picture(0)])
+    (found,) = plain.load(Checkpoint(resnext101_checkpoint), options).detect([image(0)])
     assert_close(found, alone[0], tolerance=1e-5)
 
 
@@ -76,14 +76,14 @@ def test_the_body_keeps_every_rounding_of_the_plain_run(
     resnext101_checkpoint: Path, options: Options, detector: Detector
 ):
     body = plain.load(Checkpoint(resnext101_checkpoint), options).network.body
-    pictures = picture(0).tensor[None]
+    images = image(0).tensor[None]
     with torch.inference_mode():
-        for one, other in zip(stages(body, pictures), stages(detector.network.body, pictures), strict=True):
+        for one, other in zip(stages(body, images), stages(detector.network.body, images), strict=True):
             assert torch.equal(one, other)
 
 
-def stages(body: torch.nn.Module, pictures: torch.Tensor) -> Iterator[torch.Tensor]:
-    x = body.maxpool(body.relu(body.bn1(body.conv1(pictures))))
+def stages(body: torch.nn.Module, images: torch.Tensor) -> Iterator[torch.Tensor]:
+    x = body.maxpool(body.relu(body.bn1(body.conv1(images))))
     for layer in (body.layer1, body.layer2, body.layer3, body.layer4):
         x = layer(x)
         yield x.clone()
@@ -101,8 +101,8 @@ def test_gathered_rois_are_aligned_ones(seed: int, side: int, largest: float):
     ]
     corners = (torch.rand(30, 2, generator=random) - 0.2) * side * 4
     far = corners + torch.rand(30, 2, generator=random) * largest
-    pictures = torch.randint(2, (30, 1), generator=random)
-    rois, levels = torch.cat([pictures, corners, far], dim=1), torch.randint(4, (30,), generator=random)
+    images = torch.randint(2, (30, 1), generator=random)
+    rois, levels = torch.cat([images, corners, far], dim=1), torch.randint(4, (30,), generator=random)
     expected = aligned(head, pyramid, levels, rois).flatten(2).transpose(1, 2)
     torch.testing.assert_close(gathered(head, pyramid, levels, rois), expected, rtol=1e-4, atol=1e-5)
 
@@ -125,7 +125,7 @@ def test_freed_sums_change_numbers_by_rounding_only(
     tf32 = load(Checkpoint(resnext101_checkpoint), replace(options, precision=Precision.TF32))
     assert torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cudnn.allow_tf32
-    assert_close(tf32.detect([picture(0)])[0], alone[0], tolerance=1e-4)
+    assert_close(tf32.detect([image(0)])[0], alone[0], tolerance=1e-4)
 
 
 def test_fp32_forbids_tf32(resnext101_checkpoint: Path, options: Options):
@@ -137,7 +137,7 @@ def test_fp32_forbids_tf32(resnext101_checkpoint: Path, options: Options):
 
 def test_class_probabilities_are_optional(detector: Detector, alone: list[Regions], monkeypatch):
     monkeypatch.setattr(detector, "options", replace(detector.options, cls_prob=ClsProb.NONE))
-    (found,) = detector.detect([picture(0)])
+    (found,) = detector.detect([image(0)])
     assert found.cls_prob is None
     assert_equal(found, replace(alone[0], cls_prob=None))
 
@@ -154,7 +154,7 @@ def chosen(**rule: float) -> Regions:
     scores = torch.cat([SCORES, torch.zeros(4, 1598)], dim=1)
     boxes = torch.arange(16, dtype=torch.float32).reshape(4, 4)
     selected = Selected(ROWS[:limit], CONFIDENCE[:limit])
-    return chosen_regions(picture(0), boxes, torch.zeros(4, 2048), scores, selected, options)
+    return chosen_regions(image(0), boxes, torch.zeros(4, 2048), scores, selected, options)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,6 @@ def test_background_takes_part_in_the_selection_where_asked(
     scores = torch.zeros(2, 1601)
     scores[:, :2] = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
 
-    found = detector._select(picture(0), Proposals(boxes, torch.ones(2)), torch.zeros(2, 2048), scores)
+    found = detector._select(image(0), Proposals(boxes, torch.ones(2)), torch.zeros(2, 2048), scores)
 
     np.testing.assert_array_equal(found.boxes, 2 * boxes[first : first + 1].numpy())

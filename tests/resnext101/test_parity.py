@@ -1,4 +1,4 @@
-"""Our numbers against the reference's own, on every golden picture."""
+"""Our numbers against the reference's own, on every golden image."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ NAMES = sorted(path.stem for path in (GOLDEN / "images").iterdir())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_picture_gives_the_reference_s_rows_in_the_reference_s_order(found: Callable[[str], Regions], name: str):
+def test_an_image_gives_the_reference_s_rows_in_the_reference_s_order(found: Callable[[str], Regions], name: str):
     expected = np.load(GOLDEN / "resnext101" / f"{name}.npz")
     regions = found(name)
 

@@ -21,10 +21,10 @@ from extractor.core.contract import Regions
 
 @dataclass(frozen=True)
 class Prepared:
-    """One picture, resized and normalised for the network.
+    """One image, resized and normalised for the network.
 
-    `tensor` is float32 [3, H, W] on the CPU; `width` and `height` are the decoded picture's in pixels; `scale` is the
-    resize factor that the reference requested (network pixels per picture pixel).
+    `tensor` is float32 [3, H, W] on the CPU; `width` and `height` are the decoded image's in pixels; `scale` is the
+    resize factor that the reference requested (network pixels per image pixel).
     """
 
     tensor: torch.Tensor
@@ -34,12 +34,12 @@ class Prepared:
 
     @property
     def shape(self) -> Hashable:
-        """Pictures of one shape may share a batch: no padding is ever added for a batch mate."""
+        """Images of one shape may share a batch: no padding is ever added for a batch mate."""
         return tuple(self.tensor.shape)
 
 
 class Unfit(ValueError):
-    """Raised by `prepare` when a sound picture has no valid resized form, such as one that would be 0 pixels high."""
+    """Raised by `prepare` when a sound image has no valid resized form, such as one that would be 0 pixels high."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ class Backbone(Protocol):
     """Whether the checkpoint is marked as synthetic."""
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Prepared:
-        """Resize and normalise one picture, uint8 [H, W, 3] in BGR order as `cv2.imread` gives it.
+        """Resize and normalise one image, uint8 [H, W, 3] in BGR order as `cv2.imread` gives it.
 
         Runs on the CPU and may be called from several threads at once.
-        Raises Unfit when the picture has no valid resized form.
+        Raises Unfit when the image has no valid resized form.
         """
         ...
 
     def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
-        """The regions of each picture of a batch, all of one `shape`.
+        """The regions of each image of a batch, all of one `shape`.
 
         An image's result depends neither on its batch mates nor on their order.
         Raises torch.OutOfMemoryError when the device's memory does not suffice for the batch.

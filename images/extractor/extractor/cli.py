@@ -28,7 +28,7 @@ AT_LEAST_ONE = Parameter(validator=Number(gte=1))
 app = App(
     name="extractor",
     version=__version__,
-    help="Region features: boxes and descriptors of pictures, by two detectors.",
+    help="Region features: boxes and descriptors of images, by two detectors.",
     help_on_error=False,
 )
 weights = App(name="weights", help="Synthetic checkpoints in the published formats, and what a checkpoint is.")
@@ -111,7 +111,7 @@ def run(
     image_ids
         With --images: `stem` names an image by its file's stem, `path` by its path below the folder or prefix.
     max_pixels
-        Larger pictures are rejected before they are decoded.
+        Larger images are rejected before they are decoded.
     workers
         Threads that fetch and decode.
     scratch
@@ -316,7 +316,7 @@ def _manifest(uri: str | None, images: str | None, rule: ImageIds, output: str) 
         listed = manifest.of_images(images, rule, output)
         if not listed.entries:
             below = f"{images} at {storage.endpoint()}" if storage.is_s3(images) else Path(images).resolve()
-            raise UsageError(f"--images {images}: there is nothing to featurise below {below}; name where pictures lie")
+            raise UsageError(f"--images {images}: there is nothing to featurise below {below}; name where images lie")
         return listed
     raise UsageError("either --manifest or --images must be given, and not both")
 

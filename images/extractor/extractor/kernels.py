@@ -1,4 +1,4 @@
-"""The same CPU kernels on every x86-64 machine, so that a picture's numbers do not depend on where it was featurised.
+"""The same CPU kernels on every x86-64 machine, so that an image's numbers do not depend on where it was featurised.
 
 torch and its libraries choose kernels by the processor, and kernels for wider vectors add in another order. Rounding
 that differs moves a class probability by up to 1e-4, and boxes whose confidences are closer than that change places.

@@ -14,7 +14,7 @@ from extractor.core.contract import Regions
 from extractor.core.exit_codes import UsageError
 from extractor.pipeline.stage_timer import stage
 from resnet101_detectron2 import checkpoint as checkpoints
-from resnet101_detectron2 import picture
+from resnet101_detectron2 import image
 from resnet101_detectron2.folding import fold
 from resnet101_detectron2.heads import Candidates, regions
 from resnet101_detectron2.network import build
@@ -33,8 +33,8 @@ _DTYPES = {
 class Detector:
     """A `Backbone`.
 
-    On a CPU every picture is computed alone, so that its result is the same to the bit whatever its batch mates. On a
-    GPU a batch shares res1 to res4 and the RPN's convolutions; whatever looks at boxes goes picture by picture.
+    On a CPU every image is computed alone, so that its result is the same to the bit whatever its batch mates. On a
+    GPU a batch shares res1 to res4 and the RPN's convolutions; whatever looks at boxes goes image by image.
 
     ResNet and RoI head compute in the asked precision, RPN, predictor and selection always in fp32. On a CPU in fp32
     the 3x3 convolutions of res4, res5 and the RPN are Winograd's: lower precisions would lose too much by it, and a
@@ -53,15 +53,15 @@ class Detector:
         self.region_features = RegionFeatures(network.roi_heads.res5, threads)
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Prepared:
-        """Resize and normalise one picture.
+        """Resize and normalise one image.
 
         Raises Unfit when a side would have fewer than 3 pixels.
         """
-        return picture.prepare(pixels)
+        return image.prepare(pixels)
 
     @torch.inference_mode()
     def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
-        """The regions of each picture of a batch, all of one shape."""
+        """The regions of each image of a batch, all of one shape."""
         if self.device.type == "cpu":
             return [found for one in batch for found in self._detect([one])]
         return self._detect(batch)

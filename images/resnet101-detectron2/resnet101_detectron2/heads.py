@@ -25,11 +25,11 @@ class Candidates:
     width: int
 
 
-def regions(predictor: AttributeOutputLayers, found: Candidates, picture: Prepared, rule: BoxRule) -> Regions:
+def regions(predictor: AttributeOutputLayers, found: Candidates, image: Prepared, rule: BoxRule) -> Regions:
     """The rows of one image, best class probability first.
 
     A proposal's class is its likeliest foreground class, even where background is likelier; its box is that class's,
-    clipped, scaled to the picture and clipped again. A box without area after that is left out, so that an image may
+    clipped, scaled to the image and clipped again. A box without area after that is left out, so that an image may
     have fewer rows than the rule's minimum, or none: the reference fails on such an image, here `num_boxes` says it.
     """
     logits, deltas = predictor(found.features)
@@ -39,8 +39,8 @@ def regions(predictor: AttributeOutputLayers, found: Candidates, picture: Prepar
     boxes = _clipped(decoded, found.width, found.height).cpu()
     scores = best.values.cpu()
     keep = torch.from_numpy(select(boxes.numpy(), scores.numpy(), rule)[0])
-    scale = torch.tensor([picture.width / found.width, picture.height / found.height]).repeat(2)
-    scaled = _clipped(boxes[keep] * scale, picture.width, picture.height)
+    scale = torch.tensor([image.width / found.width, image.height / found.height]).repeat(2)
+    scaled = _clipped(boxes[keep] * scale, image.width, image.height)
     sound = ((scaled[:, 2:] - scaled[:, :2]) > 0).all(dim=1)
     keep, scaled = keep[sound], scaled[sound]
     rows = keep.to(logits.device)
@@ -51,8 +51,8 @@ def regions(predictor: AttributeOutputLayers, found: Candidates, picture: Prepar
         obj_id=best.indices[rows].cpu().numpy(),
         obj_conf=scores[keep].numpy(),
         num_boxes=len(keep),
-        img_w=picture.width,
-        img_h=picture.height,
+        img_w=image.width,
+        img_h=image.height,
         attr_id=attributes.indices.cpu().numpy(),
         attr_conf=attributes.values.cpu().numpy(),
     )

@@ -24,7 +24,7 @@ from torch.nn import functional
 from extractor.core.contract import ATTRIBUTES, CLASSES, FEATURE_WIDTH
 
 PIXEL_MEAN = (102.9801, 115.9465, 122.7717)
-"""Mean of the training pictures, BGR grey levels; the spread is left as it is."""
+"""Mean of the training images, BGR grey levels; the spread is left as it is."""
 
 STRIDE = 16
 """Network pixels per cell of the res4 map."""

@@ -1,4 +1,4 @@
-"""The same network run plainly, detectron2's modules as they are, one picture at a time: the benchmark's measure."""
+"""The same network run plainly, detectron2's modules as they are, one image at a time: the benchmark's measure."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from extractor.core.contract import Regions
 from extractor.core.exit_codes import UsageError
 from extractor.pipeline.stage_timer import stage
 from resnet101_detectron2 import checkpoint as checkpoints
-from resnet101_detectron2 import picture
+from resnet101_detectron2 import image
 from resnet101_detectron2.heads import Candidates, regions
 from resnet101_detectron2.network import build
 
@@ -29,12 +29,12 @@ class Plain:
         self.synthetic = synthetic
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Prepared:
-        """Resize and normalise one picture."""
-        return picture.prepare(pixels)
+        """Resize and normalise one image."""
+        return image.prepare(pixels)
 
     @torch.no_grad()
     def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
-        """The regions of each picture, one after the other."""
+        """The regions of each image, one after the other."""
         return [self._one(prepared) for prepared in batch]
 
     def _one(self, prepared: Prepared) -> Regions:

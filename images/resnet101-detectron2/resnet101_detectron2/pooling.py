@@ -1,7 +1,7 @@
 """RoI max pooling that computes each rectangle of cells once.
 
 A small RoI pools the same cells into several of its 14 x 14 bins, and neighbouring RoIs pool the same rectangles; half
-of all bins are repeats, on pictures with small objects more. What follows the pooling cell by cell needs to run on
+of all bins are repeats, on images with small objects more. What follows the pooling cell by cell needs to run on
 distinct rectangles only.
 """
 
@@ -21,7 +21,7 @@ class Pooled:
 
 
 def pool(features: torch.Tensor, rois: torch.Tensor) -> Pooled:
-    """Pool RoIs [R, 4] (network pixels) from one picture's features [H, W, C], as torchvision's `roi_pool` does.
+    """Pool RoIs [R, 4] (network pixels) from one image's features [H, W, C], as torchvision's `roi_pool` does.
 
     Corners are rounded to cells, half away from zero, both inclusive; a bin reaches from the floor of its first edge to
     the ceiling of its last, is cut to the map, and is 0 when nothing of it is left.

@@ -28,7 +28,7 @@ class RegionFeatures:
         self.roi_axis = 2 if isinstance(self.blocks[0].conv2, Winograd3x3) else 0
 
     def __call__(self, features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
-        """[R, 2048] float32 for one picture's features [H, W, 1024] and its RoIs [R, 4] in network pixels."""
+        """[R, 2048] float32 for one image's features [H, W, 1024] and its RoIs [R, 4] in network pixels."""
         if len(rois) == 0:
             return features.new_empty(0, FEATURE_WIDTH, dtype=torch.float32)
         pooled = pool(features, rois)

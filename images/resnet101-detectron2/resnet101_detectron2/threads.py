@@ -1,6 +1,6 @@
 """Work spread over threads that each compute alone.
 
-torch splits every single operation over its threads and waits for all of them after each. Where a picture's work falls
+torch splits every single operation over its threads and waits for all of them after each. Where an image's work falls
 into many equal pieces, a piece per thread needs no waiting, which is faster, and much faster on a machine with other
 work. The result no longer depends on the number of threads either.
 """

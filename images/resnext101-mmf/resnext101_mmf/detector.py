@@ -46,22 +46,22 @@ class Detector:
     def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
         """See `extractor.backbone.Backbone.detect`.
 
-        On a CPU each picture runs by itself, where its result is bit for bit the same whatever its batch.
+        On a CPU each image runs by itself, where its result is bit for bit the same whatever its batch.
         """
         if self.options.device.type == "cpu":
-            return [regions for picture in batch for regions in self._detect([picture])]
+            return [regions for image in batch for regions in self._detect([image])]
         return self._detect(batch)
 
     @torch.inference_mode()
     def _detect(self, batch: Sequence[Prepared]) -> list[Regions]:
         precision = self.options.precision
         with self._stage("backbone"):
-            pictures = torch.stack([picture.tensor for picture in batch]).to(
+            images = torch.stack([image.tensor for image in batch]).to(
                 self.options.device, DTYPES[precision], memory_format=memory_format(precision)
             )
-            maps = self.network.maps(pictures)
+            maps = self.network.maps(images)
         with self._stage("proposals"):
-            proposals = self.proposer(maps, *pictures.shape[-2:])
+            proposals = self.proposer(maps, *images.shape[-2:])
         with self._stage("roi_head"):
             features, logits = self.network.regions(maps.pyramid, *rois(proposals, self.config.roi_box_head))
             scores = logits.float().softmax(dim=1)
@@ -70,11 +70,11 @@ class Detector:
             parts = zip(batch, proposals, torch.split(features, counts), torch.split(scores, counts), strict=True)
             return [self._select(*part) for part in parts]
 
-    def _select(self, picture: Prepared, proposals: Proposals, features: Tensor, scores: Tensor) -> Regions:
+    def _select(self, image: Prepared, proposals: Proposals, features: Tensor, scores: Tensor) -> Regions:
         rule = self.options.rule
-        boxes = in_pixels(proposals.boxes, picture)
+        boxes = in_pixels(proposals.boxes, image)
         selected = select(boxes, scores if rule.background else scores[:, 1:], rule.max_boxes)
-        return chosen_regions(picture, boxes, features, scores, selected, self.options)
+        return chosen_regions(image, boxes, features, scores, selected, self.options)
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -85,21 +85,21 @@ class Detector:
 
 
 def rois(proposals: Sequence[Proposals], head: BoxHead) -> tuple[Tensor, Tensor]:
-    """The pyramid level [R] and (picture, x1, y1, x2, y2) [R, 5] of all proposals of a batch."""
+    """The pyramid level [R] and (image, x1, y1, x2, y2) [R, 5] of all proposals of a batch."""
     boxes = torch.cat([found.boxes for found in proposals])
     places = torch.cat([torch.full_like(found.boxes[:, :1], place) for place, found in enumerate(proposals)])
     return pyramid_levels(boxes, head.pooler_scales), torch.cat([places, boxes], dim=1)
 
 
-def in_pixels(boxes: Tensor, picture: Prepared) -> Tensor:
-    """Boxes in pixels of the picture, on the CPU: a GPU divides by a number by multiplying with its inverse."""
-    return boxes.cpu() / picture.scale
+def in_pixels(boxes: Tensor, image: Prepared) -> Tensor:
+    """Boxes in pixels of the image, on the CPU: a GPU divides by a number by multiplying with its inverse."""
+    return boxes.cpu() / image.scale
 
 
 def chosen_regions(
-    picture: Prepared, boxes: Tensor, features: Tensor, scores: Tensor, selected: Selected, options: Options
+    image: Prepared, boxes: Tensor, features: Tensor, scores: Tensor, selected: Selected, options: Options
 ) -> Regions:
-    """The selected rows of one picture, cut to the box rule.
+    """The selected rows of one image, cut to the box rule.
 
     `obj_id` and `obj_conf` are the best class of a row and its probability; the class need not be the one that gave the
     row its confidence. With `background`, class 0 is the background and the others count from 1, as mmf's script
@@ -116,7 +116,7 @@ def chosen_regions(
         obj_id=objects.numpy(),
         obj_conf=confidence.numpy(),
         num_boxes=above,
-        img_w=picture.width,
-        img_h=picture.height,
+        img_w=image.width,
+        img_h=image.height,
         cls_prob=scores[:, 1:].contiguous().numpy() if options.cls_prob is ClsProb.FULL else None,
     )

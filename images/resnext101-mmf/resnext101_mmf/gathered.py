@@ -29,8 +29,8 @@ def _level(head: BoxHead, pixels: Tensor, scale: float, rois: Tensor) -> Tensor:
     sizes = (corners[:, 2:] - corners[:, :2]).clamp(min=1)
     columns, across = _taps(corners[:, 0], sizes[:, 0], side, samples, width)
     lines, down = _taps(corners[:, 1], sizes[:, 1], side, samples, height)
-    picture = rois[:, 0].long()[:, None, None, None, None] * (height * width)
-    places = picture + lines[:, :, None, :, None] * width + columns[:, None, :, None, :]
+    image = rois[:, 0].long()[:, None, None, None, None] * (height * width)
+    places = image + lines[:, :, None, :, None] * width + columns[:, None, :, None, :]
     weights = down[:, :, None, :, None] * across[:, None, :, None, :] / samples**2
     bags = (len(rois) * side**2, (2 * samples) ** 2)
     sums = functional.embedding_bag(

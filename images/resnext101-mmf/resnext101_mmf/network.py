@@ -51,10 +51,10 @@ class Network(nn.Module):
         self.fc7 = nn.Linear(head.mlp_head_dim, head.mlp_head_dim)
         self.cls_score = nn.Linear(head.mlp_head_dim, head.num_classes)
 
-    def maps(self, pictures: Tensor) -> Maps:
+    def maps(self, images: Tensor) -> Maps:
         """Pyramid and RPN outputs of a padded batch [B, 3, H, W], H and W multiples of 32."""
         body = self.body
-        x = body.maxpool(body.relu(body.bn1(body.conv1(pictures))))
+        x = body.maxpool(body.relu(body.bn1(body.conv1(images))))
         stages: dict[str, Tensor] = {}
         for name in ("layer1", "layer2", "layer3", "layer4"):
             x = stages[name] = getattr(body, name)(x)
@@ -64,7 +64,7 @@ class Network(nn.Module):
     def regions(self, pyramid: list[Tensor], levels: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
         """fc6 features [R, 2048] after ReLU and class logits [R, 1601] of regions.
 
-        `rois` [R, 5] are (picture's place in the batch, x1, y1, x2, y2) in network pixels, `levels` [R] the pyramid
+        `rois` [R, 5] are (image's place in the batch, x1, y1, x2, y2) in network pixels, `levels` [R] the pyramid
         level of each (0 is P2).
         """
         pooled = self.pool(pyramid, levels, rois)

@@ -1,4 +1,4 @@
-"""The detector run plainly: torchvision's modules as they are, one picture at a time, a suppression for every class.
+"""The detector run plainly: torchvision's modules as they are, one image at a time, a suppression for every class.
 
 It is the benchmark's measure, and states the selection rule as mmf's script does, for the tests to compare with.
 """
@@ -39,11 +39,11 @@ class Plain:
 
     @torch.no_grad()
     def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
-        """The regions of each picture, one after the other."""
-        return [self._one(picture) for picture in batch]
+        """The regions of each image, one after the other."""
+        return [self._one(image) for image in batch]
 
-    def _one(self, picture: Prepared) -> Regions:
-        tensor = picture.tensor[None].to(self.options.device)
+    def _one(self, image: Prepared) -> Regions:
+        tensor = image.tensor[None].to(self.options.device)
         with stage("backbone"):
             maps = self.network.maps(tensor)
         with stage("proposals"):
@@ -53,10 +53,10 @@ class Plain:
             scores = logits.softmax(dim=1)
         with stage("selection"):
             rule = self.options.rule
-            boxes = in_pixels(proposals.boxes, picture)
+            boxes = in_pixels(proposals.boxes, image)
             considered = scores if rule.background else scores[:, 1:]
             selected = select(boxes.to(scores.device), considered, rule.max_boxes)
-            return chosen_regions(picture, boxes, features, scores, selected, self.options)
+            return chosen_regions(image, boxes, features, scores, selected, self.options)
 
 
 def load(checkpoint: Checkpoint, options: Options) -> Plain:

@@ -19,7 +19,7 @@ CANONICAL_LEVEL, CANONICAL_SIDE = 4, 224
 
 
 class Proposals(NamedTuple):
-    """One picture's proposals, best first: boxes [N, 4] in pixels of the padded input, objectness [N]."""
+    """One image's proposals, best first: boxes [N, 4] in pixels of the padded input, objectness [N]."""
 
     boxes: Tensor
     objectness: Tensor
@@ -52,27 +52,27 @@ class Proposer:
         ]
 
     def __call__(self, maps: Maps, height: int, width: int) -> list[Proposals]:
-        """The proposals of each picture of a batch whose padded input is `height` x `width` pixels."""
+        """The proposals of each image of a batch whose padded input is `height` x `width` pixels."""
         boxes, scores = zip(*(self._level(maps, level, height, width) for level in range(len(self.cells))), strict=True)
         every, objectness = torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
         objectness, order = objectness.sort(dim=1, descending=True, stable=True)
         top = self.config.fpn_post_nms_top_n_test
         counts = (objectness[:, :top] >= 0).sum(dim=1).tolist()
         return [
-            Proposals(every[picture, order[picture, :count]], objectness[picture, :count])
-            for picture, count in enumerate(counts)
+            Proposals(every[image, order[image, :count]], objectness[image, :count])
+            for image, count in enumerate(counts)
         ]
 
     def _level(self, maps: Maps, level: int, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Boxes [B, K, 4] of one level, best first, and their objectness [B, K], -1 where suppressed."""
         config = self.config
         logits, deltas = maps.objectness[level].float(), maps.deltas[level].float()
-        pictures, _, rows, columns = logits.shape
+        images, _, rows, columns = logits.shape
         # Flat order (y, x, anchor); equal scores keep it.
-        objectness = logits.permute(0, 2, 3, 1).reshape(pictures, -1).sigmoid()
+        objectness = logits.permute(0, 2, 3, 1).reshape(images, -1).sigmoid()
         objectness, index = objectness.sort(dim=1, descending=True, stable=True)
         objectness, index = (part[:, : config.pre_nms_top_n_test] for part in (objectness, index))
-        deltas = deltas.permute(0, 2, 3, 1).reshape(pictures, -1, 4)
+        deltas = deltas.permute(0, 2, 3, 1).reshape(images, -1, 4)
         deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4))
         boxes = decode(self._anchors(level, rows, columns)[index], deltas)
         limits = torch.tensor([width - 1, height - 1], dtype=boxes.dtype, device=boxes.device).repeat(2)

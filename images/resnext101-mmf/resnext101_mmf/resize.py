@@ -23,7 +23,7 @@ does."""
 
 
 def resize_factor(width: int, height: int) -> float:
-    """Network pixels per picture pixel."""
+    """Network pixels per image pixel."""
     factor = SHORT_SIDE / min(width, height)
     if np.round(factor * max(width, height)) > LONG_SIDE:
         factor = LONG_SIDE / max(width, height)
@@ -31,9 +31,9 @@ def resize_factor(width: int, height: int) -> float:
 
 
 def prepare(pixels: NDArray[np.uint8]) -> Prepared:
-    """Resize, normalise and pad one picture, uint8 [H, W, 3] in BGR order.
+    """Resize, normalise and pad one image, uint8 [H, W, 3] in BGR order.
 
-    The tensor is padded at its right and bottom to multiples of 32 with zeros, which is the mean colour; pictures of
+    The tensor is padded at its right and bottom to multiples of 32 with zeros, which is the mean colour; images of
     one padded shape have the same result together as alone. Raises Unfit when a side would be resized to nothing.
     """
     height, width = pixels.shape[:2]

@@ -34,7 +34,7 @@ class Selected(NamedTuple):
 
 
 def select(boxes: Tensor, scores: Tensor, limit: int) -> Selected:
-    """The `limit` most confident of the boxes [N, 4] (float32, picture pixels) with class probabilities [N, C]."""
+    """The `limit` most confident of the boxes [N, 4] (float32, image pixels) with class probabilities [N, C]."""
     boxes, probabilities = boxes.cpu(), scores.cpu().numpy()
     size, classes = probabilities.shape
     limit = min(limit, size)

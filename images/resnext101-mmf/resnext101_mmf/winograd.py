@@ -54,12 +54,12 @@ class Winograd(nn.Module):
         self.bias = torch.zeros(self.filters) if conv.bias is None else conv.bias.detach()
         self.inputs, self.outputs = inputs.float(), outputs.float()
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """[B, C, H, W] to [B, K, H, W], channels-last."""
-        made = [self._picture(picture) for picture in pictures.permute(0, 2, 3, 1)]
+        made = [self._image(image) for image in images.permute(0, 2, 3, 1)]
         return torch.stack(made).permute(0, 3, 1, 2)
 
-    def _picture(self, pixels: Tensor) -> Tensor:
+    def _image(self, pixels: Tensor) -> Tensor:
         """[H, W, C] to [H, W, K]."""
         height, width = pixels.shape[:2]
         down, across = -(-height // OUT), -(-width // OUT)

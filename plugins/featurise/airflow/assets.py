@@ -2,12 +2,12 @@
 
 from airflow.sdk import Asset
 
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 
 
-def feature_set(pair: Pair) -> Asset:
-    """The asset of a pair's feature set.
+def feature_set(spec: FeatureSetSpec) -> Asset:
+    """The asset of a feature set's feature set.
 
     The address has a scheme of its own: for `s3://`, Airflow would import the Amazon provider and boto3 at every parse.
     """
-    return Asset(name=pair.feature_set, uri=f"x-featurise://{pair.dataset}/{pair.backbone}/{pair.revision}")
+    return Asset(name=spec.feature_set, uri=f"x-featurise://{spec.dataset}/{spec.backbone}/{spec.revision}")

@@ -20,7 +20,7 @@ from featurise.airflow.operators.discover import DiscoverOperator
 from featurise.airflow.operators.report import ReportOperator
 from featurise.airflow.retry_policy import Taxonomy
 from featurise.airflow.timetable import Nights
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 
 RETRY_DELAY = timedelta(seconds=30)
 LONGEST_RETRY_DELAY = timedelta(minutes=30)
@@ -28,24 +28,24 @@ PRIORITY = "featurise.airflow.priority.NightFirst"
 SHARD = "{{ (task.shard if task.shard is defined else task.op_kwargs.shard)['name'] }}"
 
 
-def build(pair: Pair) -> DAG:
-    """The pair's DAG."""
-    zone = timezone(pair.schedule.timezone)
+def build(spec: FeatureSetSpec) -> DAG:
+    """The feature set's DAG."""
+    zone = timezone(spec.schedule.timezone)
     with DAG(
-        dag_id=pair.dag_id,
-        description=f"Region features of {pair.dataset} by {pair.backbone}, revision {pair.revision}",
-        doc_md=_about(pair),
-        tags=[pair.dataset, pair.backbone, pair.launcher],
-        schedule=Nights(pair.schedule.cron, timezone=zone),
+        dag_id=spec.dag_id,
+        description=f"Region features of {spec.dataset} by {spec.backbone}, revision {spec.revision}",
+        doc_md=_about(spec),
+        tags=[spec.dataset, spec.backbone, spec.launcher],
+        schedule=Nights(spec.schedule.cron, timezone=zone),
         # The first day's run comes a day later: at two in the morning, yesterday is whole.
-        start_date=datetime.combine(pair.start_date + timedelta(days=1), datetime.min.time(), zone),
-        catchup=pair.catchup,
-        max_active_runs=pair.max_active_runs,
+        start_date=datetime.combine(spec.start_date + timedelta(days=1), datetime.min.time(), zone),
+        catchup=spec.catchup,
+        max_active_runs=spec.max_active_runs,
         # Pools bound what runs at a time, not this.
-        max_active_tasks=pair.limits.max_shards,
+        max_active_tasks=spec.limits.max_shards,
         params=params.params(),
         default_args={
-            "retries": pair.limits.retries,
+            "retries": spec.limits.retries,
             "retry_delay": RETRY_DELAY,
             "retry_exponential_backoff": 2,
             "max_retry_delay": LONGEST_RETRY_DELAY,
@@ -55,83 +55,83 @@ def build(pair: Pair) -> DAG:
     ) as dag:
         found = DiscoverOperator(
             task_id="discover",
-            pair=pair,
+            spec=spec,
             doc_md="Waits until the batch is complete, lists it and compares it with the registry.",
-            execution_timeout=_step_timeout(pair),
+            execution_timeout=_step_timeout(spec),
         )
-        shards = _shard(pair).expand(shard=_plan(pair)(found.output))
+        shards = _shard(spec).expand(shard=_plan(spec)(found.output))
         # Teardowns: they run whatever happened, also when a person ends the run, and leave a failed run failed.
-        announced = _announce(pair)().as_teardown()
+        announced = _announce(spec)().as_teardown()
         report = ReportOperator(
             task_id="report",
-            pair=pair,
+            spec=spec,
             doc_md="The run's page, whatever happened before it.",
-            execution_timeout=_step_timeout(pair),
+            execution_timeout=_step_timeout(spec),
         )
         shards >> announced >> report.as_teardown()
     return dag
 
 
-def _about(pair: Pair) -> str:
+def _about(spec: FeatureSetSpec) -> str:
     return (
-        f"Every night: new images below `s3://{pair.bucket}/{pair.prefix}` become region features by "
-        f"**{pair.backbone}** (weights `{pair.weights.uri}`), published below "
-        f"`{pair.outputs.features}{pair.dataset}/{pair.backbone}/{pair.revision}/`.\n\n"
+        f"Every night: new images below `s3://{spec.bucket}/{spec.prefix}` become region features by "
+        f"**{spec.backbone}** (weights `{spec.weights.uri}`), published below "
+        f"`{spec.outputs.features}{spec.dataset}/{spec.backbone}/{spec.revision}/`.\n\n"
         "A run is one day; its partition key names it. To redo a day, trigger or backfill it: "
         "what is done already is recognised and left alone, unless `force` is set. "
         "A backfill passes over days that have had a run, unless its dialog's *Missing Runs* is changed to *All Runs*."
     )
 
 
-def _step(pair: Pair, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+def _step(spec: FeatureSetSpec, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """The decorator of the tasks that run in Airflow's own worker."""
-    return task(execution_timeout=_step_timeout(pair), **options)
+    return task(execution_timeout=_step_timeout(spec), **options)
 
 
-def _step_timeout(pair: Pair) -> timedelta:
-    return timedelta(minutes=pair.limits.step_timeout_minutes)
+def _step_timeout(spec: FeatureSetSpec) -> timedelta:
+    return timedelta(minutes=spec.limits.step_timeout_minutes)
 
 
-def _plan(pair: Pair) -> Any:
-    @_step(pair, doc_md="Divides the new images into shards, a manifest each.")
+def _plan(spec: FeatureSetSpec) -> Any:
+    @_step(spec, doc_md="Divides the new images into shards, a manifest each.")
     def plan(found: dict[str, Any]) -> list[dict[str, Any]]:
         from featurise.steps import plan as step
         from featurise.steps.discover.step import Discovered
 
-        run = run_context.run(pair)
-        shards = step.run(run.pair, Discovered.model_validate(found), run.run_id, run.options)
+        run = run_context.run(spec)
+        shards = step.run(run.spec, Discovered.model_validate(found), run.run_id, run.options)
         return [shard.model_dump(mode="json") for shard in shards]
 
     return plan
 
 
-def _shard(pair: Pair) -> Any:
+def _shard(spec: FeatureSetSpec) -> Any:
     """The bracket of the flow: what happens to one shard."""
 
     @task_group(group_id="shard")
     def group(shard: Any) -> None:
-        validated = _validate(pair)(shard=shard)
-        _extract(pair, shard) >> validated
-        _register(pair)(shard=shard, published=_publish(pair)(shard=shard, validated=validated))
+        validated = _validate(spec)(shard=shard)
+        _extract(spec, shard) >> validated
+        _register(spec)(shard=shard, published=_publish(spec)(shard=shard, validated=validated))
 
     return group
 
 
-def _extract(pair: Pair, shard: Any) -> Any:
-    return _launcher(pair)(
+def _extract(spec: FeatureSetSpec, shard: Any) -> Any:
+    return _launcher(spec)(
         task_id="extract",
         doc_md="The GPU work: one process or pod reads the shard's images and writes its file.",
-        pair=pair,
+        spec=spec,
         shard=shard,
         map_index_template=SHARD,
-        pool=pair.limits.pool,
-        pool_slots=pair.limits.pool_slots,
+        pool=spec.limits.pool,
+        pool_slots=spec.limits.pool_slots,
     )
 
 
-def _launcher(pair: Pair) -> Any:
+def _launcher(spec: FeatureSetSpec) -> Any:
     # Only the launcher that is declared: the Kubernetes client is heavy.
-    if pair.launcher == "kubernetes":
+    if spec.launcher == "kubernetes":
         from featurise.airflow.operators.kubernetes import PodOperator
 
         return PodOperator
@@ -140,60 +140,60 @@ def _launcher(pair: Pair) -> Any:
     return ProcessOperator
 
 
-def _validate(pair: Pair) -> Any:
-    @_step(pair, map_index_template=SHARD, doc_md="Checks the file against its manifest and the contract.")
+def _validate(spec: FeatureSetSpec) -> Any:
+    @_step(spec, map_index_template=SHARD, doc_md="Checks the file against its manifest and the contract.")
     def validate(shard: dict[str, Any]) -> dict[str, Any]:
         from featurise.steps.plan import Shard
         from featurise.steps.validate import step
 
-        run = run_context.run(pair)
-        return step.run(run.pair, Shard.model_validate(shard), run.batch, run.run_id).model_dump(mode="json")
+        run = run_context.run(spec)
+        return step.run(run.spec, Shard.model_validate(shard), run.batch, run.run_id).model_dump(mode="json")
 
     return validate
 
 
-def _publish(pair: Pair) -> Any:
-    @_step(pair, map_index_template=SHARD, doc_md="Copies the file to its final, immutable place.")
+def _publish(spec: FeatureSetSpec) -> Any:
+    @_step(spec, map_index_template=SHARD, doc_md="Copies the file to its final, immutable place.")
     def publish(shard: dict[str, Any], validated: dict[str, Any]) -> dict[str, Any]:
         from featurise.steps import publish as step
         from featurise.steps.plan import Shard
         from featurise.steps.validate.step import Validated
 
-        run = run_context.run(pair)
+        run = run_context.run(spec)
         file = Validated.model_validate(validated)
-        return step.run(run.pair, Shard.model_validate(shard), file, run.batch, run.run_id).model_dump(mode="json")
+        return step.run(run.spec, Shard.model_validate(shard), file, run.batch, run.run_id).model_dump(mode="json")
 
     return publish
 
 
-def _register(pair: Pair) -> Any:
-    @_step(pair, map_index_template=SHARD, doc_md="Commits the file's rows to the registry: from here on it counts.")
+def _register(spec: FeatureSetSpec) -> Any:
+    @_step(spec, map_index_template=SHARD, doc_md="Commits the file's rows to the registry: from here on it counts.")
     def register(shard: dict[str, Any], published: dict[str, Any]) -> dict[str, Any]:
         from featurise.steps import register as step
         from featurise.steps.plan import Shard
         from featurise.steps.publish import Published
 
-        run = run_context.run(pair)
+        run = run_context.run(spec)
         file = Published.model_validate(published)
-        rows = step.run(run.pair, Shard.model_validate(shard), file, run.batch, run.run_id)
-        return {**rows.model_dump(mode="json"), "uri": file.uri, "feature_set": run.pair.feature_set}
+        rows = step.run(run.spec, Shard.model_validate(shard), file, run.batch, run.run_id)
+        return {**rows.model_dump(mode="json"), "uri": file.uri, "feature_set": run.spec.feature_set}
 
     return register
 
 
-def _announce(pair: Pair) -> Any:
-    asset = assets.feature_set(pair)
+def _announce(spec: FeatureSetSpec) -> Any:
+    asset = assets.feature_set(spec)
 
-    @_step(pair, outlets=[asset], doc_md="Tells DAGs that are scheduled on the feature set what was added.")
+    @_step(spec, outlets=[asset], doc_md="Tells DAGs that are scheduled on the feature set what was added.")
     def announce(*, ti: Any = None, outlet_events: Any = None) -> None:
         # A list of task ids, since for one id Airflow unwraps the result of a single shard.
         registered = [row for row in ti.xcom_pull(task_ids=["shard.register"]) if row is not None]
-        added = [row for row in registered if row["feature_set"] == pair.feature_set and row["images"]]
+        added = [row for row in registered if row["feature_set"] == spec.feature_set and row["images"]]
         if not added:
             raise AirflowSkipException("nothing was added to the feature set")
         images = sum(row["images"] for row in added)
         outlet_events[asset].extra = {"images": images, "files": [row["uri"] for row in added]}
         # A run that was triggered without a partition has worked on one all the same.
-        outlet_events[asset].add_partitions(run_context.run(pair).batch)
+        outlet_events[asset].add_partitions(run_context.run(spec).batch)
 
     return announce

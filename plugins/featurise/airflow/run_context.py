@@ -1,4 +1,4 @@
-"""Which batch a task works on, for which pair, by which options: read from the run that it belongs to."""
+"""Which batch a task works on, for which feature set, by which options: read from the run that it belongs to."""
 
 import zoneinfo
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from pydantic import ValidationError
 
 from featurise.airflow.timetable import KEY
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run_options import Options
 
 BATCH = "batch"
@@ -19,15 +19,15 @@ BATCH = "batch"
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a pair's DAG; `pair` is as the run's options mean it."""
+    """One run of a feature set's DAG; `feature set` is as the run's options mean it."""
 
-    pair: Pair
+    spec: FeatureSetSpec
     options: Options
     batch: str
     run_id: str
 
 
-def run(pair: Pair, context: Any = None) -> Run:
+def run(spec: FeatureSetSpec, context: Any = None) -> Run:
     """The run that the current task belongs to.
 
     Raises AirflowFailException when the run's parameters contradict each other: no retry can help.
@@ -43,17 +43,17 @@ def run(pair: Pair, context: Any = None) -> Run:
         values["look_back_days"] = 0
     try:
         options = Options.model_validate(values)
-        applied = options.applied(pair)
+        applied = options.applied(spec)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         raise AirflowFailException(f"the run's parameters are refused: {wrong}; trigger it again without") from error
-    return Run(applied, options, _batch(pair, dag_run), dag_run.run_id)
+    return Run(applied, options, _batch(spec, dag_run), dag_run.run_id)
 
 
-def _batch(pair: Pair, dag_run: Any) -> str:
+def _batch(spec: FeatureSetSpec, dag_run: Any) -> str:
     """The run's partition, or the batch whose arrival started it; without either, the last whole day before it."""
     named = dag_run.partition_key or (dag_run.conf or {}).get(BATCH)
     if named:
         return str(named)
-    zone = zoneinfo.ZoneInfo(pair.schedule.timezone)
+    zone = zoneinfo.ZoneInfo(spec.schedule.timezone)
     return str((dag_run.run_after.astimezone(zone) - timedelta(days=1)).strftime(KEY))

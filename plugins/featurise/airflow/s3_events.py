@@ -9,7 +9,7 @@ from urllib.parse import unquote_plus
 
 from featurise.declaration import batches
 from featurise.declaration import load as declaration
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.settings import settings
 
 log = logging.getLogger(__name__)
@@ -20,9 +20,9 @@ RUN_PREFIX = "arrival__"
 
 @dataclass(frozen=True)
 class Arrival:
-    """A complete batch of a pair; `mark` is the etag of the object that says so, and tells repeated news from new."""
+    """A complete batch; `mark` is the etag of the object that says so, and tells a repeated message from a new one."""
 
-    pair: Pair
+    spec: FeatureSetSpec
     batch: str
     mark: str
 
@@ -34,17 +34,17 @@ class Arrival:
 
 def of_messages(bodies: Iterable[str]) -> list[Arrival]:
     """The declared batches that these messages of the queue call complete; what is no notification is told."""
-    pairs = [found for found in declaration.load(settings().declaration) if isinstance(found, Pair)]
+    specs = [found for found in declaration.load(settings().declaration) if isinstance(found, FeatureSetSpec)]
     arrivals: dict[tuple[str, str], Arrival] = {}
     for body in bodies:
         try:
-            arrivals |= {(found.pair.dag_id, found.run_id): found for found in of_message(body, pairs)}
+            arrivals |= {(found.spec.dag_id, found.run_id): found for found in of_message(body, specs)}
         except (ValueError, KeyError, TypeError) as error:
             log.warning("Passed over, since it is no event notification (%r): %s", error, body[:1000])
     return list(arrivals.values())
 
 
-def of_message(body: str, pairs: Iterable[Pair]) -> Iterator[Arrival]:
+def of_message(body: str, specs: Iterable[FeatureSetSpec]) -> Iterator[Arrival]:
     """The batches that are complete by one message of the queue, a notification as S3 and its like send them.
 
     Only a new object named as `ready.success` counts: a batch that is to settle is complete by silence, which nobody
@@ -52,9 +52,9 @@ def of_message(body: str, pairs: Iterable[Pair]) -> Iterator[Arrival]:
     Raises ValueError, KeyError or TypeError when it is no notification.
     """
     for bucket, key, etag in _created(json.loads(body)):
-        for pair in pairs:
-            if pair.bucket == bucket and (batch := batches.completed_by(pair, key)) is not None:
-                yield Arrival(pair, batch, etag)
+        for spec in specs:
+            if spec.bucket == bucket and (batch := batches.completed_by(spec, key)) is not None:
+                yield Arrival(spec, batch, etag)
 
 
 def _created(message: Any) -> Iterator[tuple[str, str, str]]:

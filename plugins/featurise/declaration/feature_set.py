@@ -161,7 +161,7 @@ class Limits(Section):
         default=0.01,
         ge=0,
         le=1,
-        description="share of pictures that may have another picture's features: copies saved anew have",
+        description="share of images that may have another image's features: copies saved anew have",
     )
     drift_warning: float = Field(
         default=0.1, gt=0, description="relative change of a file's statistics that is reported"
@@ -179,7 +179,7 @@ class Outputs(Section):
     reports: Prefix = Field(default="reports/", description="prefix of the runs' pages")
 
 
-class Pair(Section):
+class FeatureSetSpec(Section):
     """One dataset under one backbone. Survives a trip through JSON."""
 
     dataset: str = Field(pattern=NAME, description="name; the key below `datasets`")
@@ -192,7 +192,7 @@ class Pair(Section):
     )
     batches: Batches = Batches()
     ready: Ready = Ready(settle_seconds=600)
-    look_back_days: int = Field(default=3, ge=0, le=366, description="days in which late pictures are looked for")
+    look_back_days: int = Field(default=3, ge=0, le=366, description="days in which late images are looked for")
     schedule: Schedule = Schedule()
     start_date: datetime.date = Field(description="first day with a batch")
     catchup: bool = Field(default=False, description="whether Airflow works off every day since start_date by itself")

@@ -13,7 +13,7 @@
         schedule: {cron: "0 2 * * *", timezone: Europe/Berlin}
         backbones: [resnet101]     # or a mapping: {resnet101: {precision: bf16}}
 
-A mistake in one dataset breaks that dataset; the others' pairs are returned.
+A mistake in one dataset breaks that dataset; the others' feature sets are returned.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ from pydantic_core import ErrorDetails
 
 from extractor.core.backbone_specs import SPECS
 from featurise.declaration import yaml_lines
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.yaml_lines import Document, Refused, VariableMissing
 
 TOP = ("defaults", "backbones", "datasets")
@@ -42,8 +42,8 @@ class Broken(BaseModel):
     message: str
 
 
-def load(path: Path) -> list[Pair | Broken]:
-    """Every pair that the file declares, and every mistake in it."""
+def load(path: Path) -> list[FeatureSetSpec | Broken]:
+    """Every feature set that the file declares, and every mistake in it."""
     try:
         document = Document(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -66,8 +66,8 @@ def load(path: Path) -> list[Pair | Broken]:
     wrong = _shape(path, document)
     if wrong:
         return [Broken(message=wrong)]
-    pairs = (found for name in document.data["datasets"] for found in _dataset(path, document, name))
-    return [*_unknown_backbones(path, document), *pairs]
+    specs = (found for name in document.data["datasets"] for found in _dataset(path, document, name))
+    return [*_unknown_backbones(path, document), *specs]
 
 
 def _shape(path: Path, document: Document) -> str | None:
@@ -92,7 +92,7 @@ def _unknown_backbones(path: Path, document: Document) -> Iterator[Broken]:
             yield Broken(message=f"{path}, line {line}: backbones.{name}: {what}")
 
 
-def _dataset(path: Path, document: Document, name: Any) -> Iterator[Pair | Broken]:
+def _dataset(path: Path, document: Document, name: Any) -> Iterator[FeatureSetSpec | Broken]:
     if not isinstance(name, str):
         line, _ = document.line(("datasets", str(name)))
         message = f"{path}, line {line}: datasets.{name}: expected a text name, found {name!r}; quote it"
@@ -115,10 +115,10 @@ def _dataset(path: Path, document: Document, name: Any) -> Iterator[Pair | Broke
     if isinstance(chosen, list):
         chosen = {str(backbone): {} for backbone in chosen}
     for backbone, own in chosen.items():
-        yield _pair(path, document, name, str(backbone), own or {})
+        yield _spec(path, document, name, str(backbone), own or {})
 
 
-def _pair(path: Path, document: Document, dataset: str, backbone: str, own: Any) -> Pair | Broken:
+def _spec(path: Path, document: Document, dataset: str, backbone: str, own: Any) -> FeatureSetSpec | Broken:
     places: tuple[yaml_lines.Path, ...] = (
         ("datasets", dataset, "backbones", backbone),
         ("datasets", dataset),
@@ -137,7 +137,9 @@ def _pair(path: Path, document: Document, dataset: str, backbone: str, own: Any)
         if not isinstance(data, Mapping):
             raise TypeError(f"expected a mapping, found {_shown(data)}")
         fields = {key: value for key, value in data.items() if key != "backbones"}
-        return Pair.model_validate({**yaml_lines.substituted(fields), "dataset": dataset, "backbone": backbone})
+        return FeatureSetSpec.model_validate(
+            {**yaml_lines.substituted(fields), "dataset": dataset, "backbone": backbone}
+        )
     except VariableMissing as error:
         what = f"expected a value from the environment, found that {error.name} is not set; export {error.name}"
         message = _located(path, document, places, error.path, what)
@@ -162,7 +164,7 @@ def _expected(error: ErrorDetails) -> str:
 
 def _siblings(field: yaml_lines.Path) -> list[str]:
     """The fields that a dataset, or the section of it that a field stands in, can have."""
-    section: Any = Pair
+    section: Any = FeatureSetSpec
     for step in field[:-1]:
         section = section.model_fields[step].annotation
     # A dataset's name is its key, and so is a backbone's.

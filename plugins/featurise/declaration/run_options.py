@@ -5,13 +5,13 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from extractor.core.backbone_specs import Precision
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 
 
 class Options(BaseModel):
     """The parameters of one run.
 
-    Box rule and precision name another feature set, so every step of the run takes `options.applied(pair)`.
+    Box rule and precision name another feature set, so every step of the run takes `options.applied(feature set)`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,7 +26,7 @@ class Options(BaseModel):
         default=None,
         ge=0,
         le=366,
-        description="days in which late pictures are looked for; 0 for backfills and with force",
+        description="days in which late images are looked for; 0 for backfills and with force",
     )
     force: bool = Field(
         default=False, description="featurise again what is done already; of earlier days only with look back days"
@@ -39,8 +39,8 @@ class Options(BaseModel):
             raise ValueError(f"min_boxes is {self.min_boxes}, above max_boxes {self.max_boxes}")
         return self
 
-    def applied(self, pair: Pair) -> Pair:
-        """The pair as this run means it; applying twice changes nothing more.
+    def applied(self, spec: FeatureSetSpec) -> FeatureSetSpec:
+        """The feature set as this run means it; applying twice changes nothing more.
 
         Raises pydantic.ValidationError when options and declaration contradict each other.
         """
@@ -49,4 +49,6 @@ class Options(BaseModel):
         changes: dict[str, Any] = {name: getattr(self, name) for name in simple if getattr(self, name) is not None}
         if self.force:  # what is done already is done again for the days that are asked for, and no others
             changes.setdefault("look_back_days", 0)
-        return Pair.model_validate({**pair.model_dump(), **changes, "boxes": {**pair.boxes.model_dump(), **boxes}})
+        return FeatureSetSpec.model_validate(
+            {**spec.model_dump(), **changes, "boxes": {**spec.boxes.model_dump(), **boxes}}
+        )

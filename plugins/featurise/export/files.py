@@ -54,5 +54,5 @@ def _check_lengths(sources: Sequence[Source], most: int) -> None:
             if len(image_id.encode()) > most:
                 raise ExportFailed(
                     f"image id {image_id[:80]!r}… is {len(image_id.encode())} bytes long, and the names of npy-mmf's "
-                    f"files have room for {most}; export in another format, or rename the picture"
+                    f"files have room for {most}; export in another format, or rename the image"
                 )

@@ -33,10 +33,10 @@ def _number(image_id: str) -> str | None:
 
 
 def _refuse(form: str, confused: Iterator[tuple[str, str]]) -> None:
-    pairs = sorted(confused)
-    if pairs:
-        shown = "; ".join(f"{one!r} for {other!r}" for one, other in pairs[:5])
+    specs = sorted(confused)
+    if specs:
+        shown = "; ".join(f"{one!r} for {other!r}" for one, other in specs[:5])
         raise ExportFailed(
-            f"{form}: mmf would take one image for another in {len(pairs)} cases ({shown}); export in another format, "
+            f"{form}: mmf would take one image for another in {len(specs)} cases ({shown}); export in another format, "
             "or declare image_ids: path"
         )

@@ -63,7 +63,7 @@ def _check_ids(sources: Sequence[Source]) -> None:
             if not UNREADABLE.isdisjoint(image_id):
                 raise ExportFailed(
                     f"image id {image_id!r} holds a tab, a line break or a quotation mark, with which tsv-lxmert's "
-                    "reader would take several images for one; export in another format, or rename the picture"
+                    "reader would take several images for one; export in another format, or rename the image"
                 )
 
 

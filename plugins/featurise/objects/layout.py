@@ -3,12 +3,12 @@
 import re
 
 from extractor.core import manifest, storage
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 
 
-def bucket(pair: Pair) -> str:
+def bucket(spec: FeatureSetSpec) -> str:
     """The bucket of all results."""
-    return pair.outputs.bucket or pair.bucket
+    return spec.outputs.bucket or spec.bucket
 
 
 def slug(name: str) -> str:
@@ -16,29 +16,29 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
-def works(pair: Pair, batch: str) -> str:
+def works(spec: FeatureSetSpec, batch: str) -> str:
     """The folder of the passing objects of all runs on a batch, slash included."""
-    return f"s3://{bucket(pair)}/{pair.outputs.work}{pair.feature_set}/{batch}/"
+    return f"s3://{bucket(spec)}/{spec.outputs.work}{spec.feature_set}/{batch}/"
 
 
-def work(pair: Pair, batch: str, run_id: str) -> str:
+def work(spec: FeatureSetSpec, batch: str, run_id: str) -> str:
     """The folder of one run's passing objects."""
-    return works(pair, batch) + slug(run_id)
+    return works(spec, batch) + slug(run_id)
 
 
-def fresh(pair: Pair, batch: str, run_id: str) -> str:
+def fresh(spec: FeatureSetSpec, batch: str, run_id: str) -> str:
     """The list of a run's new images."""
-    return storage.join(work(pair, batch, run_id), "fresh.jsonl")
+    return storage.join(work(spec, batch, run_id), "fresh.jsonl")
 
 
-def discovered(pair: Pair, batch: str, run_id: str) -> str:
+def discovered(spec: FeatureSetSpec, batch: str, run_id: str) -> str:
     """What `discover` found, for the report."""
-    return f"{report(pair, batch, run_id)}.discovered.json"
+    return f"{report(spec, batch, run_id)}.discovered.json"
 
 
-def plan(pair: Pair, batch: str, run_id: str) -> str:
+def plan(spec: FeatureSetSpec, batch: str, run_id: str) -> str:
     """A run's shards, for the report."""
-    return f"{report(pair, batch, run_id)}.plan.json"
+    return f"{report(spec, batch, run_id)}.plan.json"
 
 
 def validation(work_uri: str) -> str:
@@ -46,29 +46,29 @@ def validation(work_uri: str) -> str:
     return storage.join(work_uri, "validation.json")
 
 
-def features(pair: Pair) -> str:
+def features(spec: FeatureSetSpec) -> str:
     """The folder of a feature set."""
-    return f"s3://{bucket(pair)}/{pair.outputs.features}{pair.dataset}/{pair.backbone}/{pair.revision}"
+    return f"s3://{bucket(spec)}/{spec.outputs.features}{spec.dataset}/{spec.backbone}/{spec.revision}"
 
 
-def published(pair: Pair, batch: str, shard: str, sha256: str) -> str:
+def published(spec: FeatureSetSpec, batch: str, shard: str, sha256: str) -> str:
     """The final, content-addressed place of a shard's file."""
-    return storage.join(features(pair), batch, f"{shard}-{sha256[:12]}.h5")
+    return storage.join(features(spec), batch, f"{shard}-{sha256[:12]}.h5")
 
 
-def latest(pair: Pair) -> str:
+def latest(spec: FeatureSetSpec) -> str:
     """The list of a feature set's files, for readers without the registry."""
-    return storage.join(features(pair), "latest.json")
+    return storage.join(features(spec), "latest.json")
 
 
-def quarantine(pair: Pair, batch: str, run_id: str, shard: str) -> str:
+def quarantine(spec: FeatureSetSpec, batch: str, run_id: str, shard: str) -> str:
     """The folder of a shard that failed validation."""
-    return f"s3://{bucket(pair)}/{pair.outputs.quarantine}{pair.feature_set}/{batch}/{slug(run_id)}/{shard}"
+    return f"s3://{bucket(spec)}/{spec.outputs.quarantine}{spec.feature_set}/{batch}/{slug(run_id)}/{shard}"
 
 
-def report(pair: Pair, batch: str, run_id: str) -> str:
+def report(spec: FeatureSetSpec, batch: str, run_id: str) -> str:
     """A run's report, without its suffix."""
-    return f"s3://{bucket(pair)}/{pair.outputs.reports}{pair.feature_set}/{batch}/{slug(run_id)}"
+    return f"s3://{bucket(spec)}/{spec.outputs.reports}{spec.feature_set}/{batch}/{slug(run_id)}"
 
 
 def index(file_uri: str) -> str:

@@ -13,7 +13,7 @@ from extractor.core.exit_codes import ManifestInvalid
 from extractor.core.manifest import IndexEntry, Reason, Reject
 from extractor.core.weights import sha256_of
 from featurise.declaration import batches
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.objects import layout, scratch
 from featurise.registry import models
 from featurise.registry.chosen import Chosen
@@ -51,12 +51,12 @@ def shards(connection: Connection, dataset: str | None = None) -> list[Row[Any]]
     return list(connection.execute(statement if dataset is None else statement.where(FeatureSet.dataset == dataset)))
 
 
-def folders(sets: Sequence[Chosen], pairs: Iterable[Pair]) -> Iterator[str]:
-    """Where files of these pairs may lie, registered or not: a folder for each revision, declared or known."""
-    for pair in pairs:
-        declared = layout.features(pair)
-        mine = [row.revision for row in sets if (row.dataset, row.backbone) == (pair.dataset, pair.backbone)]
-        yield from (declared.removesuffix(pair.revision) + revision for revision in {pair.revision, *mine})
+def folders(sets: Sequence[Chosen], specs: Iterable[FeatureSetSpec]) -> Iterator[str]:
+    """Where files of these feature sets may lie, registered or not: a folder for each revision, declared or known."""
+    for spec in specs:
+        declared = layout.features(spec)
+        mine = [row.revision for row in sets if (row.dataset, row.backbone) == (spec.dataset, spec.backbone)]
+        yield from (declared.removesuffix(spec.revision) + revision for revision in {spec.revision, *mine})
 
 
 def run(
@@ -101,7 +101,7 @@ def run(
 
 def _repair(row: Row[Any]) -> str:
     earlier = (batches.day(row.batch) - batches.day(row.since)).days if row.since is not None else 0
-    late = f" and `look_back_days` {earlier}, for its late pictures" if earlier > 0 else ""
+    late = f" and `look_back_days` {earlier}, for its late images" if earlier > 0 else ""
     return f"run batch {row.batch} again with the option `force`{late}"
 
 
@@ -138,8 +138,8 @@ def _lists(row: Row[Any], there: Iterable[str]) -> Iterator[Finding]:
 def _index(row: Row[Any], data: bytes) -> str | None:
     """What is wrong with an index.
 
-    A line may have no row any more, since a later file holds that picture; a row may have no line of its own, where its
-    picture is another key's copy and done by that one's features.
+    A line may have no row any more, since a later file holds that image; a row may have no line of its own, where its
+    image is another key's copy and done by that one's features.
 
     Raises ManifestInvalid.
     """
@@ -160,7 +160,7 @@ def _index(row: Row[Any], data: bytes) -> str | None:
 def _rejects(row: Row[Any], data: bytes) -> str | None:
     """What is wrong with a list of rejects.
 
-    Of a picture that was tried again, the registry has the later outcome: another run's, or of the same run when it was
+    Of an image that was tried again, the registry has the later outcome: another run's, or of the same run when it was
     cleared, which looks again at what spoke of a moment or of an id.
 
     Raises ManifestInvalid.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import insert, select, update
 
 from extractor.core.exit_codes import Summary
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.failures.classify import Evidence
 from featurise.failures.taxonomy import Reason
 from featurise.registry import feature_sets, session
@@ -21,7 +21,7 @@ from featurise.registry.models import GpuAttempt
 class Of:
     """Whose attempts: a shard of one run."""
 
-    pair: Pair
+    spec: FeatureSetSpec
     batch: str
     run_id: str
     shard: str
@@ -48,7 +48,7 @@ def of(whose: Of) -> list[Past]:
     Raises session.RegistryUnavailable.
     """
     with session.reading() as connection:
-        feature_set = feature_sets.find(connection, whose.pair)
+        feature_set = feature_sets.find(connection, whose.spec)
         rows = connection.execute(
             select(
                 GpuAttempt.id,
@@ -91,7 +91,7 @@ def begin(
     """
     with session.writing() as connection:
         row = insert(GpuAttempt).values(
-            feature_set_id=feature_sets.ensure(connection, whose.pair),
+            feature_set_id=feature_sets.ensure(connection, whose.spec),
             batch=whose.batch,
             run_id=whose.run_id,
             shard=whose.shard,
@@ -140,7 +140,7 @@ def stopped(attempt: int) -> None:
     _close(attempt, None, None, action="stopped", message="stopped from outside: its task was ended while it worked")
 
 
-def write_off(pair: Pair, batch: str, run_id: str) -> None:
+def write_off(spec: FeatureSetSpec, batch: str, run_id: str) -> None:
     """Close what tasks that have ended left open; whoever watched those attempts is gone.
 
     Raises session.RegistryUnavailable.
@@ -149,7 +149,7 @@ def write_off(pair: Pair, batch: str, run_id: str) -> None:
         connection.execute(
             update(GpuAttempt)
             .where(
-                GpuAttempt.feature_set_id == feature_sets.find(connection, pair),
+                GpuAttempt.feature_set_id == feature_sets.find(connection, spec),
                 GpuAttempt.batch == batch,
                 GpuAttempt.run_id == run_id,
                 GpuAttempt.ended_at.is_(None),

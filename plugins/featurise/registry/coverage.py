@@ -27,7 +27,7 @@ class Day(BaseModel):
 
     @property
     def pending(self) -> int:
-        """Images without an outcome; at least none, for pictures may have gone since they were counted."""
+        """Images without an outcome; at least none, for images may have gone since they were counted."""
         return max(self.found - self.done - self.rejected, 0)
 
 

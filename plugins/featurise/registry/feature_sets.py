@@ -4,37 +4,37 @@ import datetime
 
 from sqlalchemy import Connection, select, update
 
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.registry.bulk import insert_into
 from featurise.registry.models import FeatureSet
 
 
-def find(connection: Connection, pair: Pair) -> int | None:
-    """The number of a pair's feature set, or None before its first run."""
-    return connection.scalar(select(FeatureSet.id).where(FeatureSet.name == pair.feature_set))
+def find(connection: Connection, spec: FeatureSetSpec) -> int | None:
+    """The number of a feature set's feature set, or None before its first run."""
+    return connection.scalar(select(FeatureSet.id).where(FeatureSet.name == spec.feature_set))
 
 
-def ensure(connection: Connection, pair: Pair) -> int:
-    """The number of a pair's feature set, which is made when it is new."""
-    found = find(connection, pair)
+def ensure(connection: Connection, spec: FeatureSetSpec) -> int:
+    """The number of a feature set's feature set, which is made when it is new."""
+    found = find(connection, spec)
     if found is not None:
         return found
     connection.execute(
         insert_into(connection, FeatureSet)
         .values(
-            name=pair.feature_set,
-            dataset=pair.dataset,
-            backbone=pair.backbone,
-            revision=pair.revision,
-            weights_uri=pair.weights.uri,
-            weights_sha256=pair.weights.sha256,
-            box_rule=pair.rule.model_dump(mode="json"),
-            precision=pair.precision.value,
+            name=spec.feature_set,
+            dataset=spec.dataset,
+            backbone=spec.backbone,
+            revision=spec.revision,
+            weights_uri=spec.weights.uri,
+            weights_sha256=spec.weights.sha256,
+            box_rule=spec.rule.model_dump(mode="json"),
+            precision=spec.precision.value,
             created_at=datetime.datetime.now(datetime.UTC),
         )
         .on_conflict_do_nothing()
     )
-    return connection.scalars(select(FeatureSet.id).where(FeatureSet.name == pair.feature_set)).one()
+    return connection.scalars(select(FeatureSet.id).where(FeatureSet.name == spec.feature_set)).one()
 
 
 def synthetic(connection: Connection, number: int) -> bool | None:

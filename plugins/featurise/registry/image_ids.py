@@ -44,13 +44,13 @@ def owned(
 
 
 def contested(
-    connection: Connection, feature_set: int, pictures: Sequence[tuple[str, str]]
+    connection: Connection, feature_set: int, versions: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[IndexEntry, str, Owner]]:
-    """Those of these live images (key and etag) whose id is another picture's, each with its batch and that owner."""
+    """Those of these live images (key and etag) whose id is another image's, each with its batch and that owner."""
     columns = (Image.key, Image.etag, Image.size, Image.image_id, Image.sha256, Image.boxes, Image.batch)
     lost: set[str] = set()
-    for start in range(0, len(pictures), PAGE):
-        keys = [key for key, _ in pictures[start : start + PAGE]]
+    for start in range(0, len(versions), PAGE):
+        keys = [key for key, _ in versions[start : start + PAGE]]
         statement = select(*columns).where(Image.feature_set_id == feature_set, Image.key.in_(keys), live(Image))
         rows = connection.execute(statement.order_by(Image.key)).all()
         images = [IndexEntry.model_validate(row, from_attributes=True) for row in rows]
@@ -102,7 +102,7 @@ def follow(
 
 
 def reject_row(image: Entry | IndexEntry, batch: str, owner: Owner, run_id: str) -> Row:
-    """The row of an image whose id belongs to another picture."""
+    """The row of an image whose id belongs to another image."""
     detail = (
         f"id {image.image_id!r} belongs to {owner.key}; {image.key} holds other bytes; "
         "to have both, declare `image_ids: path` and run this key again with `force`"

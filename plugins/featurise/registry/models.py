@@ -1,7 +1,7 @@
 """The registry's tables.
 
 An image's outcome is one row in `images` or `rejects`, unique by feature set, key and etag. A row is live unless it is
-superseded (the picture was replaced, or its outcome was) or its picture was deleted.
+superseded (the image was replaced, or its outcome was) or its image was deleted.
 """
 
 import datetime

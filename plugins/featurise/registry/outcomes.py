@@ -30,7 +30,7 @@ from featurise.registry.models import Batch, Image, Reject
 PAGE = 10_000
 TABLES: tuple[type[Image] | type[Reject], ...] = (Image, Reject)
 PASSING = (Reason.MISSING.value, Reason.CHANGED.value)
-"""Reasons that speak of a moment, not of the picture: it is looked at again."""
+"""Reasons that speak of a moment, not of the image: it is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +85,13 @@ def _pages(connection: Connection, statement: Select[str, str, str, bool, str | 
                 yield Known(key, etag, batch, bool(alive), reason, bool(passing))
 
 
-def revive(connection: Connection, feature_set: int, pictures: Iterable[tuple[str, str]]) -> set[str]:
-    """These pictures (key and etag) stand where they stood: the latest outcome of each counts again, and no other does.
+def revive(connection: Connection, feature_set: int, images: Iterable[tuple[str, str]]) -> set[str]:
+    """These images (key and etag) stand where they stood: the latest outcome of each counts again, and no other does.
 
     Returns the batches whose counts change.
     """
     touched: set[str] = set()
-    for key, etag in pictures:
+    for key, etag in images:
         rows = []
         for table in TABLES:
             where = (table.feature_set_id == feature_set, table.key == key)
@@ -113,7 +113,7 @@ def is_open(connection: Connection, feature_set: int, batches: Iterable[str]) ->
 
 
 def note_deleted(connection: Connection, feature_set: int, keys: Iterable[str]) -> set[str]:
-    """These pictures are gone; their rows stay, and count no more. Returns the batches whose counts change."""
+    """These images are gone; their rows stay, and count no more. Returns the batches whose counts change."""
     now = datetime.datetime.now(datetime.UTC)
     touched: set[str] = set()
     for key in keys:
@@ -137,7 +137,7 @@ def listed(connection: Connection, feature_set: int, batch: str, found: int, run
 def recount(connection: Connection, feature_set: int, batches: Iterable[str], run_id: str) -> None:
     """Count the live outcomes of batches; their rows are locked first, so that every committed outcome is seen.
 
-    Pictures whose outcome left a batch that this run has not listed have left it, too: they are deleted, or were
+    Images whose outcome left a batch that this run has not listed have left it, too: they are deleted, or were
     changed on another day.
     """
     for batch in sorted(batches):

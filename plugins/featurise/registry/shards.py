@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, exists, func, select
 
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.registry import feature_sets
 from featurise.registry.bulk import insert_into
 from featurise.registry.models import Image, Shard
@@ -17,26 +17,26 @@ PAGE = 10_000
 """Addresses in one statement: PostgreSQL takes 65,535 parameters."""
 
 
-def find(pair: Pair, batch: str, run_id: str, name: str) -> Row[Any] | None:
+def find(spec: FeatureSetSpec, batch: str, run_id: str, name: str) -> Row[Any] | None:
     """A run's shard, when it is registered: then nothing is left to do for it."""
     with reading() as connection:
-        number = feature_sets.find(connection, pair)
+        number = feature_sets.find(connection, spec)
         mine = (Shard.feature_set_id == number, Shard.batch == batch, Shard.run_id == run_id, Shard.name == name)
         return connection.execute(select(Shard.__table__).where(*mine)).first()
 
 
-def of_run(pair: Pair, batch: str, run_id: str) -> dict[str, Row[Any]]:
+def of_run(spec: FeatureSetSpec, batch: str, run_id: str) -> dict[str, Row[Any]]:
     """A run's registered shards, by name."""
     with reading() as connection:
-        number = feature_sets.find(connection, pair)
+        number = feature_sets.find(connection, spec)
         mine = (Shard.feature_set_id == number, Shard.batch == batch, Shard.run_id == run_id)
         return {row.name: row for row in connection.execute(select(Shard.__table__).where(*mine))}
 
 
-def history(pair: Pair, files: int) -> Statistics:
+def history(spec: FeatureSetSpec, files: int) -> Statistics:
     """The statistics of a feature set's latest files together."""
     with reading() as connection:
-        number = feature_sets.find(connection, pair)
+        number = feature_sets.find(connection, spec)
         latest = select(Shard.statistics).where(Shard.feature_set_id == number).order_by(Shard.id.desc()).limit(files)
         return Statistics.of(Statistics.model_validate(found) for found in connection.scalars(latest))
 

@@ -35,7 +35,7 @@ class Statistics(BaseModel):
     boxes: dict[int, int] = {}
     classes: dict[int, int] = {}
     class_squares: dict[int, int] = {}
-    """By class, the sum over images of the squared number of boxes: how much single pictures weigh."""
+    """By class, the sum over images of the squared number of boxes: how much single images weigh."""
 
     def add(self, regions: Regions, norms: NDArray[np.float32]) -> None:
         """Take one image into account; `norms` are those of its feature rows."""

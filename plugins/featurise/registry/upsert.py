@@ -19,7 +19,7 @@ def images(
 ) -> set[str]:
     """Write featurised images; one that is there already (same key, same etag) gets this outcome.
 
-    A row has the columns that `Image` adds to an outcome, and key, etag, image_id, batch and size. The pictures were
+    A row has the columns that `Image` adds to an outcome, and key, etag, image_id, batch and size. The images were
     listed at `seen_at` (now, by default): where another etag of a key was registered since, that one stays live, and
     where this one was featurised since, it stays as it is.
     Returns the batches whose counts change.
@@ -72,9 +72,9 @@ def _live(feature_set: int, rows: Iterable[Row]) -> Iterator[Row]:
 def _outrun(
     connection: Connection, feature_set: int, table: Table, mine: Model, model: Model, seen_at: datetime.datetime
 ) -> None:
-    """Heed what was registered since the staged rows' pictures were listed.
+    """Heed what was registered since the staged rows' images were listed.
 
-    The row of a picture that was replaced counts no more; one that another run has featurised keeps that outcome.
+    The row of an image that was replaced counts no more; one that another run has featurised keeps that outcome.
     """
     same_key = (model.feature_set_id == feature_set, model.key == table.c.key)
     # As a scalar it is looked up key by key, on both databases; with the range SQLite would read all of it each time.
@@ -83,7 +83,7 @@ def _outrun(
     connection.execute(update(table).where(replaced).values(superseded=True))
     if model is Image:
         done = newest.where(model.etag == table.c.etag).scalar_subquery() > seen_at
-        # A reject is kept beside it, as the older of the two: it must not be the latest when the picture comes back.
+        # A reject is kept beside it, as the older of the two: it must not be the latest when the image comes back.
         older = update(table).values(superseded=True, registered_at=seen_at)
         connection.execute((delete(table) if mine is Image else older).where(done))
 
@@ -91,7 +91,7 @@ def _outrun(
 def _supersede(
     connection: Connection, table: Table, model: Model, near: ColumnElement[bool], *, same_etag: bool
 ) -> set[str]:
-    """Let the staged keys' earlier rows count no more; with `same_etag`, those of the same picture too."""
+    """Let the staged keys' earlier rows count no more; with `same_etag`, those of the same image too."""
     match = and_(table.c.key == model.key, ~table.c.superseded)
     if not same_etag:
         match = and_(match, table.c.etag != model.etag)

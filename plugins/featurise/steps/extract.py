@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from extractor.core import storage
 from extractor.core.backbone_specs import SPECS
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.failures.taxonomy import Reason, batch_divisor, memory_factor
 from featurise.steps.plan import Shard
 
@@ -48,23 +48,25 @@ def output(shard: Shard) -> str:
     return storage.join(shard.work_uri, f"{shard.name}.h5")
 
 
-def specification(pair: Pair, shard: Shard, batch: str, attempt: Attempt, *, summary_path: str | None = None) -> Job:
+def specification(
+    spec: FeatureSetSpec, shard: Shard, batch: str, attempt: Attempt, *, summary_path: str | None = None
+) -> Job:
     """The job for one attempt; `summary_path` is where its summary goes, by default to the termination message."""
     argv = [
-        *("run", "--backbone", pair.backbone),
+        *("run", "--backbone", spec.backbone),
         *("--manifest", shard.manifest_uri),
-        *("--weights", pair.weights.uri, "--weights-sha256", str(pair.weights.sha256)),
+        *("--weights", spec.weights.uri, "--weights-sha256", str(spec.weights.sha256)),
         *("--output", output(shard)),
-        *("--dataset", pair.dataset, "--batch", batch, "--revision", pair.revision),
-        *("--precision", pair.precision.value),
-        *("--min-boxes", str(pair.rule.min_boxes), "--max-boxes", str(pair.rule.max_boxes)),
-        *("--confidence-threshold", str(pair.rule.confidence_threshold)),
-        *("--part-images", str(pair.limits.part_images), "--part-seconds", str(pair.limits.part_seconds)),
-        *("--max-reject-share", str(pair.limits.max_reject_share)),
+        *("--dataset", spec.dataset, "--batch", batch, "--revision", spec.revision),
+        *("--precision", spec.precision.value),
+        *("--min-boxes", str(spec.rule.min_boxes), "--max-boxes", str(spec.rule.max_boxes)),
+        *("--confidence-threshold", str(spec.rule.confidence_threshold)),
+        *("--part-images", str(spec.limits.part_images), "--part-seconds", str(spec.limits.part_seconds)),
+        *("--max-reject-share", str(spec.limits.max_reject_share)),
     ]
-    if SPECS[pair.backbone].class_probabilities:
-        argv += ["--cls-prob", pair.cls_prob.value]
-    if pair.rule.background:
+    if SPECS[spec.backbone].class_probabilities:
+        argv += ["--cls-prob", spec.cls_prob.value]
+    if spec.rule.background:
         argv += ["--background"]
     if attempt.batch_size is not None:
         argv += ["--batch-size", str(attempt.batch_size)]
@@ -73,13 +75,13 @@ def specification(pair: Pair, shard: Shard, batch: str, attempt: Attempt, *, sum
     return Job(
         argv=argv,
         labels={
-            "dataset": pair.dataset,
-            "backbone": pair.backbone,
-            "revision": pair.revision,
+            "dataset": spec.dataset,
+            "backbone": spec.backbone,
+            "revision": spec.revision,
             "batch": batch,
             "shard": shard.name,
         },
         output_uri=output(shard),
         summary_path=summary_path,
-        timeout_seconds=pair.limits.extract_timeout_minutes * 60,
+        timeout_seconds=spec.limits.extract_timeout_minutes * 60,
     )

@@ -16,7 +16,7 @@ from sqlalchemy import Row
 
 from extractor.core import manifest, storage
 from extractor.core.manifest import IndexEntry, Reject
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run_options import Options
 from featurise.objects import layout, scratch
 from featurise.registry import leases, shards
@@ -45,42 +45,42 @@ class Plan(BaseModel):
     dry_run: bool
 
 
-def run(pair: Pair, discovered: Discovered, run_id: str, options: Options) -> list[Shard]:
+def run(spec: FeatureSetSpec, discovered: Discovered, run_id: str, options: Options) -> list[Shard]:
     """Write one manifest per shard; the same images give the same shards. A dry run plans and returns nothing to do.
 
     Raises storage.StorageError, or claims.ClaimLost when another run works on the batch by now.
     """
-    pair = options.applied(pair)
+    spec = options.applied(spec)
     if discovered.fresh == 0:
         return []
-    registered = shards.of_run(pair, discovered.batch, run_id)
-    earlier = made(pair, discovered.batch, run_id)
+    registered = shards.of_run(spec, discovered.batch, run_id)
+    earlier = made(spec, discovered.batch, run_id)
     if earlier is not None and registered.keys() >= {shard.name for shard in earlier.shards}:
         return earlier.shards  # all of them are done, and their work objects are gone
     if not options.dry_run:
-        leases.renew(pair, discovered.batch, run_id)
-    size, groups = split(_images(discovered), pair)
+        leases.renew(spec, discovered.batch, run_id)
+    size, groups = split(_images(discovered), spec)
     planned = []
     for node, members in groups:
         name = _named(node, members, registered)
-        work = storage.join(layout.work(pair, discovered.batch, run_id), name)
+        work = storage.join(layout.work(spec, discovered.batch, run_id), name)
         uri = storage.join(work, "manifest.jsonl")
-        # In the order of keys: of two pictures with one id, the earlier day's keeps it.
+        # In the order of keys: of two images with one id, the earlier day's keeps it.
         storage.write_bytes(uri, b"".join(sorted(members)), content_type="application/jsonl")
         planned.append(Shard(name=name, manifest_uri=uri, work_uri=work, images=len(members)))
     plan = Plan(shards=planned, images_per_shard=size, dry_run=options.dry_run)
-    uri = layout.plan(pair, discovered.batch, run_id)
+    uri = layout.plan(spec, discovered.batch, run_id)
     storage.write_bytes(uri, plan.model_dump_json().encode(), content_type="application/json")
     return [] if options.dry_run else planned
 
 
-def made(pair: Pair, batch: str, run_id: str) -> Plan | None:
+def made(spec: FeatureSetSpec, batch: str, run_id: str) -> Plan | None:
     """What a run has planned, if it has come so far.
 
     Raises storage.StorageError.
     """
     try:
-        return Plan.model_validate_json(storage.read_bytes(layout.plan(pair, batch, run_id)))
+        return Plan.model_validate_json(storage.read_bytes(layout.plan(spec, batch, run_id)))
     except storage.NotFound:
         return None
 
@@ -88,12 +88,12 @@ def made(pair: Pair, batch: str, run_id: str) -> Plan | None:
 def _named(node: str, members: Sequence[bytes], registered: Mapping[str, Row[Any]]) -> str:
     """A shard's name in its run: where discovery is repeated, a shard that is registered keeps its name to itself."""
     images = (Fresh.model_validate_json(line) for line in members)
-    pictures = {(image.key, image.etag) for image in images}
+    keys = {(image.key, image.etag) for image in images}
     names = chain([node], (f"{node}.{number}" for number in count(2)))
-    return next(name for name in names if name not in registered or _pictures(registered[name]) == pictures)
+    return next(name for name in names if name not in registered or _keys(registered[name]) == keys)
 
 
-def _pictures(shard: Row[Any]) -> set[tuple[str, str]]:
+def _keys(shard: Row[Any]) -> set[tuple[str, str]]:
     """Keys and etags of a registered shard."""
     lines: list[IndexEntry | Reject] = [
         *manifest.fetch(IndexEntry, shard.index_uri),
@@ -112,11 +112,11 @@ def _images(discovered: Discovered) -> Iterator[tuple[str, bytes]]:
                 yield Fresh.model_validate_json(line).image_id, line
 
 
-def split(images: Iterable[tuple[str, bytes]], pair: Pair) -> tuple[int, list[tuple[str, list[bytes]]]]:
+def split(images: Iterable[tuple[str, bytes]], spec: FeatureSetSpec) -> tuple[int, list[tuple[str, list[bytes]]]]:
     """The images per shard that keep the number of shards legal; and the images (id, line) by shard, in their order."""
     hashed = [(_hash(image_id), line) for image_id, line in images]
-    size = pair.images_per_shard
-    while len(groups := list(_leaves(hashed, 1, 0, size))) > pair.limits.max_shards:
+    size = spec.images_per_shard
+    while len(groups := list(_leaves(hashed, 1, 0, size))) > spec.limits.max_shards:
         size *= 2
     return size, groups
 

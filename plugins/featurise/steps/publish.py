@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from extractor.core import storage
 from extractor.core.weights import sha256_of
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.errors import FeaturiseError
 from featurise.objects import layout, orphans, scratch
 from featurise.registry import leases, shards
@@ -31,17 +31,17 @@ class PublicationFailed(FeaturiseError):
     """Raised when what would be published is not what was validated."""
 
 
-def run(pair: Pair, shard: Shard, validated: Validated, batch: str, run_id: str) -> Published:
+def run(spec: FeatureSetSpec, shard: Shard, validated: Validated, batch: str, run_id: str) -> Published:
     """Upload index, rejects and at last the file, each only if absent and checked by SHA-256.
 
     What an earlier attempt at this shard published and nobody registered is removed: another file of the same images.
     Raises PublicationFailed, storage.StorageError, or claims.ClaimLost when another run works on the batch by now.
     """
-    if (done := shards.find(pair, batch, run_id, shard.name)) is not None:
+    if (done := shards.find(spec, batch, run_id, shard.name)) is not None:
         return Published.model_validate({name: getattr(done, name) for name in Published.model_fields})
-    leases.renew(pair, batch, run_id)
-    uri = layout.published(pair, batch, shard.name, validated.sha256)
-    orphans.remove(pair, batch, f"{shard.name}-", keep=uri)
+    leases.renew(spec, batch, run_id)
+    uri = layout.published(spec, batch, shard.name, validated.sha256)
+    orphans.remove(spec, batch, f"{shard.name}-", keep=uri)
     with scratch.folder() as folder:
         local = folder / "shard.h5"
         storage.download(validated.file_uri, local)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from extractor.core import manifest, storage
 from extractor.core.manifest import IndexEntry, Reject
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.objects import latest, layout
 from featurise.registry import feature_sets, image_ids, leases, outcomes, shards, upsert
 from featurise.registry.session import writing
@@ -29,38 +29,38 @@ class Registered(BaseModel):
     rejects: int
 
 
-def run(pair: Pair, shard: Shard, published: Published, batch: str, run_id: str) -> Registered:
+def run(spec: FeatureSetSpec, shard: Shard, published: Published, batch: str, run_id: str) -> Registered:
     """Commit a shard's rows, update `latest.json`, and remove the shard's work objects; repeatable at any point.
 
     Raises storage.StorageError, publish.PublicationFailed when the file is gone, or claims.ClaimLost when another run
     works on the batch by now: then the published file is taken back.
     """
-    if (done := shards.find(pair, batch, run_id, shard.name)) is None:
+    if (done := shards.find(spec, batch, run_id, shard.name)) is None:
         try:
-            leases.renew(pair, batch, run_id)
+            leases.renew(spec, batch, run_id)
             if storage.head(published.uri) is None:
                 raise PublicationFailed(f"{published.uri} is not there any more; clear the shard's publish task")
-            found = _commit(pair, shard, published, batch, run_id)
+            found = _commit(spec, shard, published, batch, run_id)
         except leases.ClaimLost:
             storage.delete([published.uri, published.index_uri, published.rejects_uri])
             raise
     else:
         found = Registered(images=done.images, rejects=done.rejects)
-    latest.update(pair)
+    latest.update(spec)
     storage.delete_below(shard.work_uri)
     return found
 
 
-def _commit(pair: Pair, shard: Shard, published: Published, batch: str, run_id: str) -> Registered:
+def _commit(spec: FeatureSetSpec, shard: Shard, published: Published, batch: str, run_id: str) -> Registered:
     planned = manifest.fetch(Fresh, shard.manifest_uri)
     batch_of = {entry.key: entry.batch for entry in planned}
     index = manifest.fetch(IndexEntry, published.index_uri)
     rejects = manifest.fetch(Reject, published.rejects_uri)
     report = Report.model_validate_json(storage.read_bytes(layout.validation(shard.work_uri)))
-    seen = discover.of_run(pair, batch, run_id)
+    seen = discover.of_run(spec, batch, run_id)
     with writing() as connection:
-        number = feature_sets.ensure(connection, pair)
-        leases.hold(connection, number, pair, batch, run_id)
+        number = feature_sets.ensure(connection, spec)
+        leases.hold(connection, number, spec, batch, run_id)
         feature_sets.lock(connection, number)
         facts = published.model_dump() | {
             "feature_set_id": number,
@@ -95,7 +95,7 @@ def _rows(
 ) -> tuple[list[Row], list[Row]]:
     """The rows of a file's images and rejects. An id that another run gave away meanwhile stays with its owner.
 
-    Copies that were done already when the pictures were listed are done by this file from now on: theirs may be lost.
+    Copies that were done already when the images were listed are done by this file from now on: theirs may be lost.
     """
     done: list[Row] = []
     refused = list(_rejected(rejects, batch_of, run_id))

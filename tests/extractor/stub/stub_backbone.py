@@ -1,4 +1,4 @@
-"""A backbone of a few arithmetic operations, for tests of what surrounds a network: its numbers are a picture's own.
+"""A backbone of a few arithmetic operations, for tests of what surrounds a network: its numbers are an image's own.
 
 With this folder on PYTHONPATH, the extractor finds it under the name `resnet101` before the installed one.
 """
@@ -18,9 +18,9 @@ from extractor.core.contract import Regions
 
 @dataclass
 class Stub:
-    """Features are drawn from the picture's digest: equal pictures have equal features, others differ.
+    """Features are drawn from the image's digest: equal images have equal features, others differ.
 
-    A picture of one grey has no box.
+    An image of one grey has no box.
     """
 
     options: Options

@@ -7,7 +7,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from featurise.airflow import run_context
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 
 
 def context(*, conf: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
@@ -15,16 +15,16 @@ def context(*, conf: dict[str, Any] | None = None, **params: Any) -> dict[str, A
     return {"dag_run": dag_run, "params": params}
 
 
-def test_an_arrivals_run_works_on_its_batch(pair: Pair) -> None:
-    assert run_context.run(pair, context(conf={"batch": "2026-11-23"})).batch == "2026-11-23"
+def test_an_arrivals_run_works_on_its_batch(spec: FeatureSetSpec) -> None:
+    assert run_context.run(spec, context(conf={"batch": "2026-11-23"})).batch == "2026-11-23"
 
 
-def test_a_parameter_that_there_is_not_starts_no_run_with_all_defaults(pair: Pair) -> None:
+def test_a_parameter_that_there_is_not_starts_no_run_with_all_defaults(spec: FeatureSetSpec) -> None:
     asked = {"batch": "2026-11-23", "dryrun": True, "limit": 3}
     with pytest.raises(AirflowFailException, match="dryrun: Extra inputs are not permitted"):
-        run_context.run(pair, context(conf=asked, limit=3))
+        run_context.run(spec, context(conf=asked, limit=3))
 
 
-def test_parameters_that_contradict_each_other_are_named(pair: Pair) -> None:
+def test_parameters_that_contradict_each_other_are_named(spec: FeatureSetSpec) -> None:
     with pytest.raises(AirflowFailException, match="min_boxes is 50, above max_boxes 20; trigger it again"):
-        run_context.run(pair, context(conf={"batch": "2026-11-23"}, min_boxes=50, max_boxes=20))
+        run_context.run(spec, context(conf={"batch": "2026-11-23"}, min_boxes=50, max_boxes=20))

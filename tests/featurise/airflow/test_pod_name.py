@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurise.airflow.operators.kubernetes import pod_name
-from featurise.declaration.feature_set import NAME, Pair, Weights
+from featurise.declaration.feature_set import NAME, FeatureSetSpec, Weights
 from featurise.registry import attempts
 
 DNS_LABEL = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -14,8 +14,10 @@ DNS_LABEL = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 def attempt(dataset: str, run: str, shard: int, number: int) -> str:
     weights = Weights(uri="s3://models/resnext101/", sha256="a" * 64)
-    pair = Pair(dataset=dataset, backbone="resnext101", bucket="pictures", start_date="2026-11-01", weights=weights)
-    return pod_name(attempts.Of(pair, "2026-11-23", run, f"shard-{shard:05d}"), number)
+    spec = FeatureSetSpec(
+        dataset=dataset, backbone="resnext101", bucket="images", start_date="2026-11-01", weights=weights
+    )
+    return pod_name(attempts.Of(spec, "2026-11-23", run, f"shard-{shard:05d}"), number)
 
 
 def test_shards_runs_and_attempts_have_names_of_their_own() -> None:

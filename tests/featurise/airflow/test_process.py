@@ -16,7 +16,7 @@ import pytest
 
 from featurise.airflow.operators.process import ProcessOperator
 from featurise.airflow.retry_policy import AttemptFailed
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.failures.taxonomy import Reason
 from featurise.registry import attempts, feature_sets, leases, schema, session
 from featurise.registry.session import RegistryUnavailable, writing
@@ -30,14 +30,16 @@ SUMMARY = '{"exit_code": 0, "reason": "ok", "images": 4, "featurised": 3, "rejec
 
 
 @pytest.fixture
-def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A pair, with a registry and an extractor of its own."""
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A feature set, with a registry and an extractor of its own."""
     monkeypatch.setenv("FEATURISE_REGISTRY", f"sqlite:///{tmp_path / 'registry.db'}")
     monkeypatch.setenv("FEATURISE_EXTRACTOR", str(tmp_path / "extractor"))
     settings.cache_clear()
     schema.migrate(session.engine(settings().registry))
     weights = {"uri": "s3://models/w.pkl", "sha256": "a" * 64}
-    yield Pair(dataset="birds", backbone="resnet101", bucket="pictures", start_date="2026-11-01", weights=weights)
+    yield FeatureSetSpec(
+        dataset="birds", backbone="resnet101", bucket="images", start_date="2026-11-01", weights=weights
+    )
     settings.cache_clear()
 
 
@@ -57,8 +59,8 @@ def script(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def operator(pair: Pair) -> ProcessOperator:
-    return ProcessOperator(task_id="extract", pair=pair, shard=SHARD.model_dump(), retries=pair.limits.retries)
+def operator(spec: FeatureSetSpec) -> ProcessOperator:
+    return ProcessOperator(task_id="extract", spec=spec, shard=SHARD.model_dump(), retries=spec.limits.retries)
 
 
 def context(try_number: int = 1, max_tries: int = 3) -> Any:
@@ -66,25 +68,27 @@ def context(try_number: int = 1, max_tries: int = 3) -> Any:
     return {"dag_run": run, "params": {}, "ti": SimpleNamespace(try_number=try_number, max_tries=max_tries)}
 
 
-def past(pair: Pair) -> list[attempts.Past]:
-    return attempts.of(attempts.Of(pair, BATCH, RUN, SHARD.name))
+def past(spec: FeatureSetSpec) -> list[attempts.Past]:
+    return attempts.of(attempts.Of(spec, BATCH, RUN, SHARD.name))
 
 
-def test_a_shard_that_is_done(pair: Pair, script: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_shard_that_is_done(
+    spec: FeatureSetSpec, script: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     script(f"echo '{PROGRESS}'\necho '{SUMMARY}' > $summary")
-    assert operator(pair).execute(context()) == "s3://b/work/shard-00001/shard-00001.h5"
+    assert operator(spec).execute(context()) == "s3://b/work/shard-00001/shard-00001.h5"
     assert "2 of 4 images, 0.5 images/s, 1 min 5 s left, 1 rejected" in capsys.readouterr().out
-    (attempt,) = past(pair)
+    (attempt,) = past(spec)
     assert (attempt.reason, attempt.running, attempt.number) == (None, False, 1)
 
 
 def test_it_is_told_its_credentials_and_none_of_airflow_s(
-    pair: Pair, script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    spec: FeatureSetSpec, script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "not-for-you")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "for-you")
     folder = script("true")
-    operator(pair).execute(context())
+    operator(spec).execute(context())
     environment = (folder / "environment").read_text()
     assert "AWS_SECRET_ACCESS_KEY=for-you" in environment
     assert "not-for-you" not in environment
@@ -102,67 +106,67 @@ def test_it_is_told_its_credentials_and_none_of_airflow_s(
     ],
 )
 def test_each_exit_code_has_its_reason(
-    pair: Pair, script: Callable[[str], Path], code: int, reason: Reason, retry: bool, delay: float
+    spec: FeatureSetSpec, script: Callable[[str], Path], code: int, reason: Reason, retry: bool, delay: float
 ) -> None:
     script(f"echo what happened\nexit {code}")
     with pytest.raises(AttemptFailed) as caught:
-        operator(pair).execute(context())
+        operator(spec).execute(context())
     assert caught.value.reason is reason
     assert (caught.value.step.retry, caught.value.step.delay.total_seconds()) == (retry, delay)
     assert f"exit code {code}" in str(caught.value)
     assert "what happened" in str(caught.value)
-    assert past(pair)[0].reason is reason
+    assert past(spec)[0].reason is reason
 
 
 def test_after_the_gpu_ran_out_of_memory_the_batch_is_halved_and_halved_again(
-    pair: Pair, script: Callable[[str], Path]
+    spec: FeatureSetSpec, script: Callable[[str], Path]
 ) -> None:
     folder = script("exit 20")
     for try_number, expected in ((1, None), (2, "--batch-size 4"), (3, "--batch-size 2")):
         with pytest.raises(AttemptFailed):
-            operator(pair).execute(context(try_number))
+            operator(spec).execute(context(try_number))
         arguments = (folder / "arguments").read_text()
         assert expected in arguments if expected else "--batch-size" not in arguments
 
 
-def test_a_cleared_task_begins_anew(pair: Pair, script: Callable[[str], Path]) -> None:
+def test_a_cleared_task_begins_anew(spec: FeatureSetSpec, script: Callable[[str], Path]) -> None:
     folder = script("exit 20")
     for try_number in (1, 2):
         with pytest.raises(AttemptFailed):
-            operator(pair).execute(context(try_number))
+            operator(spec).execute(context(try_number))
     # Airflow raises max_tries by the task's retries when it is cleared after its second try.
     with pytest.raises(AttemptFailed):
-        operator(pair).execute(context(3, max_tries=5))
+        operator(spec).execute(context(3, max_tries=5))
     assert "--batch-size" not in (folder / "arguments").read_text()
 
 
-def test_the_last_try_is_the_last(pair: Pair, script: Callable[[str], Path]) -> None:
+def test_the_last_try_is_the_last(spec: FeatureSetSpec, script: Callable[[str], Path]) -> None:
     script("exit 1")
     for try_number in range(1, 5):
         with pytest.raises(AttemptFailed) as caught:
-            operator(pair).execute(context(try_number))
+            operator(spec).execute(context(try_number))
         assert caught.value.step.retry is (try_number < 4)
 
 
 @pytest.mark.parametrize(("code", "attempts_made"), [(23, 1), (1, 4)])
 def test_a_final_verdict_that_airflow_did_not_hear_is_told_again(
-    pair: Pair, script: Callable[[str], Path], code: int, attempts_made: int
+    spec: FeatureSetSpec, script: Callable[[str], Path], code: int, attempts_made: int
 ) -> None:
     script(f"exit {code}")
     for try_number in range(1, attempts_made + 1):
         with pytest.raises(AttemptFailed) as first:
-            operator(pair).execute(context(try_number))
+            operator(spec).execute(context(try_number))
     with pytest.raises(AttemptFailed) as again:
-        operator(pair).execute(context(attempts_made + 1))
+        operator(spec).execute(context(attempts_made + 1))
 
     assert (str(again.value), again.value.reason) == (str(first.value), first.value.reason)
     assert not again.value.step.retry
-    assert len(past(pair)) == attempts_made
+    assert len(past(spec)) == attempts_made
 
 
-def test_an_extractor_that_is_not_there_is_named(pair: Pair) -> None:
+def test_an_extractor_that_is_not_there_is_named(spec: FeatureSetSpec) -> None:
     with pytest.raises(AttemptFailed) as caught:
-        operator(pair).execute(context())
+        operator(spec).execute(context())
     assert caught.value.reason is Reason.MISCONFIGURED
     assert "extractor cannot be started: No such file or directory; set FEATURISE_EXTRACTOR" in str(caught.value)
     assert not caught.value.step.retry
@@ -171,19 +175,21 @@ def test_an_extractor_that_is_not_there_is_named(pair: Pair) -> None:
 CHILD = """
 import sys
 from test_process import operator, context
-from featurise.declaration.feature_set import Pair
-operator(Pair.model_validate_json(sys.argv[1])).execute(context())
+from featurise.declaration.feature_set import FeatureSetSpec
+operator(FeatureSetSpec.model_validate_json(sys.argv[1])).execute(context())
 """
 LONG = "trap 'touch $here/saved; exit 143' TERM\ntouch $here/started\nsleep 60 & echo $! > $here/child\nwait"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_extractor_ends_with_its_task(pair: Pair, script: Callable[[str], Path], number: signal.Signals) -> None:
+def test_the_extractor_ends_with_its_task(
+    spec: FeatureSetSpec, script: Callable[[str], Path], number: signal.Signals
+) -> None:
     """However the task's process ends, the extractor gets SIGTERM, saves its part, and its own children end too."""
     folder = script(LONG)
     handler = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
     task = subprocess.Popen(
-        [sys.executable, "-c", handler + CHILD, pair.model_dump_json()],
+        [sys.executable, "-c", handler + CHILD, spec.model_dump_json()],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
     )
     _until((folder / "started").exists)
@@ -195,27 +201,29 @@ def test_the_extractor_ends_with_its_task(pair: Pair, script: Callable[[str], Pa
         _until(lambda: not _alive(pid))
 
 
-def test_an_attempt_that_nobody_saw_end_is_closed_by_the_next(pair: Pair, script: Callable[[str], Path]) -> None:
+def test_an_attempt_that_nobody_saw_end_is_closed_by_the_next(
+    spec: FeatureSetSpec, script: Callable[[str], Path]
+) -> None:
     script(f"echo '{SUMMARY}' > $summary")
-    attempts.begin(attempts.Of(pair, BATCH, RUN, SHARD.name), number=1, try_number=1, launcher="process", place="x")
-    operator(pair).execute(context(2))
-    lost, done = past(pair)
+    attempts.begin(attempts.Of(spec, BATCH, RUN, SHARD.name), number=1, try_number=1, launcher="process", place="x")
+    operator(spec).execute(context(2))
+    lost, done = past(spec)
     assert (lost.reason, lost.running) == (Reason.UNKNOWN, False)
     assert (done.reason, done.running, done.number) == (None, False, 2)
 
 
-def test_a_run_that_lost_its_batch_starts_nothing(pair: Pair, script: Callable[[str], Path]) -> None:
+def test_a_run_that_lost_its_batch_starts_nothing(spec: FeatureSetSpec, script: Callable[[str], Path]) -> None:
     folder = script(f"echo '{SUMMARY}' > $summary")
     now = datetime.datetime.now(datetime.UTC)
     with writing() as connection:
-        leases.take(connection, feature_sets.ensure(connection, pair), pair, BATCH, "another", now)
+        leases.take(connection, feature_sets.ensure(connection, spec), spec, BATCH, "another", now)
     with pytest.raises(leases.ClaimLost, match="run another works on it"):
-        operator(pair).execute(context())
+        operator(spec).execute(context())
     assert not (folder / "arguments").exists()
 
 
 def test_a_registry_that_is_away_for_a_while_ends_no_extraction(
-    pair: Pair, script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    spec: FeatureSetSpec, script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(f"echo 1\necho 2\necho '{SUMMARY}' > $summary")
     monkeypatch.setattr("featurise.airflow.operators.process.RENEW_SECONDS", -1.0)
@@ -226,9 +234,9 @@ def test_a_registry_that_is_away_for_a_while_ends_no_extraction(
             raise trouble
 
     monkeypatch.setattr(leases, "renew", renew)
-    operator(pair).execute(context())
+    operator(spec).execute(context())
     assert list(answers) == []
-    assert past(pair)[0].succeeded
+    assert past(spec)[0].succeeded
 
 
 def _until(holds: Callable[[], bool]) -> None:

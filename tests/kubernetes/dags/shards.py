@@ -8,12 +8,12 @@ from typing import Any
 from airflow.sdk import DAG, task, task_group
 
 from featurise.airflow.operators.kubernetes import PodOperator
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 
 FOLDER = Path(os.environ["STUB_FOLDER"])
 
 
-def build(name: str, pair: Pair) -> DAG:
+def build(name: str, spec: FeatureSetSpec) -> DAG:
     """A DAG over the shards that `<name>.shards` lists."""
     with DAG(dag_id=name, start_date=datetime(2026, 1, 1), schedule=None, max_active_tasks=500) as dag:
 
@@ -29,9 +29,9 @@ def build(name: str, pair: Pair) -> DAG:
         def group(shard: dict[str, Any]) -> None:
             extract = PodOperator(
                 task_id="extract",
-                pair=pair,
+                spec=spec,
                 shard=shard,
-                pool=pair.limits.pool,
+                pool=spec.limits.pool,
                 map_index_template="{{ task.shard['name'] }}",
             )
             extract >> validate(shard)
@@ -44,7 +44,7 @@ def build(name: str, pair: Pair) -> DAG:
     return dag
 
 
-declared = Pair.model_validate_json((FOLDER / "pair.json").read_text())
+declared = FeatureSetSpec.model_validate_json((FOLDER / "feature set.json").read_text())
 for file in FOLDER.glob("*.shards"):
     # A dataset each: nothing here ends like a real run, which gives its batch back to others.
     build(file.stem, declared.model_copy(update={"dataset": file.stem}))

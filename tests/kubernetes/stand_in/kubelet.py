@@ -265,7 +265,7 @@ class Kubelet:
         for each in base.get("envFrom") or ():
             reference = each.get("secretRef")
             if reference:
-                found |= dict(pair.split("=", 1) for pair in self.secrets[reference["name"]].splitlines())
+                found |= dict(spec.split("=", 1) for spec in self.secrets[reference["name"]].splitlines())
         return found
 
     def _disrupt(self, pod: Json, reason: str, message: str) -> None:

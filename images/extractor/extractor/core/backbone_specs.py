@@ -52,7 +52,7 @@ class BackboneSpec:
 
     name: str
     numerics: int
-    """Raised whenever the same checkpoint and picture would give another number."""
+    """Raised whenever the same checkpoint and image would give another number."""
     attributes: bool
     class_probabilities: bool
     checkpoint: str

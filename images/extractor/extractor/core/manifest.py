@@ -20,7 +20,7 @@ class ImageIds(StrEnum):
     """How an image's id is made from its key."""
 
     STEM = "stem"
-    """The file name without its last extension, as annotation files name pictures."""
+    """The file name without its last extension, as annotation files name images."""
     PATH = "path"
     """The path below the dataset's prefix, `/` percent-encoded: HDF5 would nest groups."""
 
@@ -45,7 +45,7 @@ class Entry(BaseModel):
 
 
 class IndexEntry(BaseModel):
-    """One featurised image: a line of `X.index.jsonl`. `sha256` is that of the picture's bytes."""
+    """One featurised image: a line of `X.index.jsonl`. `sha256` is that of the image's bytes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,7 +74,7 @@ class Reason(StrEnum):
 
 
 MAX_PIXELS = 128 * 1024 * 1024
-"""The largest picture that is decoded, in pixels (384 MB of BGR): beyond any camera, below decompression bombs."""
+"""The largest image that is decoded, in pixels (384 MB of BGR): beyond any camera, below decompression bombs."""
 
 
 class Reject(BaseModel):

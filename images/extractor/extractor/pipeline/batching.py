@@ -1,4 +1,4 @@
-"""Pictures into batches and back into the manifest's order."""
+"""Images into batches and back into the manifest's order."""
 
 from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 
@@ -7,38 +7,38 @@ import torch
 from extractor.backbone import Backbone, Prepared
 from extractor.core.contract import Regions
 from extractor.core.exit_codes import GpuFault
-from extractor.pipeline.loader import Picture
+from extractor.pipeline.loader import LoadedImage
 
-Found = tuple[Picture, Regions | None]
+Found = tuple[LoadedImage, Regions | None]
 
 
-def in_order(pictures: Iterable[Picture], backbone: Backbone, *, size: int, window: int) -> Generator[Found]:
-    """Pictures with what was found in them, in the order in which they came.
+def in_order(images: Iterable[LoadedImage], backbone: Backbone, *, size: int, window: int) -> Generator[Found]:
+    """Images with what was found in them, in the order in which they came.
 
-    Pictures of one shape share a batch of at most `size`; a batch starts when it is full, or when its first picture has
+    Images of one shape share a batch of at most `size`; a batch starts when it is full, or when its first image has
     held up the order for a whole window. Results wait here for their predecessors, so memory is bounded by the window.
     """
-    waiting: dict[Hashable, list[Picture]] = {}
-    order: list[Picture] = []
+    waiting: dict[Hashable, list[LoadedImage]] = {}
+    order: list[LoadedImage] = []
     ready: dict[int, Regions | None] = {}
 
     def start(shape: Hashable) -> None:
         batch = waiting.pop(shape)
-        found = _detect(backbone, [picture.prepared for picture in batch if picture.prepared is not None])
-        ready.update(zip((picture.position for picture in batch), found, strict=True))
+        found = _detect(backbone, [image.prepared for image in batch if image.prepared is not None])
+        ready.update(zip((image.position for image in batch), found, strict=True))
 
     def finished() -> Iterator[Found]:
         while order and order[0].position in ready:
-            picture = order.pop(0)
-            yield picture, ready.pop(picture.position)
+            image = order.pop(0)
+            yield image, ready.pop(image.position)
 
-    for picture in pictures:
-        order.append(picture)
-        if picture.prepared is None:
-            ready[picture.position] = None
+    for image in images:
+        order.append(image)
+        if image.prepared is None:
+            ready[image.position] = None
         else:
-            shape = picture.prepared.shape
-            waiting.setdefault(shape, []).append(picture)
+            shape = image.prepared.shape
+            waiting.setdefault(shape, []).append(image)
             if len(waiting[shape]) >= size:
                 start(shape)
         yield from finished()

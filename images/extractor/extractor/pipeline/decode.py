@@ -1,8 +1,8 @@
-"""Bytes to pixels as the references see them (`cv2.imread`), with every doubtful picture refused by name.
+"""Bytes to pixels as the references see them (`cv2.imread`), with every doubtful image refused by name.
 
-OpenCV decodes, since it is what both references read pictures with: 8-bit BGR, grey replicated, alpha dropped, EXIF
+OpenCV decodes, since it is what both references read images with: 8-bit BGR, grey replicated, alpha dropped, EXIF
 orientation applied. It fills the missing rest of a truncated JPEG with grey without a word; therefore Pillow looks at
-each picture first: at its size before anything is decoded, and strictly at its whole stream.
+each image first: at its size before anything is decoded, and strictly at its whole stream.
 """
 
 import io
@@ -50,7 +50,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what OpenCV
 
 
 class Undecodable(Exception):
-    """Raised when bytes are no picture that can be featurised; `reason` is the reject's."""
+    """Raised when bytes are no image that can be featurised; `reason` is the reject's."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -58,19 +58,19 @@ class Undecodable(Exception):
 
 
 def pixels_of(data: bytes) -> int:
-    """How many pixels a picture's header claims.
+    """How many pixels an image's header claims.
 
     Raises Undecodable where there is no header to be read.
     """
-    with _readable(data) as picture:
-        return picture.width * picture.height
+    with _readable(data) as image:
+        return image.width * image.height
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """The pixels of one picture, uint8 [H, W, 3] in BGR order.
+    """The pixels of one image, uint8 [H, W, 3] in BGR order.
 
     Raises Undecodable with the reason: empty, not an image, truncated, too large, unsupported (animated), unreadable.
-    Raises MemoryError when the machine's memory does not suffice: that is no property of the picture.
+    Raises MemoryError when the machine's memory does not suffice: that is no property of the image.
     """
     _inspect(data, max_pixels)
     try:
@@ -95,36 +95,36 @@ def memory_told() -> Iterator[None]:
 
 
 def _inspect(data: bytes, max_pixels: int) -> None:
-    with _readable(data) as picture:
-        width, height = picture.size
+    with _readable(data) as image:
+        width, height = image.size
         if width * height > max_pixels:
             raise Undecodable(
                 Reason.TOO_LARGE, f"{width} x {height} is {width * height:,} pixels; the limit is {max_pixels:,}"
             )
-        frames = getattr(picture, "n_frames", 1)
-        if frames > 1 and picture.format in _ANIMATED:
-            raise Undecodable(Reason.UNSUPPORTED, f"an animation of {frames} frames; a single picture is expected")
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format in _ANIMATED:
+            raise Undecodable(Reason.UNSUPPORTED, f"an animation of {frames} frames; a single image is expected")
         # The smallest scale a JPEG offers: the whole stream is read, hardly a pixel is computed.
-        picture.draft(None, (1, 1))
-        picture.load()
-        if picture.format == "PNG":
+        image.draft(None, (1, 1))
+        image.load()
+        if image.format == "PNG":
             _check_chunks(data)
 
 
 @contextmanager
 def _readable(data: bytes) -> Iterator[Image.Image]:
-    """A picture as Pillow opens it.
+    """An image as Pillow opens it.
 
     Raises Undecodable for whatever is wrong with its bytes, here or while it is read.
     """
     if not data:
         raise Undecodable(Reason.EMPTY, "the object holds no bytes")
     try:
-        with _opened(data) as picture:
-            yield picture
+        with _opened(data) as image:
+            yield image
     except (Undecodable, MemoryError):
         raise
-    except Exception as error:  # on bytes of unknown origin decoders raise anything, and one picture must not end a run
+    except Exception as error:  # on bytes of unknown origin decoders raise anything, and one image must not end a run
         raise _broken(error, data) from error
 
 
@@ -150,7 +150,7 @@ def _check_chunks(data: bytes) -> None:
 
 def _broken(error: Exception, data: bytes) -> Undecodable:
     if not _BEGINNING.match(data):
-        return Undecodable(Reason.NOT_AN_IMAGE, f"no known picture format; it begins with {data[:16]!r}")
+        return Undecodable(Reason.NOT_AN_IMAGE, f"no known image format; it begins with {data[:16]!r}")
     if isinstance(error, UnidentifiedImageError):
         return Undecodable(Reason.TRUNCATED, f"its header breaks off ({len(data)} bytes in all)")
     ended = isinstance(error, IndexError | EOFError | struct.error)

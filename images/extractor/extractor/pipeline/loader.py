@@ -1,7 +1,7 @@
-"""Fetch and decode ahead of the network: several threads, in order, never more than a window of pictures in memory.
+"""Fetch and decode ahead of the network: several threads, in order, never more than a window of images in memory.
 
-Until it is prepared, a decoded picture takes up to twenty bytes a pixel, however small its file. Therefore the pixels
-that are decoded at one time are bounded too, by those of the one largest picture that is admitted.
+Until it is prepared, a decoded image takes up to twenty bytes a pixel, however small its file. Therefore the pixels
+that are decoded at one time are bounded too, by those of the one largest image that is admitted.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from extractor.pipeline.stage_timer import stage
 
 
 @dataclass(frozen=True)
-class Picture:
+class LoadedImage:
     """One image of the manifest on its way: prepared for the network, or refused."""
 
     position: int
@@ -54,7 +54,7 @@ class Room:
 
 def load(
     manifest: Manifest, position: int, prepare: Callable[..., Prepared], room: Room, max_pixels: int, max_bytes: int
-) -> Picture:
+) -> LoadedImage:
     """Fetch, decode and prepare one image; what is wrong with the image itself becomes its refusal.
 
     Raises StorageError when the store does not answer, and MemoryError: those are no properties of the image.
@@ -62,31 +62,31 @@ def load(
     entry = manifest.entries[position]
     if entry.size > max_bytes:
         detail = f"{entry.size:,} bytes; the limit is {max_bytes:,}"
-        return Picture(position, entry, refused=(Reason.TOO_LARGE, detail))
+        return LoadedImage(position, entry, refused=(Reason.TOO_LARGE, detail))
     uri = manifest.uri(entry)
     try:
         with stage("fetch"):
             data, etag = storage.read(uri)
     except storage.NotFound:
-        return Picture(position, entry, refused=(Reason.MISSING, f"{uri} was listed and is gone"))
+        return LoadedImage(position, entry, refused=(Reason.MISSING, f"{uri} was listed and is gone"))
     sha256 = hashlib.sha256(data).hexdigest()
-    # A local file's etag is its time stamp, which a copy changes without changing the picture.
+    # A local file's etag is its time stamp, which a copy changes without changing the image.
     if len(data) != entry.size or (storage.is_s3(uri) and etag != entry.etag):
         detail = (
             f"{uri} now is {etag} of {len(data):,} bytes, the manifest says {entry.etag} of {entry.size:,}: "
             "it was replaced since it was listed, and the next night takes it up"
         )
-        return Picture(position, entry, sha256, refused=(Reason.CHANGED, detail))
+        return LoadedImage(position, entry, sha256, refused=(Reason.CHANGED, detail))
     try:
         with room.taken(pixels_of(data)):
             with stage("decode"):
                 pixels = decode(data, max_pixels=max_pixels)
             with stage("prepare"), memory_told():
-                return Picture(position, entry, sha256, prepared=prepare(pixels))
+                return LoadedImage(position, entry, sha256, prepared=prepare(pixels))
     except Undecodable as error:
-        return Picture(position, entry, sha256, refused=(error.reason, str(error)))
+        return LoadedImage(position, entry, sha256, refused=(error.reason, str(error)))
     except Unfit as error:
-        return Picture(position, entry, sha256, refused=(Reason.TOO_SMALL, str(error)))
+        return LoadedImage(position, entry, sha256, refused=(Reason.TOO_SMALL, str(error)))
 
 
 def ahead(
@@ -98,9 +98,9 @@ def ahead(
     window: int,
     max_pixels: int,
     max_bytes: int,
-) -> Generator[Picture]:
-    """The pictures at these positions, in order, at most `window` of them loaded or loading at any time."""
-    pending: deque[Future[Picture]] = deque()
+) -> Generator[LoadedImage]:
+    """The images at these positions, in order, at most `window` of them loaded or loading at any time."""
+    pending: deque[Future[LoadedImage]] = deque()
     room = Room(max(max_pixels, MAX_PIXELS))
     with ThreadPoolExecutor(workers, thread_name_prefix="load") as pool:
         try:

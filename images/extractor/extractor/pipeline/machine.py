@@ -61,7 +61,7 @@ def git_commit() -> str:
 
 
 def return_freed_memory() -> None:
-    """Have glibc return large blocks, such as pictures, to the system as soon as they are freed.
+    """Have glibc return large blocks, such as images, to the system as soon as they are freed.
 
     By default it learns to keep blocks of up to 32 MiB on its heap, where small ones come to lie between them and hold
     their place.

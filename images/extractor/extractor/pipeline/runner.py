@@ -20,14 +20,14 @@ from extractor.core.weights import Weights, resolve
 from extractor.log import log
 from extractor.pipeline import machine, parts
 from extractor.pipeline.batching import in_order
-from extractor.pipeline.loader import Picture, ahead
+from extractor.pipeline.loader import LoadedImage, ahead
 from extractor.pipeline.part_writer import Saver
 from extractor.pipeline.parts import Part, Result
 from extractor.pipeline.progress import Progress
 from extractor.pipeline.stage_timer import stage
 
 TOLERATED_REJECTS = 10
-"""So many rejects never fail a shard, whatever their share: one bad picture of a small night is no incident."""
+"""So many rejects never fail a shard, whatever their share: one bad image of a small night is no incident."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _featurise(
     # A batch on a CPU takes longer than Kubernetes waits after SIGTERM, and gains nothing.
     size = request.batch_size or (1 if machine.device_of(request.device).type == "cpu" else 8)
     window = max(4 * size, request.workers)
-    pictures = ahead(
+    loaded = ahead(
         request.manifest,
         [position for position in range(progress.of) if position not in before],
         backbone.prepare,
@@ -168,11 +168,11 @@ def _featurise(
     )
     with (
         Saver(request.output, identity, scratch, images=request.part_images, seconds=request.part_seconds) as saver,
-        closing(pictures),
-        closing(in_order(pictures, backbone, size=size, window=window)) as found_in_order,
+        closing(loaded),
+        closing(in_order(loaded, backbone, size=size, window=window)) as found_in_order,
     ):
-        for picture, found in found_in_order:
-            result = _outcome(picture, found, owners)
+        for image, found in found_in_order:
+            result = _outcome(image, found, owners)
             first = result.done is not None and owners.setdefault(result.done.image_id, result.done) is result.done
             saver.add(result, found if first else None)
             progress.count(result)
@@ -186,20 +186,20 @@ def _featurise(
     return saver.parts
 
 
-def _outcome(picture: Picture, found: Regions | None, owners: dict[str, IndexEntry]) -> Result:
-    """The index or reject line of one picture; a second key with a taken id is done when its bytes are the same."""
-    entry = picture.entry
+def _outcome(image: LoadedImage, found: Regions | None, owners: dict[str, IndexEntry]) -> Result:
+    """The index or reject line of one image; a second key with a taken id is done when its bytes are the same."""
+    entry = image.entry
     facts = entry.model_dump(include={"image_id", "key", "etag", "size"})
-    refused = picture.refused
+    refused = image.refused
     owner = owners.get(entry.image_id)
-    if refused is None and owner is not None and owner.sha256 != picture.sha256:
+    if refused is None and owner is not None and owner.sha256 != image.sha256:
         refused = (Reason.DUPLICATE_ID, f"id {entry.image_id!r} belongs to {owner.key}; {entry.key} holds other bytes")
     if refused is None and found is not None and not len(found.features):
         refused = (Reason.NO_BOXES, "the detector finds no box with an area in it")
     if refused is not None:
-        return Result(position=picture.position, reject=Reject(**facts, reason=refused[0], detail=refused[1]))
+        return Result(position=image.position, reject=Reject(**facts, reason=refused[0], detail=refused[1]))
     boxes = owner.boxes if owner is not None else 0 if found is None else found.num_boxes
-    return Result(position=picture.position, done=IndexEntry(**facts, sha256=picture.sha256, boxes=boxes))
+    return Result(position=image.position, done=IndexEntry(**facts, sha256=image.sha256, boxes=boxes))
 
 
 def _tolerated(request: Request) -> int:

@@ -39,7 +39,7 @@ app = App(name="extractor.bench", help="Measure backbones against plain runs of 
 
 @dataclass(frozen=True)
 class Timed:
-    """One pass over the pictures: seconds in all, and by stage."""
+    """One pass over the images: seconds in all, and by stage."""
 
     seconds: float
     stages: dict[str, float]
@@ -53,7 +53,7 @@ def main(
     weights: Path = Path(".cache/weights"),
     device: str = "auto",
     precision: Precision = Precision.FP32,
-    pictures: int = 3,
+    count: int = 3,
     rounds: int = 3,
     memory: bool = True,
 ) -> None:
@@ -64,15 +64,15 @@ def main(
     backbone
         Which backbones; both unless given.
     images
-        A folder of pictures.
+        A folder of images.
     weights
         Where checkpoints lie; synthetic ones are made there when they are missing.
     device
         `auto`, `cpu` or `cuda`.
     precision
         Of the fast run; the plain one is always fp32.
-    pictures
-        How many of the pictures each pass takes.
+    count
+        How many of the images each pass takes.
     rounds
         How many passes of each kind, taking turns.
     memory
@@ -82,7 +82,7 @@ def main(
     chosen = machine.device_of(device)
     print(f"machine: {machine.device_name(chosen)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
     for name in backbone:
-        _compare(name, _checkpoint(name, weights), images, chosen, precision, pictures, rounds)
+        _compare(name, _checkpoint(name, weights), images, chosen, precision, count, rounds)
     if memory:
         _memory()
 
@@ -101,14 +101,14 @@ def _compare(
     images: Path,
     device: torch.device,
     precision: Precision,
-    pictures: int,
+    count: int,
     rounds: int,
 ) -> None:
     options = Options(box_rule(backbone), device, precision)
     fast = _once(loader(backbone), options)
     plain = _once(_plain(backbone), replace(options, precision=Precision.FP32))
     listed = manifest.of_images(str(images))
-    listed = replace(listed, entries=listed.entries[:pictures])
+    listed = replace(listed, entries=listed.entries[:count])
     request = Request(
         backbone=backbone,
         manifest=listed,
@@ -120,16 +120,16 @@ def _compare(
     )
     for one in (fast, plain):  # a pass each before time counts: kernels are chosen and memory is taken then
         _pass(request, one, 1)
-    turns = [(_pass(request, fast, pictures), _pass(request, plain, pictures)) for _ in range(rounds)]
+    turns = [(_pass(request, fast, count), _pass(request, plain, count)) for _ in range(rounds)]
     ratios = [slow.seconds / quick.seconds for quick, slow in turns]
-    print(f"\n{backbone}, {precision.value}, {pictures} pictures, {rounds} rounds in turn, synthetic weights")
+    print(f"\n{backbone}, {precision.value}, {count} images, {rounds} rounds in turn, synthetic weights")
     print(f"  whole run, plain / ours: {_spread(ratios)} times")
     for label, which in (("ours ", [quick for quick, _ in turns]), ("plain", [slow for _, slow in turns])):
         print(
-            f"  {label} {pictures / statistics.median(t.seconds for t in which):8.3f} images/s; seconds an image:",
+            f"  {label} {count / statistics.median(t.seconds for t in which):8.3f} images/s; seconds an image:",
             end="",
         )
-        print("".join(f"  {stage} {_median(which, stage) / pictures:.4f}" for stage in which[0].stages))
+        print("".join(f"  {stage} {_median(which, stage) / count:.4f}" for stage in which[0].stages))
     common = [stage for stage in turns[0][0].stages if stage in turns[0][1].stages]
     for stage in common:
         print(f"  {stage:<10} plain / ours: {_spread([s.stages[stage] / q.stages[stage] for q, s in turns])} times")
@@ -148,13 +148,13 @@ def _plain(backbone: str) -> Loader:
     return load
 
 
-def _pass(request: Request, load: Loader, pictures: int) -> Timed:
+def _pass(request: Request, load: Loader, count: int) -> Timed:
     with tempfile.TemporaryDirectory() as folder:
-        some = replace(request.manifest, entries=request.manifest.entries[:pictures])
+        some = replace(request.manifest, entries=request.manifest.entries[:count])
         request = replace(request, manifest=some, output=f"{folder}/bench.h5")
         stage_timer.collect()
         started = time.perf_counter()
-        run(request, load, Progress(pictures), threading.Event())
+        run(request, load, Progress(count), threading.Event())
         return Timed(time.perf_counter() - started, stage_timer.collect())
 
 
@@ -195,7 +195,7 @@ class _Blank:
 
 @app.command(show=False)
 def blank(images: int, folder: Path) -> None:
-    """Run the blank network over so many pictures and print this process's peak memory in MiB."""
+    """Run the blank network over so many images and print this process's peak memory in MiB."""
     log.configure(quiet=True)
     machine.return_freed_memory()  # as a run on a GPU does
     request = Request(
@@ -211,8 +211,8 @@ def blank(images: int, folder: Path) -> None:
 
 
 def _memory() -> None:
-    picture = np.random.default_rng(0).integers(0, 255, (427, 640, 3), np.uint8)
-    encoded = cv2.imencode(".jpg", picture)[1].tobytes()
+    image = np.random.default_rng(0).integers(0, 255, (427, 640, 3), np.uint8)
+    encoded = cv2.imencode(".jpg", image)[1].tobytes()
     peaks = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -38,8 +38,8 @@ GAINS: dict[str, dict[str, float]] = {
 }  # fmt: skip
 FPN_LAYER_GAINS = (0.23, 0.33, 0.47, 0.92)
 
-# Mean class logits of the seed-0 resnet101 weights (class gain 7, steps of 0.5), measured once on the public pictures.
-# Random ReLU features share a large common part; taking it out through cls_score.bias gives the regions of one picture
+# Mean class logits of the seed-0 resnet101 weights (class gain 7, steps of 0.5), measured once on the public images.
+# Random ReLU features share a large common part; taking it out through cls_score.bias gives the regions of one image
 # different classes. Other seeds get no such correction.
 CLS_MEAN_SEED0 = (
     "eNoN1Gdv3EYCgGHOcIZ1WJfkdsmSVnIc+y7w9/v79yVA7oA7GIEVq9irbSy7bMM+w/g3vHjeipLOme3OXLK5oCyCH1Ju1uim+I20"

@@ -6,7 +6,7 @@ from typing import Any
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
 from featurise.airflow import run_context
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 
 SETTLING = timedelta(hours=12)
 """How long a run waits for its batch to be complete."""
@@ -16,24 +16,24 @@ POKE = timedelta(minutes=1)
 class DiscoverOperator(BaseSensorOperator):
     """Returns what `discover` found; gives its worker back between two looks at a batch that is not complete yet.
 
-    :param pair: the dataset under its backbone.
+    :param feature set: the dataset under its backbone.
     """
 
-    def __init__(self, *, pair: Pair, **kwargs: Any) -> None:
+    def __init__(self, *, spec: FeatureSetSpec, **kwargs: Any) -> None:
         super().__init__(
             mode="reschedule", poke_interval=POKE.total_seconds(), timeout=SETTLING.total_seconds(), **kwargs
         )
-        self.pair = pair
+        self.spec = spec
 
     def poke(self, context: Any) -> PokeReturnValue:
         """One look at the batch."""
         from featurise.steps.discover import step as discover
 
-        run = run_context.run(self.pair, context)
-        if reason := discover.not_ready(run.pair, run.batch):
+        run = run_context.run(self.spec, context)
+        if reason := discover.not_ready(run.spec, run.batch):
             self.log.info("%s is not complete: %s", run.batch, reason)
             return PokeReturnValue(is_done=False)
-        found = discover.run(run.pair, run.batch, run.run_id, run.options)
+        found = discover.run(run.spec, run.batch, run.run_id, run.options)
         self.log.info("%s: %d images, %d of them new", run.batch, found.found, found.fresh)
         for reason in found.passed_over:
             self.log.info("left for another night: %s", reason)

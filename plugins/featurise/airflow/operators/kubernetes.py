@@ -27,7 +27,7 @@ from featurise.airflow import run_context
 from featurise.airflow.retry_policy import AttemptFailed, failed, final_verdict
 from featurise.airflow.tries import BLIND_DELAY, HEADROOM, OnlyCounted, OutOfSight, first_try
 from featurise.airflow.triggers.pod import PodTrigger, is_lost
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.failures.classify import Evidence
 from featurise.failures.log_lines import readable
 from featurise.failures.pod_evidence import CONTAINER, gather
@@ -54,16 +54,16 @@ class PodOperator(KubernetesPodOperator):
 
     template_fields: Sequence[str] = (*KubernetesPodOperator.template_fields, "shard")
 
-    def __init__(self, *, pair: Pair, shard: Any, **kwargs: Any) -> None:
+    def __init__(self, *, spec: FeatureSetSpec, shard: Any, **kwargs: Any) -> None:
         ours = settings()
         waiting = timedelta(seconds=ours.pod_schedule_seconds + ours.pod_start_seconds)
-        running = timedelta(minutes=pair.limits.extract_timeout_minutes)
+        running = timedelta(minutes=spec.limits.extract_timeout_minutes)
         super().__init__(
             deferrable=True,
             durable=True,
             do_xcom_push=False,
             random_name_suffix=False,
-            pod_template_file=str(ours.pod_templates / f"{pair.backbone}.yaml"),
+            pod_template_file=str(ours.pod_templates / f"{spec.backbone}.yaml"),
             base_container_name=CONTAINER,
             schedule_timeout_seconds=ours.pod_schedule_seconds,
             startup_timeout_seconds=ours.pod_start_seconds,
@@ -79,14 +79,14 @@ class PodOperator(KubernetesPodOperator):
             **{
                 **kwargs,
                 "execution_timeout": waiting + running + SLACK,
-                "retries": pair.limits.retries + HEADROOM,
+                "retries": spec.limits.retries + HEADROOM,
                 "retry_policy": OnlyCounted(),
                 # Without a verdict, the pod is to be found again soon, however many tries there were.
                 "retry_delay": BLIND_DELAY,
                 "retry_exponential_backoff": 0,
             },
         )
-        self.pair = pair
+        self.spec = spec
         self.shard = shard
         self.verdicts: Sequence[Reason] | None = None
         """How the earlier attempts of this round of tries ended; None before the registry said so."""
@@ -125,7 +125,7 @@ class PodOperator(KubernetesPodOperator):
         name, namespace = pod_request_obj.metadata.name, pod_request_obj.metadata.namespace
         self._remove_strays(namespace, context, keep=name)
         if self._under_way is None:
-            leases.renew(self._whose.pair, self._whose.batch, self._whose.run_id)
+            leases.renew(self._whose.spec, self._whose.batch, self._whose.run_id)
             self._row = attempts.begin(
                 self._whose,
                 number=self._attempt.number,
@@ -160,7 +160,7 @@ class PodOperator(KubernetesPodOperator):
     def defer(self, *, trigger: Any, **kwargs: Any) -> NoReturn:
         """Wait with the trigger of this operator instead of the plain one."""
         if isinstance(trigger, KubernetesPodTrigger):
-            claim = {"pair": self._whose.pair.model_dump_json(), "batch": self._whose.batch}
+            claim = {"spec": self._whose.spec.model_dump_json(), "batch": self._whose.batch}
             trigger = PodTrigger(
                 claim={**claim, "run_id": self._whose.run_id}, attempt=self._row, **trigger.serialize()[1]
             )
@@ -173,22 +173,22 @@ class PodOperator(KubernetesPodOperator):
             attempts.stopped(self._row)
 
     def _prepare(self, context: Any) -> None:
-        run = run_context.run(self.pair, context)
+        run = run_context.run(self.spec, context)
         shard = Shard.model_validate(self.shard)
         ti = context["ti"]
-        self._whose = attempts.Of(run.pair, run.batch, run.run_id, shard.name)
-        self._registered = shards.find(run.pair, run.batch, run.run_id, shard.name) is not None
+        self._whose = attempts.Of(run.spec, run.batch, run.run_id, shard.name)
+        self._registered = shards.find(run.spec, run.batch, run.run_id, shard.name) is not None
         past = attempts.of(self._whose)
-        since = first_try(ti.max_tries, self.pair.limits.retries + HEADROOM)
+        since = first_try(ti.max_tries, self.spec.limits.retries + HEADROOM)
         self.verdicts = attempts.failures(past, since)
-        self._tries = run.pair.limits.retries + 1
+        self._tries = run.spec.limits.retries + 1
         self._over = final_verdict(past, self.verdicts, self._tries)
         this_round = [each for each in past if each.try_number >= since]
         self._done = next((each for each in this_round if each.succeeded), None)
         self._avoid = sorted({each.node for each in this_round if each.reason is Reason.GPU_FAULT and each.node})
         self._under_way = past[-1] if past and past[-1].running else None
         self._attempt = following(self._under_way.number if self._under_way else len(past) + 1, self.verdicts)
-        job = specification(run.pair, shard, run.batch, self._attempt, summary_path=TERMINATION_MESSAGE)
+        job = specification(run.spec, shard, run.batch, self._attempt, summary_path=TERMINATION_MESSAGE)
         self.arguments = job.argv
         self._row = self._under_way.id if self._under_way else 0
         self.labels = {name: make_safe_label_value(value) for name, value in job.labels.items()}
@@ -310,8 +310,8 @@ def _why(error: ApiException) -> str:
 
 def pod_name(whose: attempts.Of, number: int) -> str:
     """A name that only this attempt can have: a pod that exists is found again, and is never made twice."""
-    identity = f"{whose.pair.feature_set} {whose.batch} {whose.run_id} {whose.shard}"
-    readable_part = f"{whose.pair.dataset[:DATASET_LETTERS]}-{whose.pair.backbone}-{whose.shard}"
+    identity = f"{whose.spec.feature_set} {whose.batch} {whose.run_id} {whose.shard}"
+    readable_part = f"{whose.spec.dataset[:DATASET_LETTERS]}-{whose.spec.backbone}-{whose.shard}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
     return f"{re.sub('[^a-z0-9]+', '-', readable_part.lower())}-{digest}-{number}"
 

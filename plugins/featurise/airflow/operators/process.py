@@ -19,7 +19,7 @@ from extractor.core.exit_codes import Exit, Summary
 from featurise.airflow import run_context
 from featurise.airflow.retry_policy import failed, final_verdict
 from featurise.airflow.tries import first_try
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.failures.classify import Evidence
 from featurise.failures.log_lines import readable
 from featurise.failures.taxonomy import Reason
@@ -46,15 +46,15 @@ class ProcessOperator(BaseOperator):
     Its lines appear readable in the task's log, each attempt is a row in the registry, and a failed one raises
     AttemptFailed with the taxonomy's verdict.
 
-    :param pair: the dataset under its backbone.
+    :param feature set: the dataset under its backbone.
     :param shard: the shard, as `plan` wrote it down. (templated)
     """
 
     template_fields: Sequence[str] = ("shard",)
 
-    def __init__(self, *, pair: Pair, shard: Any, **kwargs: Any) -> None:
+    def __init__(self, *, spec: FeatureSetSpec, shard: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.pair = pair
+        self.spec = spec
         self.shard = shard
         self._process: subprocess.Popen[str] | None = None
 
@@ -64,12 +64,12 @@ class ProcessOperator(BaseOperator):
         from featurise.steps import extract
         from featurise.steps.plan import Shard
 
-        run = run_context.run(self.pair, context)
+        run = run_context.run(self.spec, context)
         shard = Shard.model_validate(self.shard)
-        if (registered := shards.find(run.pair, run.batch, run.run_id, shard.name)) is not None:
+        if (registered := shards.find(run.spec, run.batch, run.run_id, shard.name)) is not None:
             self.log.info("The shard is registered already; nothing is left to do for it.")
             return str(registered.uri)
-        whose = attempts.Of(run.pair, run.batch, run.run_id, shard.name)
+        whose = attempts.Of(run.spec, run.batch, run.run_id, shard.name)
         ti = context["ti"]
         past = attempts.of(whose)
         for lost in (each for each in past if each.running):
@@ -82,10 +82,10 @@ class ProcessOperator(BaseOperator):
             raise over
         attempt = extract.following(len(past) + 1, earlier)
         with tempfile.TemporaryDirectory(prefix="featurise-") as folder:
-            spec = extract.specification(
-                run.pair, shard, run.batch, attempt, summary_path=str(Path(folder) / "summary.json")
+            job = extract.specification(
+                run.spec, shard, run.batch, attempt, summary_path=str(Path(folder) / "summary.json")
             )
-            leases.renew(run.pair, run.batch, run.run_id)
+            leases.renew(run.spec, run.batch, run.run_id)
             row = attempts.begin(
                 whose,
                 number=attempt.number,
@@ -95,16 +95,16 @@ class ProcessOperator(BaseOperator):
                 batch_size=attempt.batch_size,
             )
             try:
-                evidence = self._run(spec, run)
+                evidence = self._run(job, run)
             except leases.ClaimLost as error:
                 attempts.failed(row, Evidence(node=_node()), Reason.UNKNOWN, "fail", str(error))
                 raise
         if evidence.exit_code == Exit.OK:
             attempts.succeeded(row, evidence.node, evidence.summary)
-            return spec.output_uri
+            return job.output_uri
         raise failed(row, evidence, earlier, retries + 1)
 
-    def _run(self, spec: Any, run: run_context.Run) -> Evidence:
+    def _run(self, job: Any, run: run_context.Run) -> Evidence:
         from featurise.settings import settings
 
         environment = {
@@ -115,7 +115,7 @@ class ProcessOperator(BaseOperator):
         executable = settings().extractor.absolute()
         try:
             self._process = process = subprocess.Popen(
-                [str(executable), *spec.argv],
+                [str(executable), *job.argv],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -128,7 +128,7 @@ class ProcessOperator(BaseOperator):
         except OSError as error:
             why = f"{executable} cannot be started: {error.strerror}; set FEATURISE_EXTRACTOR to the extractor"
             return Evidence(node=_node(), exit_code=NOT_FOUND, log_tail=(why,))
-        limit = threading.Timer(spec.timeout_seconds, self._pass_limit, (late,))
+        limit = threading.Timer(job.timeout_seconds, self._pass_limit, (late,))
         limit.daemon = True
         limit.start()
         try:
@@ -140,8 +140,8 @@ class ProcessOperator(BaseOperator):
         return Evidence(
             node=_node(),
             exit_code=code if code >= 0 else 128 - code,
-            summary=_summary(spec.summary_path),
-            deadline=f"the attempt passed its limit of {spec.timeout_seconds} s" if late.is_set() else "",
+            summary=_summary(job.summary_path),
+            deadline=f"the attempt passed its limit of {job.timeout_seconds} s" if late.is_set() else "",
             log_tail=tuple(last),
         )
 
@@ -156,7 +156,7 @@ class ProcessOperator(BaseOperator):
             self.log.info(text)
             if time.monotonic() - renewed > RENEW_SECONDS:
                 renewed = time.monotonic()
-                if missed := leases.renew_if_possible(run.pair, run.batch, run.run_id):
+                if missed := leases.renew_if_possible(run.spec, run.batch, run.run_id):
                     self.log.warning(missed)
 
     def _pass_limit(self, late: threading.Event) -> None:

@@ -7,7 +7,7 @@ from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.configuration import conf
 
 from featurise.airflow import run_context
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 
 PAGE = "/featurise/report/{dag_id}/{run_id}"
 """Where `web` shows a report, below Airflow's address."""
@@ -27,20 +27,20 @@ class ReportLink(BaseOperatorLink):
 class ReportOperator(BaseOperator):
     """Writes the run's page and JSON, closes attempts that were left open, and gives the run's claims back.
 
-    :param pair: the dataset under its backbone.
+    :param feature set: the dataset under its backbone.
     """
 
     operator_extra_links = (ReportLink(),)
 
-    def __init__(self, *, pair: Pair, **kwargs: Any) -> None:
+    def __init__(self, *, spec: FeatureSetSpec, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.pair = pair
+        self.spec = spec
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Report; returns the page's address, a line of text, and counts."""
         from featurise.steps.report import step as report
 
-        run = run_context.run(self.pair, context)
-        done = report.run(run.pair, run.batch, run.run_id)
+        run = run_context.run(self.spec, context)
+        done = report.run(run.spec, run.batch, run.run_id)
         self.log.info("%s\n%s", done.text, done.uri)
         return done.model_dump(mode="json")

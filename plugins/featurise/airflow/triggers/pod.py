@@ -100,8 +100,8 @@ def _told(line: str) -> str:
 class PodTrigger(KubernetesPodTrigger):
     """Watches one attempt's pod.
 
-    `claim` names what the run works on (pair as JSON, batch, run id) and is renewed while the pod works; `attempt` is
-    the attempt's number in the registry, closed when a person ends the task.
+    `claim` names what the run works on (feature set as JSON, batch, run id) and is renewed while the pod works;
+    `attempt` is the attempt's number in the registry, closed when a person ends the task.
     """
 
     def __init__(self, *, claim: dict[str, str], attempt: int, **kwargs: Any) -> None:
@@ -186,15 +186,15 @@ class PodTrigger(KubernetesPodTrigger):
         return state
 
     async def _renew(self) -> None:
-        from featurise.declaration.feature_set import Pair
+        from featurise.declaration.feature_set import FeatureSetSpec
         from featurise.registry import leases
 
-        pair = Pair.model_validate_json(self.claim["pair"])
+        spec = FeatureSetSpec.model_validate_json(self.claim["spec"])
         while True:
-            await asyncio.sleep(min(RENEW_SECONDS, pair.limits.lease_minutes * 60 / 3))
+            await asyncio.sleep(min(RENEW_SECONDS, spec.limits.lease_minutes * 60 / 3))
             try:
                 missed = await asyncio.to_thread(
-                    leases.renew_if_possible, pair, self.claim["batch"], self.claim["run_id"]
+                    leases.renew_if_possible, spec, self.claim["batch"], self.claim["run_id"]
                 )
             except leases.ClaimLost as error:
                 # The pod goes on; nothing of it can be registered, and the steps that follow say so.

@@ -20,7 +20,7 @@ class Tally:
     revived: list[tuple[str, str]] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
-    """Keys of new images whose live outcome is another picture's."""
+    """Keys of new images whose live outcome is another image's."""
 
 
 def new(
@@ -70,7 +70,7 @@ def _count(item: ObjectInfo, batch: str, outcome: Known | None, tally: Tally) ->
     if outcome is None:
         tally.found[batch] += 1
         return
-    # A picture that was put again as it was has another day since, and keeps the outcome of its first.
+    # An image that was put again as it was has another day since, and keeps the outcome of its first.
     tally.found[outcome.batch] += 1
     (tally.done if outcome.reason is None else tally.rejected)[outcome.batch] += 1
     if not outcome.live:

@@ -14,7 +14,7 @@ from extractor.core import storage
 from extractor.core.manifest import Entry, Reason, dump, image_id
 from extractor.core.storage import ObjectInfo
 from featurise.declaration import batches
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run_options import Options
 from featurise.objects import latest, layout, orphans, scratch
 from featurise.registry import feature_sets, image_ids, leases, outcomes, upsert
@@ -26,7 +26,7 @@ from featurise.steps.discover.diff import Tally
 
 
 class Fresh(Entry):
-    """One new image, a line of a manifest. `batch` is its own: a late picture's is earlier than the run's."""
+    """One new image, a line of a manifest. `batch` is its own: a late image's is earlier than the run's."""
 
     batch: str
 
@@ -46,7 +46,7 @@ class Discovered(BaseModel):
     """How many of the fresh ones belong to earlier batches."""
     deleted: int = 0
     refused: int = 0
-    """New images that are rejects already: another picture has their id, or their names make none."""
+    """New images that are rejects already: another image has their id, or their names make none."""
     listed_at: datetime.datetime | None = None
     """Just before the store was listed; what is registered later by another run knows more."""
     passed_over: list[str] = []
@@ -67,76 +67,76 @@ class _Seen:
     rejected: list[Row] = field(default_factory=list)
 
 
-def not_ready(pair: Pair, batch: str) -> str | None:
+def not_ready(spec: FeatureSetSpec, batch: str) -> str | None:
     """Why a batch is not complete yet, or None; for a sensor before `discover`. A batch without any image is.
 
     Raises storage.StorageError.
     """
-    if pair.batches.by == "modified" and _unsettled(pair, batches.end(batch)) is None:
-        return None  # by its date alone: no need to list every day's pictures
-    prefix, batch_of = next(batches.scans(pair, [batch]))
-    folder = f"s3://{pair.bucket}/{prefix}"
-    images = (item for item in storage.listing(folder) if batches.is_image(pair, item.key) and batch_of(item))
-    if pair.ready.success is None:
-        return _unsettled(pair, max((item.modified for item in images), default=None))
-    success = storage.join(folder, pair.ready.success)
+    if spec.batches.by == "modified" and _unsettled(spec, batches.end(batch)) is None:
+        return None  # by its date alone: no need to list every day's images
+    prefix, batch_of = next(batches.scans(spec, [batch]))
+    folder = f"s3://{spec.bucket}/{prefix}"
+    images = (item for item in storage.listing(folder) if batches.is_image(spec, item.key) and batch_of(item))
+    if spec.ready.success is None:
+        return _unsettled(spec, max((item.modified for item in images), default=None))
+    success = storage.join(folder, spec.ready.success)
     if storage.head(success) is not None or next(images, None) is None:
         return None
     return f"{success} is not there yet"
 
 
-def run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
+def run(spec: FeatureSetSpec, batch: str, run_id: str, options: Options) -> Discovered:
     """List the batch and the look-back window, compare them with the registry, and write down what is new.
 
     The run claims every batch that it looks at; an earlier one that is not ready, or that another run works on, is left
     alone. A dry run claims nothing and leaves the registry as it is.
     Raises storage.StorageError naming endpoint and bucket when the store is down or the bucket missing.
     """
-    pair = options.applied(pair)
-    found = _run(pair, batch, run_id, options)
+    spec = options.applied(spec)
+    found = _run(spec, batch, run_id, options)
     # What an earlier discovery of this run led to holds no more.
-    storage.delete([layout.plan(pair, batch, run_id)])
-    uri = layout.discovered(pair, batch, run_id)
+    storage.delete([layout.plan(spec, batch, run_id)])
+    uri = layout.discovered(spec, batch, run_id)
     storage.write_bytes(uri, found.model_dump_json().encode(), content_type="application/json")
     return found
 
 
-def of_run(pair: Pair, batch: str, run_id: str) -> Discovered:
+def of_run(spec: FeatureSetSpec, batch: str, run_id: str) -> Discovered:
     """What a run discovered.
 
     Raises storage.NotFound, storage.StorageError.
     """
-    return Discovered.model_validate_json(storage.read_bytes(layout.discovered(pair, batch, run_id)))
+    return Discovered.model_validate_json(storage.read_bytes(layout.discovered(spec, batch, run_id)))
 
 
-def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
-    nothing = Discovered(batch=batch, listing_uri=layout.fresh(pair, batch, run_id))
-    if pair.ready.success is not None and (why := not_ready(pair, batch)) is not None:
+def _run(spec: FeatureSetSpec, batch: str, run_id: str, options: Options) -> Discovered:
+    nothing = Discovered(batch=batch, listing_uri=layout.fresh(spec, batch, run_id))
+    if spec.ready.success is not None and (why := not_ready(spec, batch)) is not None:
         return nothing.model_copy(update={"left": f"batch {batch} is not ready: {why}"})
-    reasons = {one: not_ready(pair, one) for one in batches.earlier(pair, batch)}
+    reasons = {one: not_ready(spec, one) for one in batches.earlier(spec, batch)}
     passed_over = [f"batch {one} is not ready: {why}" for one, why in reasons.items() if why is not None]
     nothing = nothing.model_copy(update={"passed_over": passed_over})
     # The run's own batch comes first: `limit` takes from it.
     wanted = [batch, *(one for one, why in reasons.items() if why is None)]
-    claimed, holder = (wanted, None) if options.dry_run else _claim(pair, wanted, run_id)
+    claimed, holder = (wanted, None) if options.dry_run else _claim(spec, wanted, run_id)
     if holder is not None:
         return nothing.model_copy(update={"left": f"batch {batch} is being worked on by run {holder}"})
     if not options.dry_run:
-        orphans.remove(pair, batch)
+        orphans.remove(spec, batch)
     listed_at = datetime.datetime.now(datetime.UTC)
     with scratch.folder() as folder:
         lines = folder / "fresh.jsonl"
         seen = _Seen(run_id)
-        _look(pair, claimed, options, lines, seen)
-        if (why := _unsettled(pair, seen.tally.newest.get(batch))) is not None:
-            _release(pair, run_id)
+        _look(spec, claimed, options, lines, seen)
+        if (why := _unsettled(spec, seen.tally.newest.get(batch))) is not None:
+            _release(spec, run_id)
             return nothing.model_copy(update={"left": f"batch {batch} is not ready: {why}"})
         with lines.open("ab") as file:
-            _settle(pair, options, seen, file)
+            _settle(spec, options, seen, file)
         storage.upload(lines, nothing.listing_uri)
     if not options.dry_run:
-        _write_down(pair, batch, claimed, seen)
-        latest.update(pair)
+        _write_down(spec, batch, claimed, seen)
+        latest.update(spec)
     return nothing.model_copy(
         update={
             "found": seen.tally.found.total(),
@@ -151,28 +151,28 @@ def _run(pair: Pair, batch: str, run_id: str, options: Options) -> Discovered:
     )
 
 
-def _claim(pair: Pair, wanted: Sequence[str], run_id: str) -> tuple[list[str], str | None]:
+def _claim(spec: FeatureSetSpec, wanted: Sequence[str], run_id: str) -> tuple[list[str], str | None]:
     """The batches that this run has now; or the run that holds the first one, which is the run's own."""
     now = datetime.datetime.now(datetime.UTC)
     with writing() as connection:
-        feature_set = feature_sets.ensure(connection, pair)
-        holders = {batch: leases.take(connection, feature_set, pair, batch, run_id, now) for batch in sorted(wanted)}
+        feature_set = feature_sets.ensure(connection, spec)
+        holders = {batch: leases.take(connection, feature_set, spec, batch, run_id, now) for batch in sorted(wanted)}
         if (holder := holders[wanted[0]]) is not None:
             leases.release(connection, feature_set, run_id)
         return [batch for batch in wanted if holders[batch] is None], holder
 
 
-def _release(pair: Pair, run_id: str) -> None:
+def _release(spec: FeatureSetSpec, run_id: str) -> None:
     with writing() as connection:
-        if (number := feature_sets.find(connection, pair)) is not None:
+        if (number := feature_sets.find(connection, spec)) is not None:
             leases.release(connection, number, run_id)
 
 
-def _look(pair: Pair, claimed: Sequence[str], options: Options, lines: Path, seen: _Seen) -> None:
+def _look(spec: FeatureSetSpec, claimed: Sequence[str], options: Options, lines: Path, seen: _Seen) -> None:
     """One pass over listing and registry: the new images into `lines`, everything else into `seen`."""
     with lines.open("wb") as file, reading() as connection:
-        number = feature_sets.find(connection, pair)
-        images = _new(connection, number, pair, claimed, options, seen)
+        number = feature_sets.find(connection, spec)
+        images = _new(connection, number, spec, claimed, options, seen)
         for image, owners in image_ids.owned(connection, number, images):
             if options.limit is not None and seen.fresh.total() + len(seen.conflicts) >= options.limit:
                 continue
@@ -184,36 +184,41 @@ def _look(pair: Pair, claimed: Sequence[str], options: Options, lines: Path, see
 
 
 def _new(
-    connection: Connection, number: int | None, pair: Pair, claimed: Sequence[str], options: Options, seen: _Seen
+    connection: Connection,
+    number: int | None,
+    spec: FeatureSetSpec,
+    claimed: Sequence[str],
+    options: Options,
+    seen: _Seen,
 ) -> Iterator[Fresh]:
-    for prefix, batch_of in batches.scans(pair, claimed):
-        listed = external_sort.by_key(storage.listing(f"s3://{pair.bucket}/{prefix}"))
-        images = (item for item in listed if batches.is_image(pair, item.key))
+    for prefix, batch_of in batches.scans(spec, claimed):
+        listed = external_sort.by_key(storage.listing(f"s3://{spec.bucket}/{prefix}"))
+        images = (item for item in listed if batches.is_image(spec, item.key))
         known = outcomes.known(connection, number, prefix)
         for item, batch in diff.new(images, known, batch_of, seen.tally, force=options.force):
             if options.keys and not item.key.startswith(tuple(options.keys)):
                 continue
             try:
-                yield _entry(pair, item, batch)
+                yield _entry(spec, item, batch)
             except ValidationError as error:
-                seen.rejected.append(_unusable(pair, item, batch, seen.run_id, error))
+                seen.rejected.append(_unusable(spec, item, batch, seen.run_id, error))
                 seen.tally.rejected[batch] += 1
 
 
-def _entry(pair: Pair, item: ObjectInfo, batch: str) -> Fresh:
-    name = image_id(item.key, pair.image_ids, pair.prefix)
-    elsewhere = pair.bucket if pair.bucket != layout.bucket(pair) else None
+def _entry(spec: FeatureSetSpec, item: ObjectInfo, batch: str) -> Fresh:
+    name = image_id(item.key, spec.image_ids, spec.prefix)
+    elsewhere = spec.bucket if spec.bucket != layout.bucket(spec) else None
     return Fresh(key=item.key, etag=item.etag, size=item.size, image_id=name, bucket=elsewhere, batch=batch)
 
 
-def _unusable(pair: Pair, item: ObjectInfo, batch: str, run_id: str, error: ValidationError) -> Row:
+def _unusable(spec: FeatureSetSpec, item: ObjectInfo, batch: str, run_id: str, error: ValidationError) -> Row:
     """The row of an image that has no usable id."""
-    name = image_id(item.key, pair.image_ids, pair.prefix)
+    name = image_id(item.key, spec.image_ids, spec.prefix)
     facts = {"key": item.key, "etag": item.etag, "size": item.size, "image_id": name, "batch": batch, "run_id": run_id}
     return facts | {"reason": Reason.UNSUPPORTED.value, "detail": error.errors()[0]["msg"]}
 
 
-def _settle(pair: Pair, options: Options, seen: _Seen, file: IO[bytes]) -> None:
+def _settle(spec: FeatureSetSpec, options: Options, seen: _Seen, file: IO[bytes]) -> None:
     """Decide about the new images whose id another key has; one whose owners are gone, or replaced, is new after all.
 
     With `force` a copy is, too: its owner's file may be what is to be replaced.
@@ -222,7 +227,7 @@ def _settle(pair: Pair, options: Options, seen: _Seen, file: IO[bytes]) -> None:
     for image, owners in seen.conflicts:
         owner = next((one for one in owners if one.key not in gone), owners[0])
         try:
-            same = image_ids.same_bytes(f"s3://{pair.bucket}/{image.key}", image, owner)
+            same = image_ids.same_bytes(f"s3://{spec.bucket}/{image.key}", image, owner)
         except storage.NotFound:
             same = False
         if same and not options.force:
@@ -236,13 +241,13 @@ def _settle(pair: Pair, options: Options, seen: _Seen, file: IO[bytes]) -> None:
             seen.tally.rejected[image.batch] += 1
 
 
-def _write_down(pair: Pair, batch: str, claimed: Sequence[str], seen: _Seen) -> None:
+def _write_down(spec: FeatureSetSpec, batch: str, claimed: Sequence[str], seen: _Seen) -> None:
     """Everything that the look at the store changes in the registry, in one transaction.
 
     Claims on earlier batches without anything new are given back: a backfill may want them.
     """
     with writing() as connection:
-        number = feature_sets.ensure(connection, pair)
+        number = feature_sets.ensure(connection, spec)
         idle = [one for one in claimed if one != batch and not seen.fresh[one]]
         leases.release(connection, number, seen.run_id, idle)  # claims are locked before the feature set, as elsewhere
         feature_sets.lock(connection, number)
@@ -256,17 +261,17 @@ def _write_down(pair: Pair, batch: str, claimed: Sequence[str], seen: _Seen) -> 
 
 
 def _give_way(connection: Connection, number: int, seen: _Seen) -> None:
-    """Pictures that came back and whose id another picture got meanwhile are rejects now."""
+    """Images that came back and whose id another image got meanwhile are rejects now."""
     for image, batch, owner in image_ids.contested(connection, number, seen.tally.revived):
         seen.rejected.append(image_ids.reject_row(image, batch, owner, seen.run_id))
         seen.tally.done[batch] -= 1
         seen.tally.rejected[batch] += 1
 
 
-def _unsettled(pair: Pair, newest: datetime.datetime | None) -> str | None:
-    if newest is None or pair.ready.settle_seconds is None:
+def _unsettled(spec: FeatureSetSpec, newest: datetime.datetime | None) -> str | None:
+    if newest is None or spec.ready.settle_seconds is None:
         return None
     quiet = (datetime.datetime.now(datetime.UTC) - newest).total_seconds()
-    if quiet >= pair.ready.settle_seconds:
+    if quiet >= spec.ready.settle_seconds:
         return None
-    return f"its last change was {quiet:.0f} s ago, it settles after {pair.ready.settle_seconds} s"
+    return f"its last change was {quiet:.0f} s ago, it settles after {spec.ready.settle_seconds} s"

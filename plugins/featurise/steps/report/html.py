@@ -1,4 +1,4 @@
-"""A run's report as one page of HTML that loads nothing from anywhere: charts and pictures are part of it."""
+"""A run's report as one page of HTML that loads nothing from anywhere: charts and images are part of it."""
 
 import base64
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from markupsafe import Markup
 
 from extractor.core import storage, weights
 from extractor.core.exit_codes import StorageError
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.registry.statistics import Statistics
 from featurise.steps.report import svg_charts
 from featurise.steps.report.run_summary import Run
 from featurise.steps.validate.shard_file import Sample
 
-PICTURES, PICTURE_BYTES = 24, 400_000
-"""Pictures in a page of each kind, and how large one may be: nothing here can make it smaller."""
+IMAGES, IMAGE_BYTES = 24, 400_000
+"""Images in a page of each kind, and how large one may be: nothing here can make it smaller."""
 LINES = 1_000
-"""Rejects of a page beside those with pictures; the report's JSON has them all."""
+"""Rejects of a page beside those with images; the report's JSON has them all."""
 CLASSES = 30
 """Classes of the histogram: the most frequent."""
 FORMATS = (
@@ -32,39 +32,39 @@ FORMATS = (
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageView:
     """An image as a data URL; without one, `missing` says why."""
 
     url: str = ""
     missing: str = ""
 
 
-GONE = Picture(missing="no longer in the store")
+GONE = ImageView(missing="no longer in the store")
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A sample with its picture."""
+    """A sample with its image."""
 
     sample: Sample
-    picture: Picture
+    image: ImageView
     names: list[str]
 
 
-def render(pair: Pair, run: Run, text: str) -> str:
+def render(spec: FeatureSetSpec, run: Run, text: str) -> str:
     """The page."""
-    names = _class_names(pair)
+    names = _class_names(spec)
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
-            pair=pair,
+            spec=spec,
             run=run,
             text=text,
             counts=run.counts,
-            rejects=[(line, _picture(pair, line.key, line.size)) for line in run.rejects[:PICTURES]],
-            more_rejects=run.rejects[PICTURES : PICTURES + LINES],
-            samples=[_shown(pair, sample, names) for sample in run.samples[:PICTURES]],
+            rejects=[(line, _image(spec, line.key, line.size)) for line in run.rejects[:IMAGES]],
+            more_rejects=run.rejects[IMAGES : IMAGES + LINES],
+            samples=[_shown(spec, sample, names) for sample in run.samples[:IMAGES]],
             boxes=_boxes(run),
             classes=_classes(run, names),
             throughput=svg_charts.line(_throughput(run)),
@@ -79,9 +79,9 @@ def _environment() -> Environment:
     return Environment(loader=PackageLoader("featurise.steps.report", "."), autoescape=True, undefined=StrictUndefined)
 
 
-def _class_names(pair: Pair) -> list[str] | None:
+def _class_names(spec: FeatureSetSpec) -> list[str] | None:
     try:
-        return weights.names(pair.weights.uri, weights.VOCABULARIES[0])
+        return weights.names(spec.weights.uri, weights.VOCABULARIES[0])
     except StorageError:
         return None  # the extractor reaches the weights, the control plane need not: numbers do
 
@@ -90,31 +90,31 @@ def _name(number: int, names: Sequence[str] | None) -> str:
     return names[number] if names is not None and number < len(names) else str(number)
 
 
-def _picture(pair: Pair, key: str, size: int | None = None) -> Picture:
+def _image(spec: FeatureSetSpec, key: str, size: int | None = None) -> ImageView:
     """An image, unless it is gone, large, or nothing that a browser shows.
 
     Raises storage.StorageError.
     """
-    uri = f"s3://{pair.bucket}/{key}"
+    uri = f"s3://{spec.bucket}/{key}"
     if size is None:
         there = storage.head(uri)
         if there is None:
             return GONE
         size = there.size
-    if size > PICTURE_BYTES:
-        return Picture(missing=f"too large to show ({size / 1000:,.0f} kB)")
+    if size > IMAGE_BYTES:
+        return ImageView(missing=f"too large to show ({size / 1000:,.0f} kB)")
     try:
         data = storage.read_bytes(uri)
     except storage.NotFound:
         return GONE
     kind = next((kind for start, kind in FORMATS if data.startswith(start)), None)
     if kind is None:
-        return Picture(missing="of a kind that browsers do not show")
-    return Picture(f"data:{kind};base64,{base64.b64encode(data).decode()}")
+        return ImageView(missing="of a kind that browsers do not show")
+    return ImageView(f"data:{kind};base64,{base64.b64encode(data).decode()}")
 
 
-def _shown(pair: Pair, sample: Sample, names: Sequence[str] | None) -> Shown:
-    return Shown(sample, _picture(pair, sample.key), [_name(number, names) for number in sample.classes])
+def _shown(spec: FeatureSetSpec, sample: Sample, names: Sequence[str] | None) -> Shown:
+    return Shown(sample, _image(spec, sample.key), [_name(number, names) for number in sample.classes])
 
 
 def _boxes(run: Run) -> Markup:

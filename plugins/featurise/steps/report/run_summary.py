@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from extractor.core import storage
 from extractor.core.manifest import Reason
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.registry import feature_sets
 from featurise.registry.models import GpuAttempt, Image, Reject, Shard
 from featurise.registry.session import reading
@@ -75,7 +75,7 @@ class Run(BaseModel):
     plan: Plan | None = None
     files: list[File] = []
     given_away: int = 0
-    """Images in the files that were rejects by the time they were registered: another picture had got their id."""
+    """Images in the files that were rejects by the time they were registered: another image had got their id."""
     rejects: list[Refused] = []
     attempts: list[Tried] = []
     samples: list[Sample] = []
@@ -104,28 +104,28 @@ class Run(BaseModel):
         }
 
 
-def of_run(pair: Pair, batch: str, run_id: str) -> Run:
+def of_run(spec: FeatureSetSpec, batch: str, run_id: str) -> Run:
     """What the store and the registry know of a run; what did not happen is missing.
 
     Raises storage.StorageError.
     """
     run = Run(
-        feature_set=pair.feature_set,
+        feature_set=spec.feature_set,
         batch=batch,
         run_id=run_id,
-        discovered=_discovered(pair, batch, run_id),
-        plan=made(pair, batch, run_id),
+        discovered=_discovered(spec, batch, run_id),
+        plan=made(spec, batch, run_id),
     )
     with reading() as connection:
-        number = feature_sets.find(connection, pair)
+        number = feature_sets.find(connection, spec)
         if number is not None:
             _from_registry(connection, number, run)
     return run
 
 
-def _discovered(pair: Pair, batch: str, run_id: str) -> Discovered | None:
+def _discovered(spec: FeatureSetSpec, batch: str, run_id: str) -> Discovered | None:
     try:
-        return discover.of_run(pair, batch, run_id)
+        return discover.of_run(spec, batch, run_id)
     except storage.NotFound:
         return None
 

@@ -21,8 +21,8 @@ def bars(values: Sequence[tuple[str, float, float]], *, mine: str, theirs: str) 
     for position, (label, one, other) in enumerate(values):
         middle = (position + 0.5) * slot
         title = f"<title>{escape(label)}: {one:.2%} ({escape(mine)}), {other:.2%} ({escape(theirs)})</title>"
-        pair = _bar("before", middle, 0.8 * slot, other / highest) + _bar("now", middle, 0.5 * slot, one / highest)
-        parts.append(f"<g>{title}{pair}</g>")
+        spec = _bar("before", middle, 0.8 * slot, other / highest) + _bar("now", middle, 0.5 * slot, one / highest)
+        parts.append(f"<g>{title}{spec}</g>")
         if position % every == 0:
             parts.append(_text(middle, HEIGHT - 4, label, "middle"))
     return _svg("bars", parts)

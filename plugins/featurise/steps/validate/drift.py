@@ -1,7 +1,7 @@
 """Whether a file's numbers look like its feature set's earlier ones.
 
 A change counts only beyond what chance explains: four standard errors for a mean, the expected distance of two samples
-of one distribution for a histogram. So a file of three pictures does not cry wolf.
+of one distribution for a histogram. So a file of three images does not cry wolf.
 """
 
 from math import pi, sqrt
@@ -48,8 +48,8 @@ def _mean(
 def _classes(new: Statistics, history: Statistics) -> tuple[float, str]:
     """The total variation distance of two class histograms, less what two samples of one distribution would have.
 
-    Boxes of one picture are not independent, so the noise is that of pictures: for each class the mean absolute
-    difference of two normal means, from the spread of its boxes per picture.
+    Boxes of one image are not independent, so the noise is that of images: for each class the mean absolute
+    difference of two normal means, from the spread of its boxes per image.
     """
     both = Statistics.of([new, history])
     mine, theirs = sum(new.classes.values()) or 1, sum(history.classes.values()) or 1

@@ -11,7 +11,7 @@ from extractor.core import contract
 from extractor.core.backbone_specs import SPECS, ClsProb
 from extractor.core.contract import Field, Provenance, Regions
 from extractor.core.manifest import IndexEntry, Manifest, Reject
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 
 SHORT_SIDE, LONG_SIDE, PADDING = 800, 1333, 32
 """Of the network's input in pixels, as mmf's `extract_features_vmb` resizes and pads."""
@@ -19,17 +19,17 @@ ROUNDING = 1e-3
 """Network pixels by which a side may be wrong: coordinates above a thousand, in float32, after some operations."""
 
 
-def expected_fields(pair: Pair) -> tuple[Field, ...]:
-    """The fields that every group of a pair's file has."""
-    spec = SPECS[pair.backbone]
-    probabilities = spec.class_probabilities and pair.cls_prob is ClsProb.FULL
-    return contract.fields(attributes=spec.attributes, class_probabilities=probabilities)
+def expected_fields(spec: FeatureSetSpec) -> tuple[Field, ...]:
+    """The fields that every group of a feature set's file has."""
+    backbone = SPECS[spec.backbone]
+    probabilities = backbone.class_probabilities and spec.cls_prob is ClsProb.FULL
+    return contract.fields(attributes=backbone.attributes, class_probabilities=probabilities)
 
 
-def regions(pair: Pair, found: Regions, norms: NDArray[np.float32]) -> Iterator[str]:
+def regions(spec: FeatureSetSpec, found: Regions, norms: NDArray[np.float32]) -> Iterator[str]:
     """Whether an image's numbers are possible; `norms` are those of the feature rows."""
     rows = len(found.features)
-    rule = pair.rule
+    rule = spec.rule
     if not 1 <= rows <= rule.max_boxes:
         yield f"{rows} rows, expected 1 to {rule.max_boxes}"
         return
@@ -39,7 +39,7 @@ def regions(pair: Pair, found: Regions, norms: NDArray[np.float32]) -> Iterator[
         yield f"features of row {int(np.flatnonzero(~np.isfinite(norms))[0])} are not finite"
     elif not norms.all():
         yield f"features of row {int(np.flatnonzero(norms == 0)[0])} are all zero"
-    yield from _boxes(pair, found)
+    yield from _boxes(spec, found)
     # With background, class 0 is the background and the others count from 1.
     yield from _within("obj_id", found.obj_id, contract.CLASSES - (not rule.background))
     yield from _within("obj_conf", found.obj_conf, 1)
@@ -56,15 +56,15 @@ def _within(name: str, values: NDArray[Any], highest: int) -> Iterator[str]:
         yield f"{name} reaches from {low} to {high}, expected 0 to {highest}"
 
 
-def _boxes(pair: Pair, found: Regions) -> Iterator[str]:
+def _boxes(spec: FeatureSetSpec, found: Regions) -> Iterator[str]:
     if found.img_w < 1 or found.img_h < 1:
         yield f"the image is {found.img_w} x {found.img_h} pixels"
         return
     x1, y1, x2, y2 = found.boxes.T
-    width, height = (found.img_w, found.img_h) if pair.backbone == "resnet101" else padded(found.img_w, found.img_h)
+    width, height = (found.img_w, found.img_h) if spec.backbone == "resnet101" else padded(found.img_w, found.img_h)
     inside = (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height)
     # maskrcnn-benchmark counts both edge pixels as inside a box: x2 may lie up to one network pixel below x1 there.
-    below = 0 if pair.backbone == "resnet101" else (1 + ROUNDING) / resize_factor(found.img_w, found.img_h)
+    below = 0 if spec.backbone == "resnet101" else (1 + ROUNDING) / resize_factor(found.img_w, found.img_h)
     positive = (x2 - x1 > -below) & (y2 - y1 > -below)
     for name, holds in ((f"outside {width:g} x {height:g} pixels", inside), ("without a positive area", positive)):
         if not holds.all():
@@ -105,18 +105,18 @@ def lists(manifest: Manifest, index: Sequence[IndexEntry], rejects: Sequence[Rej
 
 
 def provenance(
-    pair: Pair, batch: str, found: Provenance, manifest: Manifest, images: int, rejects: int
+    spec: FeatureSetSpec, batch: str, found: Provenance, manifest: Manifest, images: int, rejects: int
 ) -> Iterator[str]:
     """Whether a file says of itself what was ordered."""
     ordered = {
         "schema_version": contract.SCHEMA_VERSION,
-        "dataset": pair.dataset,
+        "dataset": spec.dataset,
         "batch": batch,
-        "backbone": pair.backbone,
-        "revision": pair.revision,
-        "weights_sha256": pair.weights.sha256,
-        "precision": pair.precision.value,
-        "box_rule": pair.rule.recorded,
+        "backbone": spec.backbone,
+        "revision": spec.revision,
+        "weights_sha256": spec.weights.sha256,
+        "precision": spec.precision.value,
+        "box_rule": spec.rule.recorded,
         "manifest_sha256": manifest.sha256,
         "images": images,
         "rejects": rejects,

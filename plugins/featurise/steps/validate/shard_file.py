@@ -14,7 +14,7 @@ from extractor.core import contract
 from extractor.core.contract import Field, Provenance, Regions
 from extractor.core.manifest import IndexEntry, Manifest, Reject
 from extractor.core.weights import sha256_of
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.registry.statistics import Statistics
 from featurise.steps.validate import image_group, rules
 
@@ -71,22 +71,27 @@ class Report(BaseModel):
 
 @dataclass
 class _Twins:
-    """Pictures with equal features although their bytes differ; equal row norms point them out, the features decide."""
+    """Images with equal features although their bytes differ; equal row norms point them out, the features decide."""
 
-    pictures: dict[str, str]
+    images: dict[str, str]
     seen: dict[bytes, str] = field(default_factory=dict)
     found: list[str] = field(default_factory=list)
 
     def look(self, file: h5py.File, image_id: str, features: NDArray[np.float32], norms: NDArray[np.float32]) -> None:
         other = self.seen.setdefault(norms.tobytes(), image_id)
-        if other == image_id or self.pictures.get(other) == self.pictures.get(image_id):
+        if other == image_id or self.images.get(other) == self.images.get(image_id):
             return
         if np.array_equal(features, file[other]["features"][()]):
-            self.found.append(f"{image_id} has the features of {other}, another picture")
+            self.found.append(f"{image_id} has the features of {other}, another image")
 
 
 def file(
-    pair: Pair, batch: str, path: Path, planned: Manifest, index: Sequence[IndexEntry], rejects: Sequence[Reject]
+    spec: FeatureSetSpec,
+    batch: str,
+    path: Path,
+    planned: Manifest,
+    index: Sequence[IndexEntry],
+    rejects: Sequence[Reject],
 ) -> Report:
     """Everything that is wrong with a file and its lists, and its statistics. Memory does not grow with the file."""
     report = Report(sha256="")
@@ -95,8 +100,8 @@ def file(
         digest = beside.submit(sha256_of, path)
         try:
             with h5py.File(path, "r") as content:
-                report.note(_provenance(pair, batch, content, planned, len(index), len(rejects), report))
-                report.note(_groups(pair, content, index, report))
+                report.note(_provenance(spec, batch, content, planned, len(index), len(rejects), report))
+                report.note(_groups(spec, content, index, report))
         except contract.DAMAGED as error:
             report.note([f"cannot be read as HDF5: {error}"])
         report.sha256 = digest.result()
@@ -104,19 +109,19 @@ def file(
 
 
 def _provenance(
-    pair: Pair, batch: str, content: h5py.File, planned: Manifest, images: int, rejects: int, report: Report
+    spec: FeatureSetSpec, batch: str, content: h5py.File, planned: Manifest, images: int, rejects: int, report: Report
 ) -> Iterable[str]:
     try:
         report.provenance = contract.read_provenance(content)
     except ValidationError as error:
         return [f"attribute {found['loc'][0]}: {found['msg']}" for found in error.errors()]
-    return rules.provenance(pair, batch, report.provenance, planned, images, rejects)
+    return rules.provenance(spec, batch, report.provenance, planned, images, rejects)
 
 
-def _groups(pair: Pair, content: h5py.File, index: Sequence[IndexEntry], report: Report) -> Iterable[str]:
+def _groups(spec: FeatureSetSpec, content: h5py.File, index: Sequence[IndexEntry], report: Report) -> Iterable[str]:
     lines = {line.image_id: line for line in reversed(index)}
     twins = _Twins({line.image_id: line.sha256 for line in index})
-    fields = rules.expected_fields(pair)
+    fields = rules.expected_fields(spec)
     groups = set(content)
     yield from (f"{name} is in the file and not in the index" for name in sorted(groups - lines.keys()))
     for line in reversed(lines.values()):
@@ -124,24 +129,24 @@ def _groups(pair: Pair, content: h5py.File, index: Sequence[IndexEntry], report:
             yield f"{line.image_id} is in the index and not in the file"
             continue
         try:
-            wrong = _image(pair, content, line, fields, twins, report)
+            wrong = _image(spec, content, line, fields, twins, report)
             yield from (f"{line.image_id}: {what}" for what in wrong)
         except contract.DAMAGED as error:
             yield f"{line.image_id}: cannot be read: {error}"
-    if len(twins.found) > pair.limits.max_twin_share * len(lines):
+    if len(twins.found) > spec.limits.max_twin_share * len(lines):
         yield from twins.found
     else:
         report.warnings += twins.found
 
 
 def _image(
-    pair: Pair, content: h5py.File, line: IndexEntry, fields: Sequence[Field], twins: _Twins, report: Report
+    spec: FeatureSetSpec, content: h5py.File, line: IndexEntry, fields: Sequence[Field], twins: _Twins, report: Report
 ) -> Iterable[str]:
     found, wrong = image_group.read(content, line.image_id, fields)
     if found is None:
         return wrong
     norms = np.sqrt(np.einsum("ij,ij->i", found.features, found.features))
-    wrong += rules.regions(pair, found, norms)
+    wrong += rules.regions(spec, found, norms)
     if found.num_boxes != line.boxes:
         wrong.append(f"num_boxes is {found.num_boxes}, the index says {line.boxes}")
     if not wrong:

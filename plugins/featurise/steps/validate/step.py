@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from extractor.core import manifest, storage
 from extractor.core.manifest import IndexEntry, Reject
-from featurise.declaration.feature_set import Pair
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.errors import FeaturiseError
 from featurise.objects import layout, scratch
 from featurise.registry import shards
@@ -37,13 +37,13 @@ class Validated(BaseModel):
     warnings: list[str]
 
 
-def run(pair: Pair, shard: Shard, batch: str, run_id: str) -> Validated:
+def run(spec: FeatureSetSpec, shard: Shard, batch: str, run_id: str) -> Validated:
     """Check a shard's file, index and rejects against its manifest, the contract, and the feature set's history.
 
     Raises ValidationFailed, or storage.StorageError.
     """
     report_uri = layout.validation(shard.work_uri)
-    if (done := shards.find(pair, batch, run_id, shard.name)) is not None:
+    if (done := shards.find(spec, batch, run_id, shard.name)) is not None:
         facts = {"file_uri": done.uri, "sha256": done.sha256, "images": done.images, "rejects": done.rejects}
         return Validated(report_uri=report_uri, warnings=[], **facts)
     uri = extract.output(shard)
@@ -53,12 +53,12 @@ def run(pair: Pair, shard: Shard, batch: str, run_id: str) -> Validated:
     with scratch.folder() as folder:
         local = folder / "shard.h5"
         storage.download(uri, local)
-        report = shard_file.file(pair, batch, local, planned, index, rejects)
-        warnings, errors = drift.compare(report.statistics, shards.history(pair, HISTORY), pair.limits)
+        report = shard_file.file(spec, batch, local, planned, index, rejects)
+        warnings, errors = drift.compare(report.statistics, shards.history(spec, HISTORY), spec.limits)
         report.warnings += warnings
         report.note(errors)
         if report.problem_count:
-            _quarantine(pair, shard, batch, run_id, report, local)
+            _quarantine(spec, shard, batch, run_id, report, local)
     storage.write_bytes(report_uri, report.model_dump_json().encode(), content_type="application/json")
     return Validated(
         report_uri=report_uri,
@@ -70,13 +70,13 @@ def run(pair: Pair, shard: Shard, batch: str, run_id: str) -> Validated:
     )
 
 
-def _quarantine(pair: Pair, shard: Shard, batch: str, run_id: str, report: Report, local: Path) -> NoReturn:
+def _quarantine(spec: FeatureSetSpec, shard: Shard, batch: str, run_id: str, report: Report, local: Path) -> NoReturn:
     """Move a failing shard's objects out of the way of publication, beside a report.
 
     Raises ValidationFailed, always.
     """
     uri = extract.output(shard)
-    place = layout.quarantine(pair, batch, run_id, shard.name)
+    place = layout.quarantine(spec, batch, run_id, shard.name)
     storage.write_bytes(
         storage.join(place, "report.json"), report.model_dump_json(indent=1).encode(), content_type="application/json"
     )

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from shards import picture
+from shards import image
 
 from extractor.backbone import Prepared
 from extractor.core import manifest
@@ -35,8 +35,8 @@ def too_much(*_: object) -> None:
 
 
 @pytest.mark.parametrize("where", ["decode", "prepare"])
-def test_memory_that_opencv_lacks_is_no_property_of_the_picture(tmp_path, monkeypatch, where):
-    (tmp_path / "a.png").write_bytes(picture(1))
+def test_memory_that_opencv_lacks_is_no_property_of_the_image(tmp_path, monkeypatch, where):
+    (tmp_path / "a.png").write_bytes(image(1))
     if where == "decode":
         monkeypatch.setattr(cv2, "imdecode", too_much)
     with pytest.raises(MemoryError, match="OpenCV: Failed to allocate"):
@@ -45,9 +45,9 @@ def test_memory_that_opencv_lacks_is_no_property_of_the_picture(tmp_path, monkey
 
 @pytest.mark.parametrize(("pixels", "together"), [(4 * 384, 4), (2 * 384, 2), (384, 1)])
 def test_pixels_that_are_decoded_at_one_time_are_bounded(tmp_path, monkeypatch, pixels, together):
-    """Eight pictures of 384 pixels, four workers."""
+    """Eight images of 384 pixels, four workers."""
     for n in range(8):
-        (tmp_path / f"{n}.png").write_bytes(picture(n, width=24, height=16))
+        (tmp_path / f"{n}.png").write_bytes(image(n, width=24, height=16))
     lock, under_way, most = threading.Lock(), 0, 0
 
     def prepare(_: object) -> Prepared:
@@ -68,7 +68,7 @@ def test_pixels_that_are_decoded_at_one_time_are_bounded(tmp_path, monkeypatch, 
     assert most == together
 
 
-def test_a_picture_beyond_all_room_waits_for_all_of_it():
+def test_an_image_beyond_all_room_waits_for_all_of_it():
     room, entered = Room(100), threading.Event()
 
     def huge() -> None:

@@ -1,4 +1,4 @@
-"""The demo's pictures: photographs that scikit-image and scikit-learn bring along, and two that are to be rejected."""
+"""The demo's images: photographs that scikit-image and scikit-learn bring along, and two that are to be rejected."""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -19,18 +19,18 @@ NIGHTS: tuple[Mapping[str, str], Mapping[str, str]] = (
     },
 )
 FIND = "import sysconfig; print(sysconfig.get_path('purelib'))"
-NO_PICTURE = b"This is a note that somebody has put among the pictures under a picture's name.\n"
+NO_IMAGE = b"This is a note that somebody has put among the images under an image's name.\n"
 
 
 def batches(images: Path | None, python: Path) -> list[dict[str, bytes]]:
-    """The pictures (name below the batch's folder: bytes) of two nights; `python` is the extractor's interpreter.
+    """The images (name below the batch's folder: bytes) of two nights; `python` is the extractor's interpreter.
 
     Raises FileNotFoundError when there are none.
     """
     first, second = _own(images) if images else _shipped(python)
     whole = next(iter(first.values()))
     first["torn.jpg" if whole[:2] == b"\xff\xd8" else "torn.png"] = whole[: len(whole) // 3]
-    second["note.jpg"] = NO_PICTURE
+    second["note.jpg"] = NO_IMAGE
     return [first, second]
 
 
@@ -45,7 +45,7 @@ def _shipped(python: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
 def _own(folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if len(files) < 2:
-        raise FileNotFoundError(f"{folder}: {len(files)} files; expected a folder with at least two pictures")
+        raise FileNotFoundError(f"{folder}: {len(files)} files; expected a folder with at least two images")
     half = (len(files) + 1) // 2
     first, second = (
         {str(path.relative_to(folder)): path.read_bytes() for path in part} for part in (files[:half], files[half:])
@@ -53,10 +53,10 @@ def _own(folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
     return first, second
 
 
-def upload(prefix: str, nights: Sequence[str], pictures: Sequence[Mapping[str, bytes]]) -> int:
-    """Put every picture into its night's folder below `prefix` unless it is there; how many were new."""
+def upload(prefix: str, nights: Sequence[str], images: Sequence[Mapping[str, bytes]]) -> int:
+    """Put every image into its night's folder below `prefix` unless it is there; how many were new."""
     return sum(
         storage.write_bytes(storage.join(prefix, night, name), data, if_absent=True)
-        for night, batch in zip(nights, pictures, strict=True)
+        for night, batch in zip(nights, images, strict=True)
         for name, data in batch.items()
     )

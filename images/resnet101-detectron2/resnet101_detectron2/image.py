@@ -1,4 +1,4 @@
-"""A decoded picture as the network wants it."""
+"""A decoded image as the network wants it."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ SMALLEST = 3
 
 
 def resized(width: int, height: int) -> tuple[int, int, float]:
-    """Network width and height of a picture, and the factor, as detectron2's ResizeShortestEdge computes them."""
+    """Network width and height of an image, and the factor, as detectron2's ResizeShortestEdge computes them."""
     scale = SHORT_SIDE / min(width, height)
     new_width, new_height = (SHORT_SIDE, scale * height) if width <= height else (scale * width, SHORT_SIDE)
     longest = max(new_width, new_height)
@@ -36,7 +36,7 @@ def prepare(pixels: NDArray[np.uint8]) -> Prepared:
     if min(new_width, new_height) < SMALLEST:
         raise Unfit(
             f"{width} x {height} becomes {new_width} x {new_height} pixels; the network needs {SMALLEST} a side: "
-            "crop the picture"
+            "crop the image"
         )
     # Pillow only looks at channels one by one: that they are BGR makes no difference to it.
     small = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BILINEAR)

@@ -6,7 +6,7 @@ import torch
 from detectron2.data.transforms import ResizeShortestEdge
 
 from extractor.backbone import Unfit
-from resnet101_detectron2.picture import prepare, resized
+from resnet101_detectron2.image import prepare, resized
 
 SIZES = [
     (640, 427),
