@@ -25,9 +25,7 @@ LOCAL_SETTINGS = """\
 import sys
 
 if "scheduler" in sys.argv:
-    import featurise.airflow.dag
-    import featurise.airflow.process
-    from featurise import discover, publish, register, report, validate
+    import featurise_demo.preloaded
 """
 
 

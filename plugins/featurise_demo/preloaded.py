@@ -1,0 +1,9 @@
+"""What the demo's task processes use: imported by the scheduler, so that its forks need not import it again."""
+
+import featurise.airflow.dag
+import featurise.airflow.operators.process
+import featurise.steps.discover.step
+import featurise.steps.publish
+import featurise.steps.register
+import featurise.steps.report.step
+import featurise.steps.validate.step  # noqa: F401
