@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 UV := .tools/bin/uv
-UV_VERSION := 0.13.9
+UV_LOCK := images/requirements.uv.lock
 EXTRACTOR := images/extractor/.venv
 CONTROL := .venv
 OURS := dags plugins images tests
@@ -21,21 +21,22 @@ help: ## list the targets
 .PHONY: setup
 setup: $(CONTROL_READY) $(EXTRACTOR_READY) ## build both Python environments from their locks
 
-$(UV):
+$(UV): $(UV_LOCK)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and f"Python 3.11 is needed, {sys.executable} is {sys.version.split()[0]}: call make with PYTHON=python3.11")'
 	$(PYTHON) -m venv .tools
-	.tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	.tools/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $(UV_LOCK)
+	touch $@
 
 $(CONTROL_READY): | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(CONTROL)
-	$(UV) pip sync --quiet --python $(CONTROL)/bin/python requirements.lock
+	$(UV) pip sync --quiet --require-hashes --python $(CONTROL)/bin/python requirements.lock
 	$(UV) pip install --quiet --python $(CONTROL)/bin/python --no-deps --no-build-isolation -e . -e images/extractor
 	rm -f $(@D)/.ready-* && touch $@
 
 # In its own folder, since its pyproject says how mmf is built.
 $(EXTRACTOR_READY): | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(EXTRACTOR)
-	cd images/extractor && ../../$(UV) pip sync --quiet --python .venv/bin/python requirements.lock
+	cd images/extractor && ../../$(UV) pip sync --quiet --require-hashes --python .venv/bin/python requirements.lock
 	$(UV) pip install --quiet --python $(EXTRACTOR)/bin/python --no-deps --no-build-isolation \
 		./images/resnet101-detectron2/detectron2 -e images/extractor -e images/resnet101-detectron2 -e images/resnext101-mmf
 	rm -f $(@D)/.ready-* && touch $@
@@ -52,7 +53,7 @@ demo-down: setup ## end what `make demo KEEP=1` left running
 test: setup system lint ## lint, then every test (some real servers, processes and a browser)
 	$(EXTRACTOR)/bin/pytest -c images/extractor/pyproject.toml --rootdir .
 	@mkdir -p .cache # the images are built beside the other tests; theirs come last, and wait for them
-	images/build >.cache/images.log 2>&1 & builder=$$!; \
+	BASE_IMAGE=$${BASE_IMAGE:-debootstrap} images/build >.cache/images.log 2>&1 & builder=$$!; \
 	$(CONTROL)/bin/pytest && failed=0 || failed=$$?; wait $$builder || true; exit $$failed
 
 .PHONY: test-cluster
@@ -77,6 +78,10 @@ lint: setup ## ruff, mypy --strict, import-linter
 	cd images/extractor && .venv/bin/mypy
 	$(CONTROL)/bin/lint-imports
 
+.PHONY: audit
+audit: setup ## known advisories against every locked package (asks osv.dev, or the mirror OSV_URL)
+	$(CONTROL)/bin/python images/audit.py
+
 .PHONY: format
 format: setup ## let ruff format and mend what it can
 	$(CONTROL)/bin/ruff check --fix $(OURS)
@@ -95,6 +100,7 @@ lock: $(UV) ## resolve both environments anew
 	cd images/extractor && ../../$(UV) export --quiet --frozen --format requirements.txt --no-header --no-emit-local --no-default-groups --all-extras -o requirements.images.lock
 	cd images/extractor && ../../$(UV) export --quiet --frozen --format requirements.txt --no-header --no-emit-local --only-group build -o requirements.build.lock
 	$(UV) export --quiet --frozen --format requirements.txt --no-header --no-emit-local --no-default-groups -o images/airflow/requirements.lock
+	echo uv | $(UV) pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate - -o $(UV_LOCK)
 
 .PHONY: clean
 clean: ## remove environments, caches and the demo's state

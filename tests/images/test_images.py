@@ -56,12 +56,12 @@ def test_the_image_makes_the_file_that_the_process_launcher_makes(
             assert set(ours[key]) == set(theirs[key])
             for field in ours[key]:
                 assert ours[key][field][()].tobytes() == theirs[key][field][()].tobytes(), (key, field)
-        assert ours.attrs["git_commit"] == _commit(podman, name)
+        assert ours.attrs["git_commit"] == _label(podman, name, "revision")
 
 
-def _commit(podman: Podman, name: str) -> str:
+def _label(podman: Podman, name: str, label: str) -> str:
     found = podman.call("image", "inspect", name)
-    return str(json.loads(found.stdout)[0]["Labels"]["org.opencontainers.image.revision"])
+    return str(json.loads(found.stdout)[0]["Labels"][f"org.opencontainers.image.{label}"])
 
 
 def test_sigterm_reaches_the_extractor_and_saves_its_part(
@@ -114,6 +114,28 @@ def test_what_is_in_an_image_and_what_is_not(podman: Podman, image: Build, name:
         podman.as_a_pod(built, "-c", script, options=("--entrypoint=sh",)), capture_output=True, text=True, check=False
     )
     assert said.stdout.split() in (["10001"], ["50000"])
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, "airflow"])
+def test_the_list_in_an_image_names_everything_that_is_installed_in_it(podman: Podman, image: Build, name: str) -> None:
+    built = image(name)
+    script = (
+        "dpkg-query -W -f '${Package}\\n'; "
+        "ls -d /opt/venv/lib/python3*/site-packages/*.dist-info | sed 's,.*/,,; s,-.*,,' | tr A-Z_. a-z--; "
+        "echo; cat /opt/featurise/licences.tsv"
+    )
+    said = subprocess.run(
+        podman.as_a_pod(built, "-c", script, options=("--entrypoint=sh",)), capture_output=True, text=True, check=True
+    )
+    installed, _, table = said.stdout.partition("\n\n")
+    rows = [line.split("\t") for line in table.splitlines()[1:]]
+    assert len(installed.split()) > 100
+    assert sorted(row[1] for row in rows if row[0] in {"debian", "python"}) == sorted(installed.split())
+    beside = REPOSITORY / ".cache" / "images"
+    assert (beside / f"{name}.licences.tsv").read_text() == table
+    document = json.loads((beside / f"{name}.sbom.cdx.json").read_text())
+    assert document["metadata"]["component"]["version"] == _label(podman, built, "version")
+    assert len(document["components"]) == len(rows)
 
 
 def test_the_control_plane_prepares_its_databases_as_the_chart_has_it_do(podman: Podman, image: Build) -> None:
