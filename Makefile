@@ -11,7 +11,7 @@ CONTROL := .venv
 OURS := dags plugins images tests
 
 # An environment is brought up to date when a lock or a project file has changed, and only then.
-CONTROL_READY := $(CONTROL)/.ready-$(shell cat requirements.lock pyproject.toml images/extractor/pyproject.toml | sha256sum | cut -c1-16)
+CONTROL_READY := $(CONTROL)/.ready-$(shell cat requirements.lock pyproject.toml images/*/pyproject.toml | sha256sum | cut -c1-16)
 EXTRACTOR_READY := $(EXTRACTOR)/.ready-$(shell cat images/extractor/requirements.lock images/*/pyproject.toml images/resnet101-detectron2/detectron2/* | sha256sum | cut -c1-16)
 
 .PHONY: help
@@ -30,7 +30,8 @@ $(UV): $(UV_LOCK)
 $(CONTROL_READY): | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(CONTROL)
 	$(UV) pip sync --quiet --require-hashes --python $(CONTROL)/bin/python requirements.lock
-	$(UV) pip install --quiet --python $(CONTROL)/bin/python --no-deps --no-build-isolation -e . -e images/extractor
+	$(UV) pip install --quiet --python $(CONTROL)/bin/python --no-deps --no-build-isolation -e . -e images/extractor \
+		-e images/resnet101-detectron2 -e images/resnext101-mmf # their specs: what computes is not installed here
 	rm -f $(@D)/.ready-* && touch $@
 
 # In its own folder, since its pyproject says how mmf is built.

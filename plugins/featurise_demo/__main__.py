@@ -12,7 +12,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from extractor.core.backbone_specs import SPECS
+from extractor.core.backbone_specs import specs
 from extractor.core.exit_codes import ExtractorError
 from featurise.errors import FeaturiseError
 from featurise.settings import PREFIX
@@ -23,8 +23,8 @@ from featurise_demo.show import Progress, console, outcomes, say
 
 UP_SECONDS = 600.0
 DOWN_SECONDS = 120.0
-DAGS = ("photos__resnet101", "photos__resnext101")
-DECLARED = (PREFIX, *(f"{backbone.upper()}_" for backbone in SPECS))
+DAGS = tuple(f"photos__{backbone}" for backbone in specs())
+DECLARED = (PREFIX, *(f"{backbone.upper()}_" for backbone in specs()))
 """How the variables begin that the settings and `dags/featurise.yaml` read."""
 FAILURES = (
     FeaturiseError,

@@ -170,14 +170,14 @@ def _shares(mib: float, rounds: list[tuple[float, float]]) -> dict[str, float]:
 def _regions(random: np.random.Generator) -> Regions:
     corners = np.sort(random.uniform(0, 480, (36, 2, 2)), axis=1).reshape(36, 4)
     return Regions(
-        features=random.gamma(1, 1, (36, contract.FEATURE_WIDTH)).astype(np.float32),
+        features=random.gamma(1, 1, (36, 2048)).astype(np.float32),
         boxes=corners.astype(np.float32),
-        obj_id=random.integers(0, contract.CLASSES, 36),
+        obj_id=random.integers(0, 1600, 36),
         obj_conf=random.uniform(0, 1, 36).astype(np.float32),
         num_boxes=36,
         img_w=640,
         img_h=480,
-        attr_id=random.integers(0, contract.ATTRIBUTES, 36),
+        attr_id=random.integers(0, 400, 36),
         attr_conf=random.uniform(0, 1, 36).astype(np.float32),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from extractor.core.backbone_specs import SPECS
+from extractor.core.backbone_specs import specs
 from extractor.core.exit_codes import Exit
 
 DOWNLOAD_SECONDS = 300
@@ -29,7 +29,7 @@ def download(cache: Path, extractor: Path, say: Callable[[str], None]) -> None:
 
     Raises CalledProcessError when a download ends for another reason than its server's.
     """
-    for spec in SPECS.values():
+    for spec in specs().values():
         if _at_hand(spec.checkpoint) or (cache / spec.checkpoint).exists():
             continue
         fetch: list[str | Path] = [extractor, "weights", "fetch", spec.name, cache]
@@ -50,7 +50,7 @@ def provide(cache: Path, extractor: Path, say: Callable[[str], None]) -> list[Ch
     `extractor` is the executable that makes and checks them.
     Raises FileNotFoundError when `WEIGHTS_DIR` is no folder, CalledProcessError when a checkpoint is none.
     """
-    return [_provide(spec.name, spec.checkpoint, cache, extractor, say) for spec in SPECS.values()]
+    return [_provide(spec.name, spec.checkpoint, cache, extractor, say) for spec in specs().values()]
 
 
 def _provide(backbone: str, name: str, cache: Path, extractor: Path, say: Callable[[str], None]) -> Checkpoint:

@@ -131,14 +131,14 @@ def regions(data: bytes, *, rows: int = 36, width: int = 640, height: int = 480,
         axis=1,
     ).astype(np.float32)
     return Regions(
-        features=random.gamma(1, 1, (rows, contract.FEATURE_WIDTH)).astype(np.float32),
+        features=random.gamma(1, 1, (rows, 2048)).astype(np.float32),
         boxes=boxes,
-        obj_id=random.integers(0, contract.CLASSES, rows),
+        obj_id=random.integers(0, 1600, rows),
         obj_conf=random.uniform(0, 1, rows).astype(np.float32),
         num_boxes=rows,
         img_w=width,
         img_h=height,
-        attr_id=random.integers(0, contract.ATTRIBUTES, rows) if attributes else None,
+        attr_id=random.integers(0, 400, rows) if attributes else None,
         attr_conf=random.uniform(0, 1, rows).astype(np.float32) if attributes else None,
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from extractor.core import storage
+from extractor.core.backbone_specs import specs
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run_options import Options
 from featurise.objects import layout
@@ -258,14 +259,16 @@ def test_drift_of_classes_counts_beyond_chance_only(spec):
 )
 def test_the_padded_input_is_the_references(size, network):
     short = min(size)
+    frame = specs()["resnext101"].frame(*size)
     scale = 800 / short if round(800 / short * max(size)) <= 1333 else 1333 / max(size)
-    assert [side * scale for side in rules.padded(*size)] == pytest.approx(network)
+    assert [side * scale for side in (frame.width, frame.height)] == pytest.approx(network)
 
 
 def test_boxes_of_resnext101_may_reach_into_the_padding_and_no_further(spec, extract):
     other = spec.model_copy(update={"backbone": "resnext101"})
     found = extract.find(b"image")
-    width, height = rules.padded(640, 480)
+    frame = specs()["resnext101"].frame(640, 480)
+    width, height = frame.width, frame.height
     assert width > 640
     found.boxes[0] = (0, 0, np.float32(width) - 1, 400)
     norms = np.linalg.norm(found.features, axis=1)

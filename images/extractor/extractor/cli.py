@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from extractor import __version__, log
 from extractor.core import manifest, storage
-from extractor.core.backbone_specs import SPECS, ClsProb, Precision, box_rule
+from extractor.core.backbone_specs import ClsProb, Precision, box_rule, specs
 from extractor.core.exit_codes import Exit, ExtractorError, Interrupted, Summary, UsageError
 from extractor.core.manifest import MAX_PIXELS, ImageIds
 from extractor.pipeline.progress import Progress
@@ -305,8 +305,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _check_backbone(backbone: str) -> None:
-    if backbone not in SPECS:
-        raise UsageError(f"--backbone {backbone}: there is no such backbone; expected {' or '.join(SPECS)}")
+    if backbone not in specs():
+        raise UsageError(f"--backbone {backbone}: there is no such backbone; expected {' or '.join(specs())}")
 
 
 def _manifest(uri: str | None, images: str | None, rule: ImageIds, output: str) -> manifest.Manifest:

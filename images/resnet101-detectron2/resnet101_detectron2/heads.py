@@ -7,9 +7,10 @@ from torch.nn import functional
 
 from extractor.backbone import Prepared
 from extractor.core.backbone_specs import BoxRule
-from extractor.core.contract import CLASSES, Regions
+from extractor.core.contract import Regions
 from resnet101_detectron2.network import AttributeOutputLayers
 from resnet101_detectron2.selection import select
+from resnet101_spec import SPEC
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ def regions(predictor: AttributeOutputLayers, found: Candidates, image: Prepared
     have fewer rows than the rule's minimum, or none: the reference fails on such an image, here `num_boxes` says it.
     """
     logits, deltas = predictor(found.features)
-    best = functional.softmax(logits, dim=1)[:, :CLASSES].max(dim=1)
-    of_class = deltas.view(len(deltas), CLASSES, 4)[torch.arange(len(deltas), device=deltas.device), best.indices]
+    best = functional.softmax(logits, dim=1)[:, : SPEC.classes].max(dim=1)
+    of_class = deltas.view(len(deltas), SPEC.classes, 4)[torch.arange(len(deltas), device=deltas.device), best.indices]
     decoded = predictor.box2box_transform.apply_deltas(of_class, found.proposals)
     boxes = _clipped(decoded, found.width, found.height).cpu()
     scores = best.values.cpu()

@@ -21,7 +21,7 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers, Res5ROIHeads
 from torch import nn
 from torch.nn import functional
 
-from extractor.core.contract import ATTRIBUTES, CLASSES, FEATURE_WIDTH
+from resnet101_spec import SPEC
 
 PIXEL_MEAN = (102.9801, 115.9465, 122.7717)
 """Mean of the training images, BGR grey levels; the spread is left as it is."""
@@ -46,7 +46,7 @@ def configuration() -> CfgNode:
     config.MODEL.RPN.CONV_DIMS = [512]
     config.MODEL.RPN.POST_NMS_TOPK_TEST = 300
     config.MODEL.ROI_HEADS.NAME = CaffeRes5ROIHeads.__name__
-    config.MODEL.ROI_HEADS.NUM_CLASSES = CLASSES
+    config.MODEL.ROI_HEADS.NUM_CLASSES = SPEC.classes
     config.MODEL.ROI_BOX_HEAD.POOLER_TYPE = "ROIPool"
     config.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = POOLED
     return config
@@ -80,9 +80,9 @@ class AttributeOutputLayers(FastRCNNOutputLayers):
 
     def __init__(self, config: CfgNode, input_shape: ShapeSpec) -> None:
         super().__init__(config, input_shape)
-        self.cls_embedding = nn.Embedding(CLASSES + 1, EMBEDDING_WIDTH)
-        self.fc_attr = nn.Linear(FEATURE_WIDTH + EMBEDDING_WIDTH, ATTRIBUTE_WIDTH)
-        self.attr_score = nn.Linear(ATTRIBUTE_WIDTH, ATTRIBUTES + 1)
+        self.cls_embedding = nn.Embedding(SPEC.classes + 1, EMBEDDING_WIDTH)
+        self.fc_attr = nn.Linear(SPEC.feature_width + EMBEDDING_WIDTH, ATTRIBUTE_WIDTH)
+        self.attr_score = nn.Linear(ATTRIBUTE_WIDTH, SPEC.attributes + 1)
 
     def attributes(self, features: torch.Tensor, class_logits: torch.Tensor) -> torch.Tensor:
         """Attribute probabilities [N, 400] from features [N, 2048] and class logits [N, 1601].
@@ -91,7 +91,7 @@ class AttributeOutputLayers(FastRCNNOutputLayers):
         """
         embedded = self.cls_embedding(class_logits.argmax(dim=1))
         hidden = functional.relu(self.fc_attr(torch.cat((features, embedded), dim=1)))
-        return functional.softmax(self.attr_score(hidden)[:, :ATTRIBUTES], dim=1)
+        return functional.softmax(self.attr_score(hidden)[:, : SPEC.attributes], dim=1)
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -102,7 +102,9 @@ class CaffeRes5ROIHeads(Res5ROIHeads):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """detectron2's arguments with the predictor replaced."""
         arguments: dict[str, Any] = super().from_config(cfg, input_shape)
-        arguments["box_predictor"] = AttributeOutputLayers(cfg, ShapeSpec(channels=FEATURE_WIDTH, height=1, width=1))
+        arguments["box_predictor"] = AttributeOutputLayers(
+            cfg, ShapeSpec(channels=SPEC.feature_width, height=1, width=1)
+        )
         return arguments
 
     @classmethod
@@ -110,11 +112,11 @@ class CaffeRes5ROIHeads(Res5ROIHeads):
         blocks = ResNet.make_stage(
             BottleneckBlock,
             3,
-            in_channels=FEATURE_WIDTH // 2,
-            bottleneck_channels=FEATURE_WIDTH // 4,
-            out_channels=FEATURE_WIDTH,
+            in_channels=SPEC.feature_width // 2,
+            bottleneck_channels=SPEC.feature_width // 4,
+            out_channels=SPEC.feature_width,
             norm=config.MODEL.RESNETS.NORM,
             stride_per_block=[1, 1, 1],
             dilation=2,
         )
-        return nn.Sequential(*blocks), FEATURE_WIDTH
+        return nn.Sequential(*blocks), SPEC.feature_width

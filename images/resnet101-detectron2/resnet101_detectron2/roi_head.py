@@ -9,10 +9,10 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 from torch.nn import functional
 
-from extractor.core.contract import FEATURE_WIDTH
 from resnet101_detectron2.pooling import pool
 from resnet101_detectron2.threads import Threads
 from resnet101_detectron2.winograd import Winograd3x3
+from resnet101_spec import SPEC
 
 ROIS_AT_ONCE = 8
 """RoIs that a CPU's thread takes through all of res5 together: what its caches hold, and work for many threads."""
@@ -30,7 +30,7 @@ class RegionFeatures:
     def __call__(self, features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
         """[R, 2048] float32 for one image's features [H, W, 1024] and its RoIs [R, 4] in network pixels."""
         if len(rois) == 0:
-            return features.new_empty(0, FEATURE_WIDTH, dtype=torch.float32)
+            return features.new_empty(0, SPEC.feature_width, dtype=torch.float32)
         pooled = pool(features, rois)
         bins = pooled.bins.movedim(2, self.roi_axis)
         shortcut = _pointwise(self.blocks[0].shortcut, pooled.cells)

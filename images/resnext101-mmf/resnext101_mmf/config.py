@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from extractor.core.contract import CLASSES, FEATURE_WIDTH
 from extractor.core.exit_codes import WeightsInvalid
+from resnext101_spec import SPEC
 
 
 def _literal(value: Any) -> Any:
@@ -42,8 +42,8 @@ Ratio = Annotated[float, Field(ge=0.01, le=100)]
 Levels = Annotated[tuple[Width, Width, Width, Width, Width], BeforeValidator(_literal)]
 Ratios = Annotated[tuple[Ratio, ...], BeforeValidator(_literal), Field(min_length=1)]
 Scales = Annotated[tuple[float, ...], BeforeValidator(_literal), AfterValidator(_halved)]
-Classes = Annotated[int, Field(ge=CLASSES + 1, le=CLASSES + 1)]
-HeadWidth = Annotated[int, Field(ge=FEATURE_WIDTH, le=FEATURE_WIDTH)]
+Classes = Annotated[int, Field(ge=SPEC.classes + 1, le=SPEC.classes + 1)]
+HeadWidth = Annotated[int, Field(ge=SPEC.feature_width, le=SPEC.feature_width)]
 
 
 class _Section(BaseModel):
@@ -109,8 +109,8 @@ class BoxHead(_Section):
     pooler_resolution: Side = 7
     pooler_sampling_ratio: Side = 2
     pooler_scales: Scales = (0.25, 0.125, 0.0625, 0.03125)
-    mlp_head_dim: HeadWidth = FEATURE_WIDTH
-    num_classes: Classes = CLASSES + 1
+    mlp_head_dim: HeadWidth = SPEC.feature_width
+    num_classes: Classes = SPEC.classes + 1
     use_gn: Literal[False] = False
 
 
@@ -157,5 +157,5 @@ def read(path: Path | None) -> Model:
         )
         raise WeightsInvalid(
             f"{path}: {wrong}; expected the configuration of a maskrcnn-benchmark Faster R-CNN with FPN and "
-            f"{CLASSES + 1} classes, such as the published detectron_model.yaml"
+            f"{SPEC.classes + 1} classes, such as the published detectron_model.yaml"
         ) from error

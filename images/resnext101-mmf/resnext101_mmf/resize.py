@@ -7,27 +7,14 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from extractor.backbone import Prepared, Unfit
-
-SHORT_SIDE, LONG_SIDE = 800, 1333
-"""Pixels: the shorter side is resized to the first unless the longer one would pass the second."""
+from resnext101_spec import LONG_SIDE, STRIDE, resize_factor
 
 MEAN = np.array([102.9801, 115.9465, 122.7717])
 """Grey levels in BGR order. IGLUE subtracts them from pixels in RGB order, and its published features have it so."""
 
-STRIDE = 32
-"""Network sides are multiples of this, since the pyramid doubles its levels exactly."""
-
 _LESS_MEAN = (np.arange(256)[:, None] - MEAN).astype(np.float32).reshape(1, 256, 3)
 """Each grey level less each channel's mean: subtracted in double, then rounded, as the reference's in-place subtraction
 does."""
-
-
-def resize_factor(width: int, height: int) -> float:
-    """Network pixels per image pixel."""
-    factor = SHORT_SIDE / min(width, height)
-    if np.round(factor * max(width, height)) > LONG_SIDE:
-        factor = LONG_SIDE / max(width, height)
-    return factor
 
 
 def prepare(pixels: NDArray[np.uint8]) -> Prepared:

@@ -183,7 +183,7 @@ class FeatureSetSpec(Section):
     """One dataset under one backbone. Survives a trip through JSON."""
 
     dataset: str = Field(pattern=NAME, description="name; the key below `datasets`")
-    backbone: str = Field(description="`resnet101` or `resnext101`; the key below `backbones`")
+    backbone: str = Field(description="an installed one, as `resnet101`, `resnext101`; the key below `backbones`")
     bucket: Bucket = Field(description="bucket that the images lie in")
     prefix: Prefix = Field(default="", description="prefix of the images; by default `images/<dataset>/`")
     image_ids: ImageIds = Field(
@@ -200,7 +200,10 @@ class FeatureSetSpec(Section):
     weights: Weights
     boxes: Boxes = Boxes()
     precision: Precision = Field(default=Precision.FP32, description="arithmetic; fp32 is the parity reference")
-    cls_prob: ClsProb = Field(default=ClsProb.FULL, description="whether `resnext101` files carry class probabilities")
+    cls_prob: ClsProb = Field(
+        default=ClsProb.FULL,
+        description="whether files carry class probabilities, where the backbone has them: `resnext101`",
+    )
     images_per_shard: int = Field(default=2000, ge=1, description="images that one GPU task works through")
     launcher: Literal["process", "kubernetes"] = Field(
         default="process", description="where extract tasks run: on this machine, or as pods"
@@ -218,8 +221,8 @@ class FeatureSetSpec(Section):
     @field_validator("backbone")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in backbone_specs.SPECS:
-            raise ValueError(f"{value!r} is no backbone; expected one of {', '.join(backbone_specs.SPECS)}")
+        if value not in backbone_specs.specs():
+            raise ValueError(f"{value!r} is no backbone; expected one of {', '.join(backbone_specs.specs())}")
         return value
 
     @field_validator("boxes")
@@ -227,8 +230,8 @@ class FeatureSetSpec(Section):
     def _make_a_rule(cls, value: Boxes, info: ValidationInfo) -> Boxes:
         if "backbone" in info.data:
             backbone_specs.box_rule(info.data["backbone"], **value.model_dump())
-        if value.background and info.data.get("backbone") == "resnet101":
-            raise ValueError("background is for resnext101, and resnet101 knows no such choice; remove it")
+            if value.background and not backbone_specs.specs()[info.data["backbone"]].background:
+                raise ValueError(f"{info.data['backbone']} never considers the background; remove it")
         return value
 
     @field_validator("ready")

@@ -24,7 +24,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from extractor.core.backbone_specs import SPECS
+from extractor.core.backbone_specs import specs
 from featurise.declaration import yaml_lines
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.yaml_lines import Document, Refused, VariableMissing
@@ -86,9 +86,9 @@ def _shape(path: Path, document: Document) -> str | None:
 
 def _unknown_backbones(path: Path, document: Document) -> Iterator[Broken]:
     for name in document.data.get("backbones", {}):
-        if name not in SPECS:
+        if name not in specs():
             line, _ = document.line(("backbones", str(name)))
-            what = f"unknown backbone; expected one of {', '.join(SPECS)}"
+            what = f"unknown backbone; expected one of {', '.join(specs())}"
             yield Broken(message=f"{path}, line {line}: backbones.{name}: {what}")
 
 

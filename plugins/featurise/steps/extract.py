@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from extractor.core import storage
-from extractor.core.backbone_specs import SPECS
+from extractor.core.backbone_specs import specs
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.failures.taxonomy import Reason, batch_divisor, memory_factor
 from featurise.steps.plan import Shard
@@ -64,7 +64,7 @@ def specification(
         *("--part-images", str(spec.limits.part_images), "--part-seconds", str(spec.limits.part_seconds)),
         *("--max-reject-share", str(spec.limits.max_reject_share)),
     ]
-    if SPECS[spec.backbone].class_probabilities:
+    if specs()[spec.backbone].class_probabilities:
         argv += ["--cls-prob", spec.cls_prob.value]
     if spec.rule.background:
         argv += ["--background"]

@@ -1,11 +1,22 @@
-"""What the platform knows of each backbone without loading it: its box rule, its fields, its numerics, its revision."""
+"""What the platform knows of each backbone without loading it: its box rule, its fields, its numerics, its revision.
+
+A backbone package registers its `BackboneSpec` under the entry point group `extractor.specs`, by the backbone's name,
+in a module that needs no torch: the control plane reads it, too.
+"""
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from importlib.metadata import entry_points
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import Field as Limit
+
+from extractor.core import contract
+from extractor.core.contract import Field
 
 
 class Precision(StrEnum):
@@ -18,7 +29,7 @@ class Precision(StrEnum):
 
 
 class ClsProb(StrEnum):
-    """Whether `resnext101` files carry the class probabilities of every box (640 KB an image)."""
+    """Whether files carry the class probabilities of every box: 640 KB an image of 100 boxes and 1,600 classes."""
 
     FULL = "full"
     NONE = "none"
@@ -29,9 +40,9 @@ class BoxRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min_boxes: int = Field(ge=1, le=300)
-    max_boxes: int = Field(ge=1, le=300)
-    confidence_threshold: float = Field(default=0.0, ge=0.0, lt=1.0)
+    min_boxes: int = Limit(ge=1, le=300)
+    max_boxes: int = Limit(ge=1, le=300)
+    confidence_threshold: float = Limit(default=0.0, ge=0.0, lt=1.0)
     background: bool = False
 
     @model_validator(mode="after")
@@ -47,37 +58,60 @@ class BoxRule(BaseModel):
 
 
 @dataclass(frozen=True)
+class Frame:
+    """Where the boxes of an image lie, in its pixels: 0 to `width` and 0 to `height`.
+
+    A box has a positive area; its right side may lie up to `tolerance` pixels left of its left side, and its lower one
+    above its upper one, where a reference counts both edge pixels as inside.
+    """
+
+    width: float
+    height: float
+    tolerance: float = 0.0
+
+
+def _of_the_image(width: int, height: int) -> Frame:
+    return Frame(width, height)
+
+
+Choice = tuple[int, int, float]
+"""Fewest boxes, most boxes, confidence threshold."""
+
+
+@dataclass(frozen=True)
 class BackboneSpec:
-    """The facts of one backbone that change a number or a file's layout."""
+    """Every difference between backbones that shared code needs to know."""
 
     name: str
     numerics: int
     """Raised whenever the same checkpoint and image would give another number."""
-    attributes: bool
-    class_probabilities: bool
     checkpoint: str
-    """The published checkpoint's file name."""
+    """The published checkpoint's file name; its ending tells this backbone's checkpoints from others."""
+    choose: Callable[[int | None, int | None, float | None], Choice]
+    """The rule that a user's minimum, maximum and threshold mean (None: not given), after the reference's own."""
+    classes: int = 1600
+    attributes: int = 0
+    """Attribute classes; a backbone with none has no attribute fields."""
+    class_probabilities: bool = False
+    background: bool = False
+    """Whether a rule may let the background compete for a box's class."""
+    feature_width: int = 2048
+    frame: Callable[[int, int], Frame] = _of_the_image
+    """Where boxes may lie in an image of this width and height in pixels."""
+
+    def fields(self, choice: ClsProb) -> tuple[Field, ...]:
+        """The fields of every image's group in a file made under this choice."""
+        probabilities = self.classes if self.class_probabilities and choice is ClsProb.FULL else 0
+        return contract.fields(
+            attributes=self.attributes > 0, probabilities=probabilities, feature_width=self.feature_width
+        )
 
 
-SPECS = {
-    spec.name: spec
-    for spec in (
-        BackboneSpec(
-            "resnet101",
-            numerics=1,
-            attributes=True,
-            class_probabilities=False,
-            checkpoint="faster_rcnn_from_caffe_attr.pkl",
-        ),
-        BackboneSpec(
-            "resnext101",
-            numerics=2,
-            attributes=False,
-            class_probabilities=True,
-            checkpoint="detectron_model.pth",
-        ),
-    )
-}
+@cache
+def specs() -> Mapping[str, BackboneSpec]:
+    """The installed backbones' specs, by name."""
+    found = {point.name: point.load() for point in entry_points(group="extractor.specs")}
+    return dict(sorted(found.items()))
 
 
 def box_rule(
@@ -90,23 +124,9 @@ def box_rule(
 ) -> BoxRule:
     """The rule that these options mean for a backbone, its reference's own where they are silent.
 
-    `resnet101` keeps exactly 36 boxes, as IGLUE's procedure does; with another minimum and maximum it is the adaptive
-    rule of the bottom-up attention paper, whose confidence threshold is 0.2. `resnext101` keeps mmf's 100 boxes at
-    threshold 0; with a threshold, between 10 and 100.
-
     Raises ValueError (pydantic's) when the options contradict each other.
     """
-    if backbone == "resnet101":
-        if min_boxes is None and max_boxes is None and confidence_threshold is not None:
-            min_boxes, max_boxes = 10, 100
-        low = min_boxes if min_boxes is not None else min(36, max_boxes or 36)
-        high = max_boxes if max_boxes is not None else max(36, low)
-        threshold = confidence_threshold if confidence_threshold is not None else (0.2 if low < high else 0.0)
-    else:
-        threshold = confidence_threshold or 0.0
-        high = max_boxes if max_boxes is not None else 100
-        low = min_boxes if min_boxes is not None else (10 if threshold > 0 else high)
-        low = min(low, high) if min_boxes is None else low
+    low, high, threshold = specs()[backbone].choose(min_boxes, max_boxes, confidence_threshold)
     return BoxRule(min_boxes=low, max_boxes=high, confidence_threshold=threshold, background=background)
 
 
@@ -119,7 +139,7 @@ def revision(
     config_sha256: str | None = None,
 ) -> str:
     """The digest (12 hex digits) of everything that changes a number or a field of a feature set."""
-    spec = SPECS[backbone]
+    spec = specs()[backbone]
     facts = {
         "backbone": backbone,
         "numerics": spec.numerics,

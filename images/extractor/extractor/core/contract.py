@@ -4,6 +4,7 @@ Field names and dtypes are those of the reference extractors' own files (VOLTA /
 `extract_features_vmb` for `resnext101`), so that researchers' scripts read the files as they are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from math import prod
@@ -17,10 +18,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 SCHEMA_VERSION = 1
-FEATURE_WIDTH = 2048
-CLASSES = 1600
-ATTRIBUTES = 400
-
 
 DAMAGED = (OSError, RuntimeError, KeyError, TypeError, ValueError)
 """What h5py raises on a file that is no HDF5, or not what was written."""
@@ -40,22 +37,26 @@ class Field:
 
 
 _F32, _I64 = np.dtype(np.float32), np.dtype(np.int64)
-REQUIRED = (
-    Field("features", _F32, (None, FEATURE_WIDTH)),
-    Field("boxes", _F32, (None, 4)),
-    Field("obj_id", _I64, (None,)),
-    Field("obj_conf", _F32, (None,)),
-    Field("num_boxes", _I64, ()),
-    Field("img_w", _I64, ()),
-    Field("img_h", _I64, ()),
-)
 ATTRIBUTE_FIELDS = (Field("attr_id", _I64, (None,)), Field("attr_conf", _F32, (None,)))
-PROBABILITY_FIELDS = (Field("cls_prob", _F32, (None, CLASSES)),)
 
 
-def fields(*, attributes: bool, class_probabilities: bool) -> tuple[Field, ...]:
-    """The fields of every group of a file; a field is in all groups or in none, as the field's readers expect."""
-    return REQUIRED + (ATTRIBUTE_FIELDS if attributes else ()) + (PROBABILITY_FIELDS if class_probabilities else ())
+@cache
+def fields(*, attributes: bool, probabilities: int = 0, feature_width: int = 2048) -> tuple[Field, ...]:
+    """The fields of every group of a file; a field is in all groups or in none, as the field's readers expect.
+
+    `probabilities` counts the classes whose probabilities the file has, 0 for none.
+    """
+    required = (
+        Field("features", _F32, (None, feature_width)),
+        Field("boxes", _F32, (None, 4)),
+        Field("obj_id", _I64, (None,)),
+        Field("obj_conf", _F32, (None,)),
+        Field("num_boxes", _I64, ()),
+        Field("img_w", _I64, ()),
+        Field("img_h", _I64, ()),
+    )
+    classes = (Field("cls_prob", _F32, (None, probabilities)),) if probabilities else ()
+    return required + (ATTRIBUTE_FIELDS if attributes else ()) + classes
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,11 @@ class Regions:
     @property
     def fields(self) -> tuple[Field, ...]:
         """The fields that this image's group has."""
-        return fields(attributes=self.attr_id is not None, class_probabilities=self.cls_prob is not None)
+        return fields(
+            attributes=self.attr_id is not None,
+            probabilities=0 if self.cls_prob is None else self.cls_prob.shape[1],
+            feature_width=self.features.shape[1],
+        )
 
 
 class Provenance(BaseModel):
@@ -107,9 +112,8 @@ class Provenance(BaseModel):
     created_at: str
 
 
-def image_bytes(rows: int, *, attributes: bool, class_probabilities: bool) -> int:
-    """Bytes that one image of this many rows takes in a file, HDF5's own included."""
-    found = fields(attributes=attributes, class_probabilities=class_probabilities)
+def image_bytes(rows: int, found: Sequence[Field]) -> int:
+    """Bytes that one image of this many rows of these fields takes in a file, HDF5's own included."""
     return sum(field.dtype.itemsize * prod(field.shape_for(rows)) for field in found) + 8192
 
 

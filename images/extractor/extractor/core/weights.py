@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extractor.core import storage
-from extractor.core.backbone_specs import SPECS
+from extractor.core.backbone_specs import specs
 from extractor.core.exit_codes import WeightsInvalid
 
 BLOCK = 4 * 1024 * 1024
@@ -73,7 +73,7 @@ def resolve(backbone: str, uri: str, *, sha256: str | None = None) -> Weights:
 
 def _locate(backbone: str, uri: str) -> tuple[str, str | None]:
     """The checkpoint's address and its YAML configuration's, for a file or a folder."""
-    expected = SPECS[backbone].checkpoint
+    expected = specs()[backbone].checkpoint
     suffix = Path(expected).suffix
     if uri.endswith(suffix):
         if storage.head(uri) is None:
@@ -101,7 +101,7 @@ def _names_below(folder: str) -> Iterator[str]:
 
 def names(uri: str, vocabulary: str) -> list[str] | None:
     """The first name of each class, when the weights' folder brings the vocabulary; else None."""
-    if uri.endswith(tuple(Path(spec.checkpoint).suffix for spec in SPECS.values())):
+    if uri.endswith(tuple(Path(spec.checkpoint).suffix for spec in specs().values())):
         return None
     try:
         text = storage.read_bytes(storage.join(uri, vocabulary)).decode()

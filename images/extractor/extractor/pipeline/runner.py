@@ -12,7 +12,7 @@ import torch
 from extractor import __version__
 from extractor.backbone import Backbone, Checkpoint, Loader, Options
 from extractor.core import storage
-from extractor.core.backbone_specs import SPECS, BoxRule, ClsProb, Precision, revision
+from extractor.core.backbone_specs import BoxRule, ClsProb, Precision, revision, specs
 from extractor.core.contract import Provenance, Regions, image_bytes
 from extractor.core.exit_codes import Interrupted, Summary, TooManyRejects, WeightsInvalid
 from extractor.core.manifest import MAX_PIXELS, IndexEntry, Manifest, Reason, Reject
@@ -126,9 +126,7 @@ def _revision(request: Request, weights: Weights) -> str:
 
 def _disk_needed(request: Request, done: int) -> int:
     """Bytes at the most that scratch, and a local output too, still take: the parts made here, and the whole file."""
-    spec = SPECS[request.backbone]
-    probabilities = spec.class_probabilities and request.cls_prob is ClsProb.FULL
-    one = image_bytes(request.rule.max_boxes, attributes=spec.attributes, class_probabilities=probabilities)
+    one = image_bytes(request.rule.max_boxes, specs()[request.backbone].fields(request.cls_prob))
     return one * (2 * len(request.manifest.entries) - done)
 
 

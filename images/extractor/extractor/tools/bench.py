@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from extractor import log
 from extractor.backbone import Loader, Options, Prepared, loader
 from extractor.core import manifest
-from extractor.core.backbone_specs import SPECS, Precision, box_rule
+from extractor.core.backbone_specs import Precision, box_rule, specs
 from extractor.core.contract import Regions
 from extractor.pipeline import machine, stage_timer
 from extractor.pipeline.progress import Progress
@@ -48,7 +48,7 @@ class Timed:
 @app.default
 def main(
     *,
-    backbone: Sequence[str] = tuple(SPECS),
+    backbone: Sequence[str] = tuple(specs()),
     images: Path = Path("tests/golden/images"),
     weights: Path = Path(".cache/weights"),
     device: str = "auto",
@@ -88,7 +88,7 @@ def main(
 
 
 def _checkpoint(backbone: str, folder: Path) -> Path:
-    path = folder / SPECS[backbone].checkpoint
+    path = folder / specs()[backbone].checkpoint
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         synthetic_checkpoint.make(backbone, path)

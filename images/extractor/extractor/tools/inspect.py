@@ -9,7 +9,7 @@ import h5py
 from pydantic import BaseModel, ValidationError
 
 from extractor.core import contract, storage
-from extractor.core.backbone_specs import SPECS, box_rule
+from extractor.core.backbone_specs import box_rule, specs
 from extractor.core.exit_codes import UsageError, WeightsInvalid
 from extractor.core.weights import resolve
 
@@ -106,12 +106,12 @@ def checkpoint(uri: str, *, backbone: str | None = None, sha256: str | None = No
 
 def _backbone_of(uri: str) -> str:
     """The backbone whose checkpoint's ending a file, or the one such file of a folder, has."""
+    endings = {spec.name: Path(spec.checkpoint).suffix for spec in specs().values()}
     names = [uri]
-    if not uri.endswith(tuple(Path(spec.checkpoint).suffix for spec in SPECS.values())):
+    if not uri.endswith(tuple(endings.values())):
         names = [item.key for item in storage.listing(uri.rstrip("/") + "/")]
-    found = {spec.name for spec in SPECS.values() if any(n.endswith(Path(spec.checkpoint).suffix) for n in names)}
+    found = [name for name, ending in endings.items() if any(each.endswith(ending) for each in names)]
     if len(found) != 1:
-        raise WeightsInvalid(
-            f"{uri}: expected one .pkl (resnet101) or .pth (resnext101) checkpoint; name the backbone with --backbone"
-        )
-    return found.pop()
+        expected = " or ".join(f"{ending} ({name})" for name, ending in endings.items())
+        raise WeightsInvalid(f"{uri}: expected one {expected} checkpoint; name the backbone with --backbone")
+    return found[0]

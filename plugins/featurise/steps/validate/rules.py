@@ -1,6 +1,5 @@
 """The rules of a shard: each function gives what is wrong, as text, and nothing when all holds."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,28 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractor.core import contract
-from extractor.core.backbone_specs import SPECS, ClsProb
+from extractor.core.backbone_specs import specs
 from extractor.core.contract import Field, Provenance, Regions
 from extractor.core.manifest import IndexEntry, Manifest, Reject
 from featurise.declaration.feature_set import FeatureSetSpec
 
-SHORT_SIDE, LONG_SIDE, PADDING = 800, 1333, 32
-"""Of the network's input in pixels, as mmf's `extract_features_vmb` resizes and pads."""
-ROUNDING = 1e-3
-"""Network pixels by which a side may be wrong: coordinates above a thousand, in float32, after some operations."""
-
 
 def expected_fields(spec: FeatureSetSpec) -> tuple[Field, ...]:
     """The fields that every group of a feature set's file has."""
-    backbone = SPECS[spec.backbone]
-    probabilities = backbone.class_probabilities and spec.cls_prob is ClsProb.FULL
-    return contract.fields(attributes=backbone.attributes, class_probabilities=probabilities)
+    return specs()[spec.backbone].fields(spec.cls_prob)
 
 
 def regions(spec: FeatureSetSpec, found: Regions, norms: NDArray[np.float32]) -> Iterator[str]:
     """Whether an image's numbers are possible; `norms` are those of the feature rows."""
     rows = len(found.features)
-    rule = spec.rule
+    rule, backbone = spec.rule, specs()[spec.backbone]
     if not 1 <= rows <= rule.max_boxes:
         yield f"{rows} rows, expected 1 to {rule.max_boxes}"
         return
@@ -41,10 +33,10 @@ def regions(spec: FeatureSetSpec, found: Regions, norms: NDArray[np.float32]) ->
         yield f"features of row {int(np.flatnonzero(norms == 0)[0])} are all zero"
     yield from _boxes(spec, found)
     # With background, class 0 is the background and the others count from 1.
-    yield from _within("obj_id", found.obj_id, contract.CLASSES - (not rule.background))
+    yield from _within("obj_id", found.obj_id, backbone.classes - (not rule.background))
     yield from _within("obj_conf", found.obj_conf, 1)
     if found.attr_id is not None and found.attr_conf is not None:
-        yield from _within("attr_id", found.attr_id, contract.ATTRIBUTES - 1)
+        yield from _within("attr_id", found.attr_id, backbone.attributes - 1)
         yield from _within("attr_conf", found.attr_conf, 1)
     if found.cls_prob is not None:
         yield from _within("cls_prob", found.cls_prob, 1)
@@ -61,29 +53,16 @@ def _boxes(spec: FeatureSetSpec, found: Regions) -> Iterator[str]:
         yield f"the image is {found.img_w} x {found.img_h} pixels"
         return
     x1, y1, x2, y2 = found.boxes.T
-    width, height = (found.img_w, found.img_h) if spec.backbone == "resnet101" else padded(found.img_w, found.img_h)
-    inside = (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height)
-    # maskrcnn-benchmark counts both edge pixels as inside a box: x2 may lie up to one network pixel below x1 there.
-    below = 0 if spec.backbone == "resnet101" else (1 + ROUNDING) / resize_factor(found.img_w, found.img_h)
-    positive = (x2 - x1 > -below) & (y2 - y1 > -below)
-    for name, holds in ((f"outside {width:g} x {height:g} pixels", inside), ("without a positive area", positive)):
+    frame = specs()[spec.backbone].frame(found.img_w, found.img_h)
+    inside = (x1 >= 0) & (y1 >= 0) & (x2 <= frame.width) & (y2 <= frame.height)
+    positive = (x2 - x1 > -frame.tolerance) & (y2 - y1 > -frame.tolerance)
+    for name, holds in (
+        (f"outside {frame.width:g} x {frame.height:g} pixels", inside),
+        ("without a positive area", positive),
+    ):
         if not holds.all():
             row = int(np.flatnonzero(~holds)[0])
             yield f"box of row {row} is {name}: {', '.join(f'{side:g}' for side in found.boxes[row])}"
-
-
-def resize_factor(width: int, height: int) -> float:
-    """Network pixels per pixel of the image."""
-    scale = SHORT_SIDE / min(width, height)
-    return LONG_SIDE / max(width, height) if round(scale * max(width, height)) > LONG_SIDE else scale
-
-
-def padded(width: int, height: int) -> tuple[float, float]:
-    """Width and height of the padded network input, in pixels of the image."""
-    scale = resize_factor(width, height)
-    sides = (math.ceil(max(1, round(side * scale)) / PADDING) * PADDING / scale for side in (width, height))
-    padded_width, padded_height = sides
-    return padded_width, padded_height
 
 
 def lists(manifest: Manifest, index: Sequence[IndexEntry], rejects: Sequence[Reject]) -> Iterator[str]:
