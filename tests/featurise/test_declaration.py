@@ -189,8 +189,8 @@ def test_a_misspelt_backbone_that_no_dataset_uses_is_told_and_breaks_none(tmp_pa
             "line 19: datasets.birds: declared twice, first on line 15; remove or rename one of them",
         ),
         (
-            "    prefix: p",
-            "    prefix: x/\n    prefix: p",
+            "    prefix: i",
+            "    prefix: x/\n    prefix: i",
             "line 21: datasets.flowers.prefix: declared twice, .* line 20",
         ),
         ("datasets:\n", "defaults: {}\ndatasets:\n", "line 14: defaults: declared twice, first on line 1;"),

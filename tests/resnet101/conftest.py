@@ -7,7 +7,7 @@ import torch
 
 from extractor import kernels
 from extractor.backbone import Checkpoint, Options
-from extractor.core.backbone_specs import SPECS, box_rule
+from extractor.core.backbone_specs import box_rule, specs
 from extractor.tools import synthetic_checkpoint
 from resnet101_detectron2 import load
 from resnet101_detectron2.detector import Detector
@@ -21,7 +21,7 @@ kernels.use_the_same()  # as the runtime does, before anything is computed
 @pytest.fixture(scope="session")
 def resnet101_checkpoint() -> Path:
     """The synthetic checkpoint that the golden outputs were made with; made once, kept in the repository's cache."""
-    path = REPOSITORY / ".cache" / "weights" / SPECS["resnet101"].checkpoint
+    path = REPOSITORY / ".cache" / "weights" / specs()["resnet101"].checkpoint
     if not path.exists():
         synthetic_checkpoint.make("resnet101", path)
     return path

@@ -9,7 +9,7 @@ import torch
 
 from extractor import kernels
 from extractor.backbone import Checkpoint, Options
-from extractor.core.backbone_specs import SPECS, box_rule
+from extractor.core.backbone_specs import box_rule, specs
 from extractor.core.contract import Regions
 from extractor.pipeline.decode import decode
 from extractor.tools import synthetic_checkpoint
@@ -34,7 +34,7 @@ def two_threads():
 @pytest.fixture(scope="session")
 def resnext101_checkpoint() -> Path:
     """The synthetic checkpoint that the golden outputs were made with; made once, kept in the repository's cache."""
-    path = REPOSITORY / ".cache" / "weights" / SPECS["resnext101"].checkpoint
+    path = REPOSITORY / ".cache" / "weights" / specs()["resnext101"].checkpoint
     if not path.exists():
         synthetic_checkpoint.make("resnext101", path)
     return path

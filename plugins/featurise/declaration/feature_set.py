@@ -24,6 +24,13 @@ def _prefix(value: str) -> str:
     return value
 
 
+def _check_background(backbone: str, background: bool) -> None:
+    specs = backbone_specs.specs()
+    if background and not specs[backbone].background:
+        able = ", ".join(name for name, spec in specs.items() if spec.background)
+        raise ValueError(f"background is for {able}, and {backbone} knows no such choice; remove it")
+
+
 def _bucket(value: str) -> str:
     if not re.fullmatch(BUCKET, value):
         raise ValueError(
@@ -201,8 +208,7 @@ class FeatureSetSpec(Section):
     boxes: Boxes = Boxes()
     precision: Precision = Field(default=Precision.FP32, description="arithmetic; fp32 is the parity reference")
     cls_prob: ClsProb = Field(
-        default=ClsProb.FULL,
-        description="whether files carry class probabilities, where the backbone has them: `resnext101`",
+        default=ClsProb.FULL, description="whether files carry class probabilities, where the backbone has them"
     )
     images_per_shard: int = Field(default=2000, ge=1, description="images that one GPU task works through")
     launcher: Literal["process", "kubernetes"] = Field(
@@ -230,8 +236,7 @@ class FeatureSetSpec(Section):
     def _make_a_rule(cls, value: Boxes, info: ValidationInfo) -> Boxes:
         if "backbone" in info.data:
             backbone_specs.box_rule(info.data["backbone"], **value.model_dump())
-            if value.background and not backbone_specs.specs()[info.data["backbone"]].background:
-                raise ValueError(f"{info.data['backbone']} never considers the background; remove it")
+            _check_background(info.data["backbone"], value.background)
         return value
 
     @field_validator("ready")

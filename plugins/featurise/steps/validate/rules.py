@@ -35,7 +35,7 @@ def regions(spec: FeatureSetSpec, found: Regions, norms: NDArray[np.float32]) ->
     # With background, class 0 is the background and the others count from 1.
     yield from _within("obj_id", found.obj_id, backbone.classes - (not rule.background))
     yield from _within("obj_conf", found.obj_conf, 1)
-    if found.attr_id is not None and found.attr_conf is not None:
+    if backbone.attributes and found.attr_id is not None and found.attr_conf is not None:
         yield from _within("attr_id", found.attr_id, backbone.attributes - 1)
         yield from _within("attr_conf", found.attr_conf, 1)
     if found.cls_prob is not None:
@@ -56,10 +56,8 @@ def _boxes(spec: FeatureSetSpec, found: Regions) -> Iterator[str]:
     frame = specs()[spec.backbone].frame(found.img_w, found.img_h)
     inside = (x1 >= 0) & (y1 >= 0) & (x2 <= frame.width) & (y2 <= frame.height)
     positive = (x2 - x1 > -frame.tolerance) & (y2 - y1 > -frame.tolerance)
-    for name, holds in (
-        (f"outside {frame.width:g} x {frame.height:g} pixels", inside),
-        ("without a positive area", positive),
-    ):
+    outside = f"outside {frame.width:g} x {frame.height:g} pixels"
+    for name, holds in ((outside, inside), ("without a positive area", positive)):
         if not holds.all():
             row = int(np.flatnonzero(~holds)[0])
             yield f"box of row {row} is {name}: {', '.join(f'{side:g}' for side in found.boxes[row])}"
