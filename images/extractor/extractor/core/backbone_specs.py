@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Limit
 
-from extractor.core import contract
-from extractor.core.contract import Field
+if TYPE_CHECKING:
+    from extractor.core.contract import Field
 
 
 class Precision(StrEnum):
@@ -99,8 +100,10 @@ class BackboneSpec:
     frame: Callable[[int, int], Frame] = _of_the_image
     """Where boxes may lie in an image of this width and height in pixels."""
 
-    def fields(self, choice: ClsProb) -> tuple[Field, ...]:
+    def fields(self, choice: ClsProb) -> "tuple[Field, ...]":
         """The fields of every image's group in a file made under this choice."""
+        from extractor.core import contract  # h5py takes long to import, and to parse a DAG it is not needed
+
         probabilities = self.classes if self.class_probabilities and choice is ClsProb.FULL else 0
         return contract.fields(
             attributes=self.attributes > 0, probabilities=probabilities, feature_width=self.feature_width
