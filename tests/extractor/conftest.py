@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import structlog
 from shards import STUB, Ended, Shard, image, logged
 
 from extractor import cli
@@ -56,6 +57,7 @@ def extract(monkeypatch, capsys) -> Callable[[Sequence[str]], Ended]:
 
     yield run
     signal.signal(signal.SIGTERM, before)
+    structlog.reset_defaults()  # what it logs to is this test's
 
 
 @pytest.fixture(scope="session")

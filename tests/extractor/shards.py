@@ -76,16 +76,16 @@ class Ended:
         return [line for line in self.lines if line["event"] == name]
 
 
-def environment(seconds: float = 0.0) -> dict[str, str]:
+def environment(seconds: float = 0.0, **more: str) -> dict[str, str]:
     """The environment in which the extractor finds the stub backbone."""
-    return os.environ | {"PYTHONPATH": str(STUB), "STUB_SECONDS": str(seconds), "OMP_NUM_THREADS": "1"}
+    return os.environ | {"PYTHONPATH": str(STUB), "STUB_SECONDS": str(seconds), "OMP_NUM_THREADS": "1"} | more
 
 
-def start(arguments: Sequence[str], seconds: float = 0.0) -> subprocess.Popen:
-    """The extractor as a process of its own."""
+def start(arguments: Sequence[str], seconds: float = 0.0, **more: str) -> subprocess.Popen:
+    """The extractor as a process of its own, with more variables in its environment."""
     program = [str(Path(sys.executable).with_name("extractor")), *arguments]
     return subprocess.Popen(
-        program, env=environment(seconds), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        program, env=environment(seconds, **more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

@@ -1,5 +1,6 @@
 """The command line: `extractor run`, `extractor inspect`, `extractor weights`."""
 
+import os
 import signal
 import sys
 import threading
@@ -101,7 +102,7 @@ def run(
     background
         Let the background compete for a box's class (`resnext101`).
     batch_size
-        Images of one shape that share a pass; 1 on a CPU and 8 on a GPU unless given.
+        Images of one shape that share a pass; unless given, 1 on a CPU and up to 8 on a GPU, as its free memory allows.
     part_images
         A part is saved after so many images.
     part_seconds
@@ -301,6 +302,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         print(f"extractor: {error}; name a place with room that this user may read and write", file=sys.stderr)
         code = Exit.STORAGE
+    if code == Exit.GPU_FAULT:
+        # All that is finished is saved. What Python would still tidy up belongs to a broken CUDA context, in which any
+        # further call may fail, abort or wait for ever.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -329,12 +336,12 @@ def _box_rule_refused(error: ValidationError) -> str:
 
 def _classed(error: Exception) -> tuple[Exit, str]:
     """Exit code and message of an error that no part of the extractor classed."""
-    import torch
+    from extractor.gpu.faults import fault_of
 
     log.log.error("traceback", trace="".join(traceback.format_exception(error)))
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, torch.OutOfMemoryError):
-        return Exit.GPU_OUT_OF_MEMORY, f"the GPU's memory did not suffice, retry with half the batch size: {text}"
+    if (fault := fault_of(error, "outside a batch")) is not None:
+        return fault.exit, str(fault)
     if isinstance(error, MemoryError):
         return Exit.HOST_OUT_OF_MEMORY, f"the machine's memory did not suffice, give it more: {text}"
     return Exit.CRASH, text

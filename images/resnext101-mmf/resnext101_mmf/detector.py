@@ -50,7 +50,8 @@ class Detector:
         """
         if self.options.device.type == "cpu":
             return [regions for image in batch for regions in self._detect([image])]
-        return self._detect(batch)
+        with self.options.checked():
+            return self._detect(batch)
 
     @torch.inference_mode()
     def _detect(self, batch: Sequence[Prepared]) -> list[Regions]:

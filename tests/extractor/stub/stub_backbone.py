@@ -3,6 +3,7 @@
 With this folder on PYTHONPATH, the extractor finds it under the name `resnet101` before the installed one.
 """
 
+import atexit
 import hashlib
 import os
 import time
@@ -37,6 +38,8 @@ class Stub:
     def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
         assert len({prepared.shape for prepared in batch}) == 1
         self.batches.append(len(batch))
+        if len(self.batches) == int(os.environ.get("STUB_FAULT_IN", "0")):
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         time.sleep(self.seconds * len(batch))
         return [self._regions(prepared) for prepared in batch]
 
@@ -62,4 +65,6 @@ class Stub:
 def load(checkpoint: Checkpoint, options: Options) -> Stub:
     """`load` of a backbone package."""
     assert checkpoint.path.exists()
+    if "STUB_FAULT_IN" in os.environ:
+        atexit.register(print, "the GPU is used again")
     return Stub(options, seconds=float(os.environ.get("STUB_SECONDS", "0")))

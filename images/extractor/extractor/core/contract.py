@@ -110,6 +110,8 @@ class Provenance(BaseModel):
     images: int
     rejects: int
     created_at: str
+    known_answers: str = ""
+    """Operations that were computed in another way than usual, as that was wrong or slow on the device; one a line."""
 
 
 def image_bytes(rows: int, found: Sequence[Field]) -> int:

@@ -58,6 +58,12 @@ class StorageError(ExtractorError):
     exit = Exit.STORAGE
 
 
+class GpuOutOfMemory(ExtractorError):
+    """Raised when the device's memory does not suffice: for the batch, or even for one image."""
+
+    exit = Exit.GPU_OUT_OF_MEMORY
+
+
 class GpuFault(ExtractorError):
     """Raised when the device itself fails: a CUDA error other than out-of-memory, an Xid."""
 

@@ -2,11 +2,9 @@
 
 from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 
-import torch
-
 from extractor.backbone import Backbone, Prepared
 from extractor.core.contract import Regions
-from extractor.core.exit_codes import GpuFault
+from extractor.gpu.faults import fault_of
 from extractor.pipeline.loader import LoadedImage
 
 Found = tuple[LoadedImage, Regions | None]
@@ -53,11 +51,9 @@ def in_order(images: Iterable[LoadedImage], backbone: Backbone, *, size: int, wi
 def _detect(backbone: Backbone, batch: Sequence[Prepared]) -> list[Regions]:
     try:
         return backbone.detect(batch)
-    except torch.OutOfMemoryError:
-        raise
-    except torch.AcceleratorError as error:
-        raise GpuFault(f"the GPU failed in a batch of {len(batch)}: {error}; try another node") from error
     except RuntimeError as error:
+        if (fault := fault_of(error, f"in a batch of {len(batch)}")) is not None:
+            raise fault from error
         if "DefaultCPUAllocator" in str(error):
             raise MemoryError(f"a batch of {len(batch)} images did not fit: {error}") from error
         raise

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from extractor.core.exit_codes import GpuFault, StorageError, UsageError
+from extractor.core.exit_codes import StorageError, UsageError
+from extractor.gpu.faults import unusable
 
 DEVICES = Path("/dev")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
@@ -27,15 +28,15 @@ def device_of(name: str) -> torch.device:
     known = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
     if known is None:
         raise UsageError(f"--device {name}: there is no such device; expected auto, cpu, cuda, or one GPU as cuda:0")
+    there = sorted(map(str, DEVICES.glob("nvidia[0-9]*")))
     if name == "auto":
         usable = torch.cuda.is_available()
-        if not usable and torch.version.cuda and (there := sorted(map(str, DEVICES.glob("nvidia[0-9]*")))):
-            raise GpuFault(
-                f"{', '.join(there)} is there, and torch {torch.__version__} cannot use it: look at the node's driver, "
-                "or take the CPU by --device cpu"
-            )
+        if there and torch.version.cuda and not usable:
+            raise unusable(there)
         return torch.device("cuda" if usable else "cpu")
     if name != "cpu" and int(known[1] or 0) >= torch.cuda.device_count():
+        if there and not torch.cuda.is_available():
+            raise unusable(there)
         raise UsageError(f"--device {name}: torch sees no such GPU here; give the pod one, or use --device auto")
     return torch.device(name)
 

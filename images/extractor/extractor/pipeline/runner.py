@@ -17,6 +17,10 @@ from extractor.core.contract import Provenance, Regions, image_bytes
 from extractor.core.exit_codes import Interrupted, Summary, TooManyRejects, WeightsInvalid
 from extractor.core.manifest import MAX_PIXELS, IndexEntry, Manifest, Reason, Reject
 from extractor.core.weights import Weights, resolve
+from extractor.gpu import startup
+from extractor.gpu.card import card_of
+from extractor.gpu.faults import check_card
+from extractor.gpu.known_answer import KnownAnswers
 from extractor.log import log
 from extractor.pipeline import machine, parts
 from extractor.pipeline.batching import in_order
@@ -67,8 +71,12 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
     weights = resolve(request.backbone, request.weights, sha256=request.weights_sha256)
     planned = _revision(request, weights)
     identity = f"{request.manifest.sha256}:{planned}"
+    answers = None
     if device.type != "cpu":
         machine.return_freed_memory()
+        check_card(device, request.precision)
+    if startup.is_needed(device):
+        answers = KnownAnswers(card_of(device), request.precision)
     with machine.scratch_folder(request.scratch) as folder:
         scratch = Path(folder)
         if (before := parts.finished(request.output, identity, scratch)) is not None:
@@ -77,13 +85,17 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
             return progress.complete(before.rejects, synthetic=before.synthetic)
         earlier = parts.saved(request.output, identity, scratch)
         machine.check_disk(_disk_needed(request, len(parts.settled(earlier))), scratch, *_output_folder(request.output))
-        options = Options(request.rule, device, request.precision, request.cls_prob)
+        options = Options(request.rule, device, request.precision, request.cls_prob, answers)
         backbone = load(Checkpoint(weights.path, weights.config), options)
+        # A batch on a CPU takes longer than Kubernetes waits after SIGTERM, and gains nothing.
+        size = startup.settle(backbone, answers, request.batch_size) if answers else request.batch_size or 1
         log.info(
             "loaded", backbone=request.backbone, revision=planned, device=str(device), synthetic=backbone.synthetic
         )
         progress.resume(parts.settled(earlier).values())
-        every = parts.in_order([*earlier, *_featurise(request, backbone, identity, earlier, progress, scratch, stop)])
+        every = parts.in_order(
+            [*earlier, *_featurise(request, backbone, size, identity, earlier, progress, scratch, stop)]
+        )
         outcomes = parts.settled(every).values()
         _check_rejects(request, [outcome.reject for outcome in outcomes if outcome.reject is not None])
         provenance = Provenance(
@@ -104,6 +116,7 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
             images=progress.featurised,
             rejects=progress.rejected,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            known_answers="\n".join(answers.notes()) if answers else "",
         )
         with stage("write"):
             parts.assemble(request.output, every, provenance, scratch)
@@ -140,6 +153,7 @@ def _output_folder(output: str) -> list[Path]:
 def _featurise(
     request: Request,
     backbone: Backbone,
+    size: int,
     identity: str,
     earlier: Sequence[Part],
     progress: Progress,
@@ -152,8 +166,6 @@ def _featurise(
     """
     before = parts.settled(earlier)
     owners = {result.done.image_id: result.done for result in before.values() if result.done is not None}
-    # A batch on a CPU takes longer than Kubernetes waits after SIGTERM, and gains nothing.
-    size = request.batch_size or (1 if machine.device_of(request.device).type == "cpu" else 8)
     window = max(4 * size, request.workers)
     loaded = ahead(
         request.manifest,
