@@ -102,10 +102,11 @@ def python(site: Path) -> Iterator[Package]:
 
 def _python_licences(name: str, found: Distribution) -> tuple[str, ...]:
     metadata = found.metadata
-    for field in ("License-Expression", "License"):
-        text = (metadata.get(field) or "").strip()
-        if text and text != "UNKNOWN" and len(text) <= SHORT and "\n" not in text:
-            return (text,)
+    if expression := metadata.get("License-Expression"):
+        return (" ".join(expression.split()),)
+    text = (metadata.get("License") or "").strip()
+    if text and text != "UNKNOWN" and len(text) <= SHORT and "\n" not in text:
+        return (text,)
     prefix = "License :: "
     classifiers = [one for one in metadata.get_all("Classifier") or [] if one.startswith(prefix)]
     if classifiers:

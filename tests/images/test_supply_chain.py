@@ -151,6 +151,22 @@ def test_our_own_packages_name_no_place_on_an_index(root: Path):
     assert ours["boto3"] is not None
 
 
+@pytest.mark.parametrize(
+    ("stated", "licences"),
+    [
+        (f"License-Expression: {' AND '.join(['MIT'] * 40)}", (" AND ".join(["MIT"] * 40),)),
+        ("License: Apache 2.0\nClassifier: License :: OSI Approved :: MIT License", ("Apache 2.0",)),
+        ("License: UNKNOWN\nClassifier: License :: OSI Approved :: MIT License", ("MIT License",)),
+        (f"License: {'the whole text ' * 9}\nClassifier: License :: OSI Approved :: ISC", ("ISC",)),
+    ],
+)
+def test_a_licence_is_what_the_metadata_states(tmp_path: Path, stated: str, licences: tuple[str, ...]):
+    folder = tmp_path / "some-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.4\nName: some\nVersion: 1\n{stated}\n")
+    assert [package.licences for package in sbom.python(tmp_path)] == [licences]
+
+
 def test_a_package_without_a_licence_stops_the_build(tmp_path: Path):
     folder = tmp_path / "odd-1.dist-info"
     folder.mkdir()

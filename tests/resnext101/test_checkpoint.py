@@ -1,10 +1,15 @@
 """Checkpoints: names, shapes, and files that are none. All of them are of zeros."""
 
+import collections
 import io
 import pickle
+import pickletools
 import random
-from collections.abc import Iterator, Mapping
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -212,8 +217,8 @@ class Code:
         ({"state": 1}, "found state: int"),
         ({"model": {"weight": 1.0}}, r'expected \{"model": \{name: tensor\}\} .* with a model of weight: float'),
         ({"model": {1: torch.zeros(1)}}, "with a model of int: Tensor"),
-        ({"model": {("a", "b"): torch.zeros(1)}}, "with a model of tuple: Tensor"),
-        ({"model": {}, "code": Code()}, "without running code from it"),
+        ({"model": {("a", "b"): torch.zeros(1)}}, "it has a key of type tuple"),
+        ({"model": {}, "code": Code()}, r"it names __builtin__\.print, for which .* refused before it ran"),
     ],
 )
 def test_files_that_are_no_checkpoint_are_refused(path: Path, content: object, told: str, capfd):
@@ -224,6 +229,132 @@ def test_files_that_are_no_checkpoint_are_refused(path: Path, content: object, t
     with pytest.raises(WeightsInvalid, match=told):
         checkpoint.load(path, config.Model())
     assert "ran" not in capfd.readouterr().out
+
+
+def repacked(path: Path, change: Callable[[zipfile.ZipInfo], None], *more: tuple[str, bytes]) -> Path:
+    """A sound checkpoint's archive with its records written another way."""
+    buffer = io.BytesIO()
+    torch.save({"model": {"a": torch.zeros(4)}}, buffer)
+    with zipfile.ZipFile(buffer) as sound, zipfile.ZipFile(path, "w") as archive:
+        for record in sound.infolist():
+            content = sound.read(record)
+            change(record)
+            archive.writestr(record, content)
+        for name, content in more:
+            archive.writestr(name, content)
+    return path
+
+
+def compressed(record: zipfile.ZipInfo) -> None:
+    record.compress_type = zipfile.ZIP_DEFLATED
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "told"),
+    [
+        (compressed, (), r"an archive with a compressed record \(.*data\.pkl\)"),
+        (lambda _: None, (("archive/Data.PKL", b"N."),), "two records of one name"),
+        (lambda _: None, (("other/data.pkl", b"N."),), r"2 records data\.pkl; expected one"),
+    ],
+)
+def test_an_archive_is_as_torch_writes_it(path: Path, change: Any, more: tuple[tuple[str, bytes], ...], told: str):
+    with pytest.raises(WeightsInvalid, match=rf"not a checkpoint: .*{told}"):
+        checkpoint.load(repacked(path, change, *more), config.Model())
+
+
+def test_records_that_share_their_bytes_are_refused(path: Path):
+    repacked(path, lambda _: None)
+    with zipfile.ZipFile(path) as archive:
+        first, *_ = archive.infolist()
+        start = archive.start_dir
+    data = path.read_bytes()
+    directory, end = data[start:-22], data[-22:]
+    entry = directory[: 46 + len(first.filename)]
+    copies = b"".join(entry.replace(first.filename.encode(), f"{i:0{len(first.filename)}}".encode()) for i in range(40))
+    count = struct.unpack("<H", end[8:10])[0] + 40
+    sizes = struct.pack("<HHII", count, count, len(directory) + len(copies), start)
+    path.write_bytes(data[:start] + directory + copies + end[:8] + sizes + end[20:])
+    with pytest.raises(WeightsInvalid, match=r"records add up to more than its [\d,]+ bytes"):
+        checkpoint.load(path, config.Model())
+
+
+def saved_as(path: Path, program: bytes, *, archive: bool) -> Path:
+    """A file of torch's whose own pickle is another program."""
+    buffer = io.BytesIO()
+    torch.save(0, buffer, _use_new_zipfile_serialization=archive)
+    if archive:
+        with zipfile.ZipFile(path, "w") as made:
+            made.writestr("archive/data.pkl", program)
+            made.writestr("archive/version", b"3\n")
+        return path
+    heads = list(_programs(buffer.getvalue()))
+    path.write_bytes(b"".join([*heads[:3], program, heads[4]]))
+    return path
+
+
+def _programs(data: bytes) -> Iterator[bytes]:
+    """The pickles that a file from before torch 1.6 begins with."""
+    file = io.BytesIO(data)
+    for _ in range(5):
+        start = file.tell()
+        for _ in pickletools.genops(file):
+            pass
+        yield data[start : file.tell()]
+
+
+ONE_STORAGE = (
+    b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ\xff\xff\xff\x7fNtQ"
+)
+
+
+@pytest.mark.parametrize("archive", [True, False])
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        (b"cbuiltins\nbytearray\nK\x08\x85R.", r"it names builtins\.bytearray"),
+        (b"cbuiltins\nset\n]\x85R.", r"it names builtins\.set"),
+        (b"}K\x01K\x02\x86K\x03s.", "it has a key of type tuple"),
+        (b")" + b"\x85" * 40 + b".", "nests containers more than 32 deep"),
+        (b"ctorch\nnn.Module\n.", r"it names torch\.nn\.Module"),
+        (b"ccollections\nOrderedDict\nK\x05\x85R.", "makes a dictionary from a int"),
+        (b"K\x01K\x02.", "not a whole pickle"),
+    ],
+)
+def test_a_program_that_could_take_any_time_or_memory_does_not_reach_torch(
+    path: Path, monkeypatch: pytest.MonkeyPatch, program: bytes, told: str, archive: bool
+):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch was asked"))
+    with pytest.raises(WeightsInvalid, match=told):
+        checkpoint.load(saved_as(path, b"\x80\x02" + program, archive=archive), config.Model())
+
+
+def test_an_old_file_announces_no_more_numbers_than_it_has_bytes(path: Path):
+    with pytest.raises(WeightsInvalid, match=r"it announces 2,147,483,647 numbers in [\d,]+ bytes"):
+        checkpoint.load(saved_as(path, b"\x80\x02" + ONE_STORAGE + b".", archive=False), config.Model())
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_an_optimizer_s_state_and_versions_of_modules_may_be_there(path: Path, archive: bool):
+    model = collections.OrderedDict({"weight": torch.zeros(2)})
+    model._metadata = collections.OrderedDict({"": {"version": 1}})  # type: ignore[attr-defined]
+    optimizer = {"state": {7: {"momentum_buffer": torch.zeros(2)}}, "param_groups": [{"lr": 0.1, "params": [7]}]}
+    scheduler = {"milestones": collections.Counter([5, 7]), "last_epoch": 3}
+    content = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "iteration": 9}
+    torch.save(content, path, _use_new_zipfile_serialization=archive)
+    with pytest.raises(WeightsInvalid, match=r"\d+ missing"):  # so it was read
+        checkpoint.load(path, config.Model())
+
+
+def test_nobody_is_told_to_run_code_from_a_file(path: Path, monkeypatch: pytest.MonkeyPatch):
+    advice = "Weights only load failed. This file can still be loaded, to do so you have two options"
+
+    def load(*_: object, **__: object) -> None:
+        raise pickle.UnpicklingError(advice)
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(WeightsInvalid, match=r"torch cannot read it \(UnpicklingError\)") as error:
+        checkpoint.load(save(path, {}), config.Model())
+    assert "still be loaded" not in str(error.value)
 
 
 BIAS = "rpn.head.conv.bias"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from extractor.core import safe_pickle
 from extractor.core.exit_codes import WeightsInvalid
+from extractor.core.pickle_machine import PickleRefused
 from extractor.tools.synthetic_checkpoint import AUTHOR
 
 NORM_EPSILON = 1e-5
@@ -46,7 +47,7 @@ def read(path: Path) -> File:
         content = safe_pickle.load(path)
     except FileNotFoundError as error:
         raise WeightsInvalid(f"{path}: there is no such file") from error
-    except safe_pickle.Refused as error:
+    except PickleRefused as error:
         raise WeightsInvalid(f"{error}; expected faster_rcnn_from_caffe_attr.pkl as published") from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict) or "__author__" not in content:
         raise WeightsInvalid(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from extractor.core.exit_codes import WeightsInvalid
+from extractor.core.pickle_machine import PickleRefused, shown
 from extractor.tools import synthetic_checkpoint
+from resnext101_mmf import screening
 from resnext101_mmf.config import Model
 from resnext101_mmf.network import Network
 
@@ -35,6 +38,8 @@ UNUSED = (
 )
 """Endings of keys that a checkpoint may have besides: training's counters, and the attribute head that only training
 uses."""
+
+ADVICE = "fetch it again from where it was published"
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -85,17 +90,18 @@ def published(key: str) -> str:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
+        screening.check(path)
         # Files from before torch 1.6, as the published ones are, are no archives and cannot be mapped.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except FileNotFoundError as error:
         raise WeightsInvalid(f"{path}: there is no such file") from error
+    except PickleRefused as error:
+        raise WeightsInvalid(f"{path}: not a checkpoint: {error}; {ADVICE}") from error
     except (OSError, MemoryError):
         raise
     except Exception as error:  # reading damaged bytes raises anything, AssertionError and struct.error included
-        raise WeightsInvalid(
-            f"{path}: not a checkpoint that torch reads without running code from it ({_first_line(error)}); "
-            "fetch it again, or convert it with torch.save"
-        ) from error
+        # torch's own text goes on to say how the file could be read by running code from it.
+        raise WeightsInvalid(f"{path}: not a checkpoint: torch cannot read it ({_words(error)}); {ADVICE}") from error
     if not isinstance(content, Mapping):
         raise WeightsInvalid(f"{path}: holds a {type(content).__name__}, expected a dictionary with a `model`")
     return content
@@ -158,8 +164,10 @@ def _endings(name: str) -> list[str]:
     return [name[start:] for start in range(len(name))]
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+def _words(error: Exception) -> str:
+    """torch's first words where they are about the file; its unpickler's are advice."""
+    name, words = type(error).__name__, shown(str(error).partition("\n")[0])
+    return name if isinstance(error, UnpicklingError) or not words else f"{name}: {words}"
 
 
 def _kinds(content: Mapping[Any, Any]) -> str:
