@@ -20,7 +20,7 @@ from featurise.declaration.load import Broken
 from featurise.errors import FeaturiseError
 from featurise.export import run as export
 from featurise.objects import verify
-from featurise.registry import chosen, coverage, schema, session
+from featurise.registry import coverage, engine, feature_sets, schema, session
 from featurise.registry.coverage import Day
 from featurise.settings import settings
 
@@ -37,7 +37,7 @@ def _say(text: str, style: str | None = None) -> None:
 @app.command
 def migrate() -> None:
     """Bring the registry's tables to this version."""
-    revision = schema.migrate(session.engine(settings().registry))
+    revision = schema.migrate(engine.of(settings().registry))
     _say(f"the registry has schema {revision}")
 
 
@@ -73,7 +73,7 @@ def show_status(*, dataset: str | None = None, backbone: str | None = None, as_j
         JSON lines instead of a table.
     """
     with session.reading() as connection:
-        chosen.feature_sets(connection, dataset, backbone)
+        feature_sets.chosen(connection, dataset, backbone)
         days = coverage.coverage(connection, dataset, backbone)
     if as_json:
         for day in days:
@@ -173,7 +173,7 @@ def verify_objects(*, dataset: str | None = None, read: bool = False) -> int:
     declared = declaration.load(settings().declaration)
     specs = [one for one in declared if isinstance(one, FeatureSetSpec) and dataset in (None, one.dataset)]
     with session.reading() as connection:
-        sets = chosen.feature_sets(connection, dataset)
+        sets = feature_sets.chosen(connection, dataset)
         files = verify.shards(connection, dataset)
     if any(isinstance(one, Broken) for one in declared):
         _say("the declaration has mistakes (`featurise check`): a file may be overlooked", style="yellow")
@@ -195,6 +195,6 @@ def main() -> None:
         _say(str(error), style="red")
         sys.exit(1)
     except SQLAlchemyError as error:
-        why = session.reason(error)
+        why = engine.reason(error)
         _say(f"the registry refused: {why}; check FEATURISE_REGISTRY and the rights of its user", style="red")
         sys.exit(1)

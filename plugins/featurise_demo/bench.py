@@ -27,7 +27,7 @@ from extractor.core.contract import Regions
 from extractor.core.manifest import Entry, IndexEntry, Manifest
 from featurise.declaration.feature_set import FeatureSetSpec, Weights
 from featurise.declaration.run_options import Options
-from featurise.registry import coverage, feature_sets, schema, session, shards, upsert
+from featurise.registry import coverage, engine, feature_sets, schema, shards, upsert
 from featurise.registry.session import reading, writing
 from featurise.settings import settings
 from featurise.steps.discover import step as discover
@@ -65,9 +65,9 @@ def _postgres(folder: Path) -> Iterator[None]:
     with embedded.postgres(folder / "registry") as url:
         os.environ["FEATURISE_REGISTRY"] = url
         settings.cache_clear()
-        schema.migrate(session.engine(url))
+        schema.migrate(engine.of(url))
         yield
-        session.engine(url).dispose()
+        engine.of(url).dispose()
 
 
 def _rows(shard: int, first: int, count: int) -> Iterator[dict[str, Any]]:

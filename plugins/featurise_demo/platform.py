@@ -14,7 +14,7 @@ import boto3
 import psycopg
 from sqlalchemy import make_url
 
-from featurise.registry import schema, session
+from featurise.registry import engine, schema
 from featurise_demo import airflow, embedded, processes, state
 
 
@@ -36,7 +36,7 @@ def running(folder: Path, dags: Path, variables: dict[str, str], refresh_seconds
     """
     home = folder / "airflow"
     registry = f"sqlite:///{folder / 'registry.db'}"
-    schema.migrate(session.engine(registry))
+    schema.migrate(engine.of(registry))
     with (
         embedded.object_store(folder / "store", port=processes.free_port(8333)) as store,
         embedded.postgres(folder / "postgres") as server,

@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, text
 import needs
 from breaking import TAKEN_AWAY, break_one, taken_away
 from extractor.core import storage
-from featurise.registry import schema, session
+from featurise.registry import engine, schema
 from featurise_demo import airflow, embedded, photographs, processes, state, weights
 from namespace import Namespace, made, removed
 from needs import say
@@ -78,7 +78,7 @@ def prepare(folder: Path, bucket: str, namespace: Namespace) -> dict[str, str]:
     }
     (folder / "featurise.yaml").write_text(yaml.safe_dump(declaration))
     registry = f"sqlite:///{folder / 'registry.db'}"
-    schema.migrate(session.engine(registry))
+    schema.migrate(engine.of(registry))
     return {
         "KUBECONFIG": str(namespace.kubeconfig),
         "FEATURISE_REGISTRY": registry,

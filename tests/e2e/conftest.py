@@ -14,7 +14,7 @@ import queue_stand_in
 import sqlalchemy
 from botocore.config import Config
 
-from featurise.registry import session
+from featurise.registry import engine
 from featurise.registry.models import GpuAttempt, Image, Reject
 from featurise_demo import embedded, platform, processes, state, weights
 from featurise_demo.airflow import Airflow
@@ -98,7 +98,7 @@ class Installation:
 
     def rows(self, table: Any) -> list[Any]:
         """A table of the registry, whole."""
-        with session.engine(self.environment["FEATURISE_REGISTRY"]).connect() as connection:
+        with engine.of(self.environment["FEATURISE_REGISTRY"]).connect() as connection:
             return list(connection.execute(sqlalchemy.select(table.__table__)).mappings())
 
     def images(self, dataset: str) -> list[Any]:

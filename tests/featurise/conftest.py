@@ -20,7 +20,7 @@ from extractor.core.manifest import IndexEntry, Reason, Reject
 from featurise.declaration.feature_set import FeatureSetSpec, Weights
 from featurise.declaration.run_options import Options
 from featurise.objects import layout
-from featurise.registry import schema, session
+from featurise.registry import engine, schema
 from featurise.settings import settings
 from featurise.steps import extract as job
 from featurise.steps import plan
@@ -69,14 +69,14 @@ def empty_registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[s
         patch.setenv("FEATURISE_REGISTRY", url)
         settings.cache_clear()
         yield url
-        session.engine(url).dispose()
+        engine.of(url).dispose()
     settings.cache_clear()
 
 
 @pytest.fixture
 def registry(empty_registry: str) -> str:
     """A registry with its tables, on SQLite and on PostgreSQL."""
-    schema.migrate(session.engine(empty_registry))
+    schema.migrate(engine.of(empty_registry))
     return empty_registry
 
 

@@ -21,7 +21,7 @@ from extractor.core.contract import Regions
 from featurise.declaration.feature_set import FeatureSetSpec, Weights
 from featurise.export import mmf_names, pickles, run
 from featurise.export.source import ExportFailed, Source
-from featurise.registry.chosen import NoSuchFeatureSet
+from featurise.registry.feature_sets import NoSuchFeatureSet
 from featurise.registry.session import reading
 
 DAY, NEXT = "2026-11-22", "2026-11-23"

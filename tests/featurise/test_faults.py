@@ -16,7 +16,7 @@ from extractor.core import storage
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run_options import Options
 from featurise.objects import layout, verify
-from featurise.registry import leases, models, session
+from featurise.registry import engine, leases, models, session
 from featurise.registry.session import reading
 from featurise.settings import settings
 from featurise.steps import extract as job
@@ -91,14 +91,14 @@ def status(pid: int) -> int:
 
 
 def forget_connections() -> None:
-    session.engine(settings().registry).dispose(close=False)
+    engine.of(settings().registry).dispose(close=False)
     storage.client.cache_clear()
 
 
 def on_each_call(tell: Callable[[], None]) -> None:
     """Call `tell` before every request to the store and every statement to the registry of this process."""
     storage.client().meta.events.register("before-call.s3", lambda **_: tell())
-    event.listen(session.engine(settings().registry), "before_cursor_execute", lambda *_: tell())
+    event.listen(engine.of(settings().registry), "before_cursor_execute", lambda *_: tell())
 
 
 def test_killed_at_any_call_and_run_again_the_end_is_the_same(registry, spec, upload, extract):
@@ -237,8 +237,8 @@ def test_a_connection_cut_in_a_transaction_leaves_nothing_half_done(registry, se
     shard = prepare(spec, upload, extract, batch)
     published = publish.run(spec, shard, validate.run(spec, shard, batch, RUN), batch, RUN)
     admin = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
-    engine = session.engine(settings().registry)
-    name = engine.url.database
+    database = engine.of(settings().registry)
+    name = database.url.database
 
     def cut(connection, cursor, statement, *_) -> None:
         if statement.startswith("INSERT INTO images"):
@@ -246,10 +246,10 @@ def test_a_connection_cut_in_a_transaction_leaves_nothing_half_done(registry, se
                 query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
                 other.execute(sqlalchemy.text(query), {"name": name})
 
-    event.listen(engine, "before_cursor_execute", cut)
+    event.listen(database, "before_cursor_execute", cut)
     with pytest.raises(sqlalchemy.exc.OperationalError):
         register.run(spec, shard, published, batch, RUN)
-    event.remove(engine, "before_cursor_execute", cut)
+    event.remove(database, "before_cursor_execute", cut)
     with reading() as connection:
         assert connection.scalar(select(func.count()).select_from(models.Shard)) == 0
     register.run(spec, shard, published, batch, RUN)

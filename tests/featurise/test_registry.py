@@ -8,20 +8,21 @@ import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from featurise.registry import feature_sets, schema, session, shards, upsert
+from featurise.registry import engine, feature_sets, schema, shards, upsert
+from featurise.registry.engine import RegistryUnavailable
 from featurise.registry.models import Base
-from featurise.registry.session import RegistryUnavailable, reading, writing
+from featurise.registry.session import reading, writing
 from featurise.settings import settings
 
 
 def test_migrations_make_the_tables_of_the_models(registry):
-    with session.engine(registry).connect() as connection:
+    with engine.of(registry).connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE})
         assert compare_metadata(context, Base.metadata) == []
 
 
 def test_migrating_twice_changes_nothing(registry):
-    assert schema.migrate(session.engine(registry)) == schema.migrate(session.engine(registry))
+    assert schema.migrate(engine.of(registry)) == schema.migrate(engine.of(registry))
 
 
 def test_more_addresses_are_looked_up_than_a_statement_takes(registry):
@@ -35,11 +36,11 @@ def test_a_registry_without_tables_names_the_command(empty_registry):
 
 
 def test_a_newer_schema_is_refused_by_readers_and_migrations(registry):
-    with session.engine(registry).begin() as connection:
+    with engine.of(registry).begin() as connection:
         connection.execute(sqlalchemy.text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'"))
     for use in (schema.check, schema.migrate):
         with pytest.raises(schema.SchemaMismatch, match=r"has schema 9999.*upgrade this installation"):
-            use(session.engine(registry))
+            use(engine.of(registry))
 
 
 @pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True)

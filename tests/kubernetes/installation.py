@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.registry import schema, session
+from featurise.registry import engine, schema
 from featurise_demo import airflow, embedded, processes
 from stand_in import NAMESPACE, StandIn
 from stand_in import run as stand_in_cluster
@@ -102,7 +102,7 @@ class Installation:
 
         from featurise.registry.models import GpuAttempt
 
-        with session.engine(self.registry).connect() as connection:
+        with engine.of(self.registry).connect() as connection:
             rows = connection.execute(
                 select(GpuAttempt.__table__)
                 .where(GpuAttempt.run_id == run, GpuAttempt.shard == shard)
@@ -153,7 +153,7 @@ def install(folder: Path) -> Iterator[Installation]:
     template["spec"]["containers"][0]["env"] = [{"name": "STUB_FOLDER", "value": str(stub)}]
     (templates / "resnet101.yaml").write_text(yaml.safe_dump(template))
     registry = f"sqlite:///{folder / 'registry.db'}"
-    schema.migrate(session.engine(registry))
+    schema.migrate(engine.of(registry))
     with ExitStack() as stack:
         cluster = stack.enter_context(
             stand_in_cluster(

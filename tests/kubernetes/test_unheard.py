@@ -23,7 +23,7 @@ from featurise.airflow.triggers.pod import PodTrigger
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.failures.classify import Evidence
 from featurise.failures.taxonomy import Reason
-from featurise.registry import attempts, schema, session
+from featurise.registry import attempts, engine, schema
 from featurise.settings import settings
 from featurise.steps.plan import Shard
 from installation import IMAGE, TEMPLATE
@@ -47,7 +47,7 @@ def operator(cluster: stand_in.StandIn, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("FEATURISE_POD_TEMPLATES", str(tmp_path))
     monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes"}))
     settings.cache_clear()
-    schema.migrate(session.engine(settings().registry))
+    schema.migrate(engine.of(settings().registry))
     weights = {"uri": "s3://models/w.pkl", "sha256": "a" * 64}
     spec = FeatureSetSpec(
         dataset="birds", backbone="resnet101", bucket="images", start_date="2026-11-01", weights=weights

@@ -25,7 +25,7 @@ class AttemptFailed(AirflowException):
 def failed(row: int, evidence: Evidence, earlier: Sequence[Reason], tries: int) -> AttemptFailed:
     """Judge an attempt, by its number in the registry, and write the verdict down.
 
-    Raises session.RegistryUnavailable.
+    Raises engine.RegistryUnavailable.
     """
     from featurise.registry import attempts
 

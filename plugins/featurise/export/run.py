@@ -55,7 +55,7 @@ def run(dataset: str, backbone: str, revision: str | None, form: str, out: Path,
     """Export a feature set's live images; called again after whatever happened, it goes on where it stopped.
 
     `tell` is given images done and in all.
-    Raises ExportFailed, chosen.NoSuchFeatureSet, storage.StorageError, or session.RegistryUnavailable.
+    Raises ExportFailed, feature_sets.NoSuchFeatureSet, storage.StorageError, or engine.RegistryUnavailable.
     """
     with reading() as connection:
         found = feature_set(connection, dataset, backbone, revision)

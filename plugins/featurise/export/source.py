@@ -10,8 +10,8 @@ from sqlalchemy import Connection, select
 from extractor.core import contract
 from extractor.core.contract import Regions
 from featurise.errors import FeaturiseError
-from featurise.registry import chosen
-from featurise.registry.chosen import Chosen
+from featurise.registry import feature_sets
+from featurise.registry.feature_sets import Chosen
 from featurise.registry.models import Image, Shard
 from featurise.registry.outcomes import live
 
@@ -61,9 +61,9 @@ class Source:
 def feature_set(connection: Connection, dataset: str, backbone: str, revision: str | None) -> Chosen:
     """The feature set that is meant.
 
-    Raises chosen.NoSuchFeatureSet, or ExportFailed when there is more than one.
+    Raises feature_sets.NoSuchFeatureSet, or ExportFailed when there is more than one.
     """
-    found = chosen.feature_sets(connection, dataset, backbone, revision)
+    found = feature_sets.chosen(connection, dataset, backbone, revision)
     if len(found) == 1:
         return found[0]
     revisions = ", ".join(row.revision for row in found)

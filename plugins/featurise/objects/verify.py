@@ -16,7 +16,7 @@ from featurise.declaration import batches
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.objects import layout, scratch
 from featurise.registry import models
-from featurise.registry.chosen import Chosen
+from featurise.registry.feature_sets import Chosen
 from featurise.registry.models import FeatureSet, Image, Shard
 from featurise.registry.outcomes import PASSING, live
 from featurise.registry.session import reading
@@ -66,7 +66,7 @@ def run(
 
     By name and size, and `latest.json` as a whole; with `read`, every file's SHA-256, and the lists beside it line by
     line. `tell` is given the address at work.
-    Raises storage.StorageError, or session.RegistryUnavailable.
+    Raises storage.StorageError, or engine.RegistryUnavailable.
     """
     registered = list(files)
     listed: dict[str, storage.ObjectInfo] = {}

@@ -45,7 +45,7 @@ class Past:
 def of(whose: Of) -> list[Past]:
     """The attempts at a shard, oldest first.
 
-    Raises session.RegistryUnavailable.
+    Raises engine.RegistryUnavailable.
     """
     with session.reading() as connection:
         feature_set = feature_sets.find(connection, whose.spec)
@@ -87,7 +87,7 @@ def begin(
 ) -> int:
     """Write down that an attempt starts; returns its number in the registry.
 
-    Raises session.RegistryUnavailable.
+    Raises engine.RegistryUnavailable.
     """
     with session.writing() as connection:
         row = insert(GpuAttempt).values(
@@ -111,7 +111,7 @@ def begin(
 def succeeded(attempt: int, node: str | None, summary: Summary | None) -> None:
     """Write down that an attempt did all of its shard.
 
-    Raises session.RegistryUnavailable.
+    Raises engine.RegistryUnavailable.
     """
     _close(attempt, node, summary, message="", exit_code=0)
 
@@ -119,7 +119,7 @@ def succeeded(attempt: int, node: str | None, summary: Summary | None) -> None:
 def failed(attempt: int, evidence: Evidence, reason: Reason, action: str, message: str) -> None:
     """Write down why an attempt failed and what was done about it.
 
-    Raises session.RegistryUnavailable.
+    Raises engine.RegistryUnavailable.
     """
     _close(
         attempt,
@@ -135,7 +135,7 @@ def failed(attempt: int, evidence: Evidence, reason: Reason, action: str, messag
 def stopped(attempt: int) -> None:
     """Write down that a person, or the end of a worker, stopped an attempt; one that has ended is left alone.
 
-    Raises session.RegistryUnavailable.
+    Raises engine.RegistryUnavailable.
     """
     _close(attempt, None, None, action="stopped", message="stopped from outside: its task was ended while it worked")
 
@@ -143,7 +143,7 @@ def stopped(attempt: int) -> None:
 def write_off(spec: FeatureSetSpec, batch: str, run_id: str) -> None:
     """Close what tasks that have ended left open; whoever watched those attempts is gone.
 
-    Raises session.RegistryUnavailable.
+    Raises engine.RegistryUnavailable.
     """
     with session.writing() as connection:
         connection.execute(

@@ -1,21 +1,30 @@
 """Feature sets in the registry."""
 
 import datetime
+from collections.abc import Sequence
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.errors import FeaturiseError
 from featurise.registry.bulk import insert_into
 from featurise.registry.models import FeatureSet
 
+Chosen = Row[int, str, str, str, str, bool | None]
+"""A feature set's number, name, dataset, backbone, revision, and whether it is synthetic."""
+
+
+class NoSuchFeatureSet(FeaturiseError):
+    """Raised when the registry has no feature set of the names that were given."""
+
 
 def find(connection: Connection, spec: FeatureSetSpec) -> int | None:
-    """The number of a feature set's feature set, or None before its first run."""
+    """A feature set's number, or None before its first run."""
     return connection.scalar(select(FeatureSet.id).where(FeatureSet.name == spec.feature_set))
 
 
 def ensure(connection: Connection, spec: FeatureSetSpec) -> int:
-    """The number of a feature set's feature set, which is made when it is new."""
+    """A feature set's number; its row is made when it is new."""
     found = find(connection, spec)
     if found is not None:
         return found
@@ -50,3 +59,22 @@ def lock(connection: Connection, number: int) -> None:
 def mark(connection: Connection, number: int, *, synthetic: bool) -> None:
     """Write down what the files say of the weights."""
     connection.execute(update(FeatureSet).where(FeatureSet.id == number).values(synthetic=synthetic))
+
+
+def chosen(
+    connection: Connection, dataset: str | None = None, backbone: str | None = None, revision: str | None = None
+) -> Sequence[Chosen]:
+    """Those that a person names by dataset, backbone or revision, the oldest first; without any name, all.
+
+    Raises NoSuchFeatureSet when something is asked for that is not there.
+    """
+    asked = {"dataset": dataset, "backbone": backbone, "revision": revision}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    columns = (FeatureSet.id, FeatureSet.name, FeatureSet.dataset, FeatureSet.backbone, FeatureSet.revision)
+    every = connection.execute(select(*columns, FeatureSet.synthetic).order_by(FeatureSet.id)).all()
+    found = [row for row in every if all(getattr(row, name) == value for name, value in asked.items())]
+    if asked and not found:
+        wanted = ", ".join(f"{name} {value!r}" for name, value in asked.items())
+        names = ", ".join(row.name for row in every) or "none yet"
+        raise NoSuchFeatureSet(f"the registry has no feature set of {wanted}; it has: {names}")
+    return found

@@ -15,8 +15,9 @@ from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.errors import FeaturiseError
 from featurise.registry import feature_sets
 from featurise.registry.bulk import insert_into
+from featurise.registry.engine import RegistryUnavailable
 from featurise.registry.models import Claim
-from featurise.registry.session import RegistryUnavailable, writing
+from featurise.registry.session import writing
 
 
 class ClaimLost(FeaturiseError):

@@ -10,7 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 from featurise.errors import FeaturiseError
-from featurise.registry import session
+from featurise.registry import engine
 
 VERSION_TABLE = "featurise_schema"
 """Airflow may share the database, and keeps its own version in alembic's usual table."""
@@ -20,50 +20,50 @@ class SchemaMismatch(FeaturiseError):
     """Raised when the registry's tables are missing, older, or newer than this version of the platform."""
 
 
-def migrate(engine: Engine) -> str:
+def migrate(database: Engine) -> str:
     """Bring the registry to this version's schema; returns its revision. An SQLite database is made, with its folder.
 
-    Raises SchemaMismatch when the registry is newer, or session.RegistryUnavailable.
+    Raises SchemaMismatch when the registry is newer, or engine.RegistryUnavailable.
     """
-    if (file := session.file(engine.url)) is not None:
+    if (file := engine.file(database.url)) is not None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise session.RegistryUnavailable(
+            raise engine.RegistryUnavailable(
                 f"the registry's folder {file.parent} cannot be made ({error.strerror}); "
                 "set FEATURISE_REGISTRY to a database in a folder that can"
             ) from error
-    with session.transaction(engine, writes=True) as connection:
-        if engine.dialect.name == "postgresql":
+    with engine.transaction(database, writes=True) as connection:
+        if database.dialect.name == "postgresql":
             # Several processes may start at once; SQLite's write lock makes them take turns anyway.
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('featurise_schema'))"))
         if (found := _current(connection)) is not None:
-            _refuse_unknown(found, engine)
+            _refuse_unknown(found, database)
         command.upgrade(_config(connection), "head")
     return _head()
 
 
-def check(engine: Engine) -> None:
-    """Raises SchemaMismatch unless the registry has exactly this version's schema, session.RegistryUnavailable."""
-    found, file = None, session.file(engine.url)
+def check(database: Engine) -> None:
+    """Raises SchemaMismatch unless the registry has exactly this version's schema, engine.RegistryUnavailable."""
+    found, file = None, engine.file(database.url)
     if file is None or os.access(file, os.F_OK):  # to connect would make it
-        with session.transaction(engine, writes=False) as connection:
+        with engine.transaction(database, writes=False) as connection:
             found = _current(connection)
-    where = session.shown(engine.url)
+    where = engine.shown(database.url)
     if found is None:
         raise SchemaMismatch(f"the registry {where} has no tables yet; run `featurise migrate`")
-    _refuse_unknown(found, engine)
+    _refuse_unknown(found, database)
     if found != _head():
         raise SchemaMismatch(
             f"the registry {where} has schema {found}, this version needs {_head()}; run `featurise migrate`"
         )
 
 
-def _refuse_unknown(found: str, engine: Engine) -> None:
+def _refuse_unknown(found: str, database: Engine) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     if found not in known:
         raise SchemaMismatch(
-            f"the registry {session.shown(engine.url)} has schema {found}, this version knows "
+            f"the registry {engine.shown(database.url)} has schema {found}, this version knows "
             f"up to {_head()}: a newer version migrated it; upgrade this installation"
         )
 

@@ -18,8 +18,9 @@ from featurise.airflow.operators.process import ProcessOperator
 from featurise.airflow.retry_policy import AttemptFailed
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.failures.taxonomy import Reason
-from featurise.registry import attempts, feature_sets, leases, schema, session
-from featurise.registry.session import RegistryUnavailable, writing
+from featurise.registry import attempts, engine, feature_sets, leases, schema
+from featurise.registry.engine import RegistryUnavailable
+from featurise.registry.session import writing
 from featurise.settings import settings
 from featurise.steps.plan import Shard
 
@@ -35,7 +36,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("FEATURISE_REGISTRY", f"sqlite:///{tmp_path / 'registry.db'}")
     monkeypatch.setenv("FEATURISE_EXTRACTOR", str(tmp_path / "extractor"))
     settings.cache_clear()
-    schema.migrate(session.engine(settings().registry))
+    schema.migrate(engine.of(settings().registry))
     weights = {"uri": "s3://models/w.pkl", "sha256": "a" * 64}
     yield FeatureSetSpec(
         dataset="birds", backbone="resnet101", bucket="images", start_date="2026-11-01", weights=weights

@@ -33,7 +33,7 @@ from featurise.failures.log_lines import readable
 from featurise.failures.pod_evidence import CONTAINER, gather
 from featurise.failures.taxonomy import Reason
 from featurise.registry import attempts, leases, shards
-from featurise.registry.session import RegistryUnavailable
+from featurise.registry.engine import RegistryUnavailable
 from featurise.settings import settings
 from featurise.steps.extract import following, specification
 from featurise.steps.plan import Shard

@@ -26,7 +26,7 @@ class Reported(BaseModel):
 def run(spec: FeatureSetSpec, batch: str, run_id: str) -> Reported:
     """Close attempts that were left open, write the run's page and its JSON, and release the run's claims.
 
-    Works whatever happened before it. Raises storage.StorageError, or session.RegistryUnavailable.
+    Works whatever happened before it. Raises storage.StorageError, or engine.RegistryUnavailable.
     """
     attempts.write_off(spec, batch, run_id)
     found = run_summary.of_run(spec, batch, run_id)
