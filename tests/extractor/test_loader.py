@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ from extractor.backbone import Prepared
 from extractor.core import manifest
 from extractor.core.manifest import Entry, Manifest, Reason
 from extractor.pipeline import loader
+from extractor.pipeline.decode.pool import Limits
 from extractor.pipeline.loader import Room, ahead
 
 
@@ -24,7 +27,7 @@ def unwanted(*_: object) -> Prepared:
 def test_a_file_above_the_limit_is_refused_before_it_is_fetched(tmp_path, size, reason):
     """What is fetched would be found missing."""
     listed = Manifest(str(tmp_path), (Entry(key="a.png", etag="e", size=size, image_id="a"),), sha256="")
-    found = loader.load(listed, 0, unwanted, Room(1000), max_pixels=1000, max_bytes=100)
+    found = loader.load(listed, 0, unwanted, Room(1000), Limits(max_pixels=1000), max_bytes=100)
     assert found.refused is not None
     assert found.refused[0] is reason
 
@@ -34,13 +37,25 @@ def too_much(*_: object) -> None:
     cv2.resize(np.zeros((1, 1, 4)), (2**30, 2**24))
 
 
-@pytest.mark.parametrize("where", ["decode", "prepare"])
-def test_memory_that_opencv_lacks_is_no_property_of_the_image(tmp_path, monkeypatch, where):
-    (tmp_path / "a.png").write_bytes(image(1))
-    if where == "decode":
-        monkeypatch.setattr(cv2, "imdecode", too_much)
-    with pytest.raises(MemoryError, match="OpenCV: Failed to allocate"):
-        loader.load(manifest.of_images(str(tmp_path)), 0, too_much, Room(1000), max_pixels=1000, max_bytes=1 << 20)
+def load_one(folder: Path, prepare: Callable[..., Prepared]) -> loader.LoadedImage:
+    (folder / "a.png").write_bytes(image(1))
+    return loader.load(manifest.of_images(str(folder)), 0, prepare, Room(1000), Limits(), max_bytes=1 << 20)
+
+
+def test_memory_that_opencv_lacks_is_no_property_of_the_image(tmp_path):
+    with pytest.raises(MemoryError, match="Failed to allocate"):
+        load_one(tmp_path, too_much)
+
+
+def test_memory_that_torch_lacks_is_no_property_of_the_image(tmp_path):
+    with pytest.raises(MemoryError, match="DefaultCPUAllocator"):
+        load_one(tmp_path, lambda _: torch.empty(1 << 60, dtype=torch.uint8))
+
+
+def test_whatever_else_preparing_an_image_raises_is_its_reject(tmp_path):
+    """What the next version of a decoder may hand over; here, pixels without a third dimension."""
+    found = load_one(tmp_path, lambda pixels: pixels[:, :, 0].shape[2])
+    assert found.refused == (Reason.UNREADABLE, "preparing it: IndexError: tuple index out of range")
 
 
 @pytest.mark.parametrize(("pixels", "together"), [(4 * 384, 4), (2 * 384, 2), (384, 1)])
@@ -48,20 +63,21 @@ def test_pixels_that_are_decoded_at_one_time_are_bounded(tmp_path, monkeypatch, 
     """Eight images of 384 pixels, four workers."""
     for n in range(8):
         (tmp_path / f"{n}.png").write_bytes(image(n, width=24, height=16))
-    lock, under_way, most = threading.Lock(), 0, 0
+    lock, under_way, most, all_there = threading.Lock(), 0, 0, threading.Barrier(together)
 
     def prepare(_: object) -> Prepared:
         nonlocal under_way, most
         with lock:
             under_way += 1
             most = max(most, under_way)
-        time.sleep(0.1)
+        all_there.wait(60)
+        time.sleep(0.05)  # for one too many to come
         with lock:
             under_way -= 1
         return Prepared(torch.zeros(3, 1, 1), 24, 16, 1.0)
 
     monkeypatch.setattr(loader, "MAX_PIXELS", pixels)
-    options = {"workers": 4, "window": 8, "max_pixels": 384, "max_bytes": 1 << 20}
+    options = {"workers": 4, "window": 8, "limits": Limits(max_pixels=384), "max_bytes": 1 << 20}
     found = list(ahead(manifest.of_images(str(tmp_path)), range(8), prepare, **options))
     assert [one.entry.key for one in found] == [f"{n}.png" for n in range(8)]
     assert all(one.prepared for one in found)

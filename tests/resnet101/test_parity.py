@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from extractor.pipeline.decode import decode
+from extractor.pipeline.decode.pool import decode
 from resnet101_detectron2.detector import Detector
 
 GOLDEN = Path(__file__).parents[1] / "golden"

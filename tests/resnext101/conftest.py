@@ -11,7 +11,7 @@ from extractor import kernels
 from extractor.backbone import Checkpoint, Options
 from extractor.core.backbone_specs import box_rule, specs
 from extractor.core.contract import Regions
-from extractor.pipeline.decode import decode
+from extractor.pipeline.decode.pool import decode
 from extractor.tools import synthetic_checkpoint
 from resnext101_mmf import load
 from resnext101_mmf.detector import Detector

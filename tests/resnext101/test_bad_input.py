@@ -15,7 +15,8 @@ from PIL import Image
 
 from extractor.backbone import Unfit
 from extractor.core.manifest import Reason
-from extractor.pipeline.decode import Undecodable, decode
+from extractor.core.rejection import Undecodable
+from extractor.pipeline.decode.pool import decode
 from resnext101_mmf.detector import Detector
 from resnext101_mmf.resize import MEAN, prepare, resize_factor
 

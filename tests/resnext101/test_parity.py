@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from extractor.core.contract import Regions
-from extractor.pipeline.decode import decode
+from extractor.pipeline.decode.pool import decode
 from resnext101_mmf.detector import Detector, rois
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -61,6 +61,7 @@ def run(
     max_reject_share: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.5,
     image_ids: ImageIds = ImageIds.STEM,
     max_pixels: Annotated[int, AT_LEAST_ONE] = MAX_PIXELS,
+    max_seconds: Annotated[float, Parameter(validator=Number(gt=0))] = 60.0,
     workers: Annotated[int, AT_LEAST_ONE] = 8,
     scratch: Path | None = None,
     summary: Path | None = None,
@@ -113,6 +114,8 @@ def run(
         With --images: `stem` names an image by its file's stem, `path` by its path below the folder or prefix.
     max_pixels
         Larger images are rejected before they are decoded.
+    max_seconds
+        An image that takes more CPU time to decode is rejected.
     workers
         Threads that fetch and decode.
     scratch
@@ -167,6 +170,7 @@ def run(
                 part_seconds=part_seconds,
                 max_reject_share=max_reject_share,
                 max_pixels=max_pixels,
+                max_seconds=max_seconds,
                 workers=workers,
                 scratch=scratch,
             ),

@@ -12,10 +12,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from extractor.backbone import Prepared, Unfit
 from extractor.core import storage
-from extractor.core.manifest import MAX_PIXELS, Entry, Manifest, Reason
-from extractor.pipeline.decode import Undecodable, decode, memory_told, pixels_of
+from extractor.core.manifest import MAX_PIXELS, Entry, Manifest
+from extractor.core.rejection import Reason, Undecodable
+from extractor.pipeline.decode.pool import Limits, shared
+from extractor.pipeline.machine import short_of_memory
 from extractor.pipeline.stage_timer import stage
 
 
@@ -53,7 +58,7 @@ class Room:
 
 
 def load(
-    manifest: Manifest, position: int, prepare: Callable[..., Prepared], room: Room, max_pixels: int, max_bytes: int
+    manifest: Manifest, position: int, prepare: Callable[..., Prepared], room: Room, limits: Limits, max_bytes: int
 ) -> LoadedImage:
     """Fetch, decode and prepare one image; what is wrong with the image itself becomes its refusal.
 
@@ -78,15 +83,29 @@ def load(
         )
         return LoadedImage(position, entry, sha256, refused=(Reason.CHANGED, detail))
     try:
-        with room.taken(pixels_of(data)):
+        with shared().opened(data, limits) as image, room.taken(image.pixels):
             with stage("decode"):
-                pixels = decode(data, max_pixels=max_pixels)
-            with stage("prepare"), memory_told():
-                return LoadedImage(position, entry, sha256, prepared=prepare(pixels))
+                pixels = image.decode()
+            with stage("prepare"):
+                return LoadedImage(position, entry, sha256, prepared=_prepared(prepare, pixels))
     except Undecodable as error:
         return LoadedImage(position, entry, sha256, refused=(error.reason, str(error)))
+
+
+def _prepared(prepare: Callable[..., Prepared], pixels: NDArray[np.uint8]) -> Prepared:
+    """The image as the network takes it.
+
+    Raises Undecodable whatever goes wrong with it there, and MemoryError: that is no property of the image.
+    """
+    try:
+        return prepare(pixels)
     except Unfit as error:
-        return LoadedImage(position, entry, sha256, refused=(Reason.TOO_SMALL, str(error)))
+        raise Undecodable(Reason.TOO_SMALL, str(error)) from error
+    except Exception as error:
+        if short_of_memory(error):
+            raise MemoryError(f"preparing an image of {pixels.shape[1]} x {pixels.shape[0]}: {error}") from error
+        # Whatever it is: one image must not end a shard.
+        raise Undecodable(Reason.UNREADABLE, f"preparing it: {type(error).__name__}: {error}") from error
 
 
 def ahead(
@@ -96,16 +115,16 @@ def ahead(
     *,
     workers: int,
     window: int,
-    max_pixels: int,
+    limits: Limits,
     max_bytes: int,
 ) -> Generator[LoadedImage]:
     """The images at these positions, in order, at most `window` of them loaded or loading at any time."""
     pending: deque[Future[LoadedImage]] = deque()
-    room = Room(max(max_pixels, MAX_PIXELS))
+    room = Room(max(limits.max_pixels, MAX_PIXELS))
     with ThreadPoolExecutor(workers, thread_name_prefix="load") as pool:
         try:
             for position in positions:
-                pending.append(pool.submit(load, manifest, position, prepare, room, max_pixels, max_bytes))
+                pending.append(pool.submit(load, manifest, position, prepare, room, limits, max_bytes))
                 if len(pending) >= window:
                     yield pending.popleft().result()
             while pending:

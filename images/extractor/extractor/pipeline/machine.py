@@ -70,6 +70,14 @@ def return_freed_memory() -> None:
     _mallopt(M_MMAP_THRESHOLD, 1024 * 1024)
 
 
+def short_of_memory(error: Exception) -> bool:
+    """Whether an error says that this machine's memory does not suffice, whichever library raises it."""
+    if isinstance(error, MemoryError):
+        return True
+    # OpenCV's and torch's, which are classes of their own.
+    return getattr(error, "code", None) == -4 or "DefaultCPUAllocator" in str(error)
+
+
 def keep_freed_memory() -> None:
     """Have glibc reuse the pages of freed activations, which it otherwise returns and faults in anew at every layer."""
     _mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -24,6 +24,7 @@ from extractor.gpu.known_answer import KnownAnswers
 from extractor.log import log
 from extractor.pipeline import machine, parts
 from extractor.pipeline.batching import in_order
+from extractor.pipeline.decode.pool import Limits
 from extractor.pipeline.loader import LoadedImage, ahead
 from extractor.pipeline.part_writer import Saver
 from extractor.pipeline.parts import Part, Result
@@ -56,6 +57,7 @@ class Request:
     workers: int = 8
     max_reject_share: float = 0.5
     max_pixels: int = MAX_PIXELS
+    max_seconds: float = Limits.seconds
     max_bytes: int = 512 * 1024 * 1024
     scratch: Path | None = None
 
@@ -173,7 +175,7 @@ def _featurise(
         backbone.prepare,
         workers=request.workers,
         window=window,
-        max_pixels=request.max_pixels,
+        limits=Limits(request.max_pixels, request.max_seconds),
         max_bytes=request.max_bytes,
     )
     with (

@@ -1,0 +1,29 @@
+"""What is asked of a decoder, and what a header says of an image."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reader(StrEnum):
+    """Which library's pixels are meant."""
+
+    OPENCV = "opencv"
+    """`cv2.imread`: both references; upright by EXIF."""
+    PILLOW = "pillow"
+    """mmf's own script: not rotated."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """Sizes in pixels. `tile` is the width and height of a TIFF's tiles, which are decoded whole."""
+
+    width: int
+    height: int
+    frames: int = 1
+    scans: int = 1
+    tile: tuple[int, int] = (0, 0)
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels the image has."""
+        return self.width * self.height
