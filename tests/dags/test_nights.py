@@ -1,6 +1,8 @@
 """Which day a run stands for: daylight saving, manual runs, backfills. Dates are fixed where they can be."""
 
-from datetime import UTC, datetime
+import zoneinfo
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 
 import pendulum
 import pytest
@@ -63,6 +65,80 @@ def test_a_schedule_that_leaves_days_out_leaves_them_out_of_backfills() -> None:
     weekdays = Nights("0 2 * * 2-6", timezone=pendulum.timezone("UTC"))
     keys = [run.partition_key for run in backfilled(weekdays, "2026-11-13", "2026-11-17")]
     assert keys == ["2026-11-13", "2026-11-16", "2026-11-17"]
+
+
+SOME = [f"{minute} {hour}" for hour in (0, 1, 2, 3, 4, 21, 22, 23) for minute in (0, 1, 30, 45)]
+"""Minutes and hours: some of every hour in which clocks are changed."""
+ALL = [f"{minute} 0" for minute in range(60)]
+"""All of the hour after midnight."""
+
+
+def changes(years: range) -> Iterator[tuple[str, datetime, datetime]]:
+    """Where clocks are changed: zone, and the moments just before and after; one for each wall time and step."""
+    known = set()
+    step, minute = timedelta(days=5), timedelta(minutes=1)
+    for name in sorted(zoneinfo.available_timezones()):
+        zone = zoneinfo.ZoneInfo(name)
+        before = datetime(years.start, 1, 1, tzinfo=UTC)
+        while before.year < years.stop:
+            after = before + step
+            if before.astimezone(zone).utcoffset() != after.astimezone(zone).utcoffset():
+                early, late = before, after
+                while late - early > minute:
+                    middle = early + (late - early) // minute // 2 * minute
+                    changed = middle.astimezone(zone).utcoffset() != before.astimezone(zone).utcoffset()
+                    early, late = (early, middle) if changed else (middle, late)
+                clocks = [moment.astimezone(zone) for moment in (early, late)]
+                kind = (clocks[0].time(), clocks[1].utcoffset() - clocks[0].utcoffset())
+                if kind not in known:
+                    known.add(kind)
+                    yield name, early, late
+            before = after
+
+
+def test_no_change_of_clocks_anywhere_loses_a_day_or_has_it_twice() -> None:
+    found = list(changes(range(2020, 2030)))
+    assert {"Africa/Cairo", "America/Havana"} <= {zone for zone, *_ in found}  # where there is no midnight, or two
+    for name, moment, _ in found:
+        around = [moment.date() + timedelta(days=days) for days in range(-1, 3)]
+        days = [(day - timedelta(days=1)).isoformat() for day in around]
+        shown = clocks(name, around[0], around[-1])
+        near_midnight = moment.astimezone(zoneinfo.ZoneInfo(name)).hour in (22, 23, 0, 1)
+        for tick in SOME + ALL * near_midnight:
+            nights = Nights(f"{tick} * * *", timezone=pendulum.timezone(name))
+            runs = scheduled(nights, next(iter(shown.values())), len(around))
+            assert [run.partition_key for run in runs] == days, (name, tick)
+            for run, day in zip(runs, around, strict=True):
+                minute, hour = map(int, tick.split())
+                assert run.run_after == due(shown, datetime(day.year, day.month, day.day, hour, minute)), (name, tick)
+                assert run.partition_date == nights.resolve_partition_date(run.partition_key), (name, tick, day)
+            again = backfilled(nights, days[0], days[-1])
+            assert [(run.partition_key, run.run_after) for run in again] == [
+                (r.partition_key, r.run_after) for r in runs
+            ]
+
+
+def clocks(zone: str, first: date, last: date) -> dict[datetime, datetime]:
+    """What a zone's clocks show in these days, minute by minute, and when they do so last."""
+    moment = datetime.combine(first, datetime.min.time(), zoneinfo.ZoneInfo(zone)).astimezone(UTC)
+    shown = {}
+    while (clock := moment.astimezone(zoneinfo.ZoneInfo(zone)).replace(tzinfo=None)).date() <= last + timedelta(days=1):
+        shown[clock] = moment
+        moment += timedelta(minutes=1)
+    return shown
+
+
+def due(shown: dict[datetime, datetime], wall: datetime) -> datetime:
+    """When the clocks show this time, or else the next one that they show."""
+    while wall not in shown:
+        wall += timedelta(minutes=1)
+    return shown[wall]
+
+
+def test_a_start_between_two_showings_of_an_hour_has_its_day() -> None:
+    havana = Nights("30 0 * * *", timezone=pendulum.timezone("America/Havana"))
+    (night,) = scheduled(havana, datetime(2026, 11, 1, 4, 45, tzinfo=UTC), 1)  # 00:45, for the first time
+    assert (night.partition_key, night.run_after.isoformat()) == ("2026-10-31", "2026-11-01T05:30:00+00:00")
 
 
 def test_it_survives_the_trip_through_airflow_s_database() -> None:
