@@ -5,7 +5,6 @@ under `extractor.published`, where its published files can be downloaded.
 """
 
 from collections.abc import Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -51,12 +50,6 @@ class Options:
     device: torch.device
     precision: Precision = Precision.FP32
     cls_prob: ClsProb = ClsProb.FULL
-    answers: AbstractContextManager[Any] | None = None
-
-    def checked(self) -> AbstractContextManager[Any]:
-        """To be entered by each thread that launches the network's operations: on a GPU they are then checked against
-        float64 (`extractor.gpu.known_answer`)."""
-        return self.answers or nullcontext()
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,6 @@ class Detector:
         self.network = network
         self.rule = options.rule
         self.device = options.device
-        self.checked = options.checked
         self.dtype = _DTYPES[options.precision]
         self.synthetic = synthetic
         self.region_features = RegionFeatures(network.roi_heads.res5, threads)
@@ -65,8 +64,7 @@ class Detector:
         """The regions of each image of a batch, all of one shape."""
         if self.device.type == "cpu":
             return [found for one in batch for found in self._detect([one])]
-        with self.checked():
-            return self._detect(batch)
+        return self._detect(batch)
 
     def _detect(self, batch: Sequence[Prepared]) -> list[Regions]:
         height, width = batch[0].tensor.shape[1:]

@@ -50,8 +50,7 @@ class Detector:
         """
         if self.options.device.type == "cpu":
             return [regions for image in batch for regions in self._detect([image])]
-        with self.options.checked():
-            return self._detect(batch)
+        return self._detect(batch)
 
     @torch.inference_mode()
     def _detect(self, batch: Sequence[Prepared]) -> list[Regions]:

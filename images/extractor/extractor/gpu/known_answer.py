@@ -95,7 +95,8 @@ class Answer:
 
 
 class KnownAnswers(TorchFunctionMode):
-    """While it is entered, this thread's convolutions and matrix products on the device are checked.
+    """While it is entered, this thread's convolutions and matrix products on the device are checked, whoever asks for
+    them: a network needs to know nothing of it.
 
     The first call of each shape waits for the device; later ones cost the host two microseconds. While a CUDA graph is
     captured nothing can be checked: what is to be captured must have run before.
@@ -111,7 +112,7 @@ class KnownAnswers(TorchFunctionMode):
         self._ways: dict[Any, Way] = {}
         self._layouts: dict[Any, tuple[torch.memory_format | None, float | None]] = {}
         self._timing = 0.0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __torch_function__(
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

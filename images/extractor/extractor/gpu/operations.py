@@ -256,15 +256,12 @@ class Operation:
         stride, padding, dilation, groups = self._steps()
         out, per_group, height, width = weight.shape
         images, down, across = _places(result, PATCH_NUMBERS // (x.shape[1] * height * width))
-        taps = []
-        for row in range(height):
-            for column in range(width):
-                y = down * stride[0] - padding[0] + row * dilation[0]
-                z = across * stride[1] - padding[1] + column * dilation[1]
-                inside = (y >= 0) & (y < x.shape[2]) & (z >= 0) & (z < x.shape[3])
-                taken = x[images, :, y.clamp(0, x.shape[2] - 1), z.clamp(0, x.shape[3] - 1)]
-                taps.append(torch.where(inside[:, None], taken, 0.0).double())
-        patches = torch.stack(taps, dim=2).reshape(len(images), groups, per_group * height * width)
+        y = (down * stride[0] - padding[0])[:, None, None] + _steps_of(height, dilation[0], x.device)[:, None]
+        z = (across * stride[1] - padding[1])[:, None, None] + _steps_of(width, dilation[1], x.device)
+        inside = (y >= 0) & (y < x.shape[2]) & (z >= 0) & (z < x.shape[3])
+        taken = x[images[:, None, None], :, y.clamp(0, x.shape[2] - 1), z.clamp(0, x.shape[3] - 1)]
+        taken = torch.where(inside[..., None], taken, 0.0).double()  # [spots, height, width, channels]
+        patches = taken.flatten(1, 2).transpose(1, 2).reshape(len(images), groups, per_group * height * width)
         filters = weight.double().reshape(groups, out // groups, -1)
         expected = torch.einsum("sgk,gok->sgo", patches, filters).reshape(len(images), out)
         if (bias := self.operands.get("bias")) is not None:
@@ -304,6 +301,10 @@ def lying_as(x: Tensor) -> torch.memory_format:
     """The layout of a tensor [N, C, H, W]."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
+
+
+def _steps_of(length: int, dilation: int, device: torch.device) -> Tensor:
+    return torch.arange(length, device=device) * dilation
 
 
 def _pair(value: Any) -> tuple[Any, Any]:

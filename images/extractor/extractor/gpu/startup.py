@@ -66,10 +66,11 @@ def settle(backbone: Backbone, answers: KnownAnswers, batch_size: int | None) ->
 def _tried(backbone: Backbone, answers: KnownAnswers, size: int) -> int | None:
     """The memory's peak in bytes; None where it did not suffice."""
     try:
-        for width, height in (TYPICAL, LARGEST):
-            batch = _batch(backbone, size, width, height)
-            backbone.detect(batch)
-        return answers.card.peak(lambda: backbone.detect(batch))
+        with answers:
+            for width, height in (TYPICAL, LARGEST):
+                batch = _batch(backbone, size, width, height)
+                backbone.detect(batch)
+            return answers.card.peak(lambda: backbone.detect(batch))
     except torch.OutOfMemoryError:
         return None
 

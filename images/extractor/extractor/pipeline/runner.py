@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,7 +87,7 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
             return progress.complete(before.rejects, synthetic=before.synthetic)
         earlier = parts.saved(request.output, identity, scratch)
         machine.check_disk(_disk_needed(request, len(parts.settled(earlier))), scratch, *_output_folder(request.output))
-        options = Options(request.rule, device, request.precision, request.cls_prob, answers)
+        options = Options(request.rule, device, request.precision, request.cls_prob)
         backbone = load(Checkpoint(weights.path, weights.config), options)
         # A batch on a CPU takes longer than Kubernetes waits after SIGTERM, and gains nothing.
         size = startup.settle(backbone, answers, request.batch_size) if answers else request.batch_size or 1
@@ -95,9 +95,9 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
             "loaded", backbone=request.backbone, revision=planned, device=str(device), synthetic=backbone.synthetic
         )
         progress.resume(parts.settled(earlier).values())
-        every = parts.in_order(
-            [*earlier, *_featurise(request, backbone, size, identity, earlier, progress, scratch, stop)]
-        )
+        with answers or nullcontext():
+            made = _featurise(request, backbone, size, identity, earlier, progress, scratch, stop)
+        every = parts.in_order([*earlier, *made])
         outcomes = parts.settled(every).values()
         _check_rejects(request, [outcome.reject for outcome in outcomes if outcome.reject is not None])
         provenance = Provenance(
