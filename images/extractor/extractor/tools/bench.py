@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from extractor.core.contract import Regions
 from extractor.pipeline import machine, stage_timer
 from extractor.pipeline.progress import Progress
 from extractor.pipeline.runner import Request, run
-from extractor.tools import synthetic_checkpoint
+from extractor.tools import gpu_bench, synthetic_checkpoint
 
 app = App(name="extractor.bench", help="Measure backbones against plain runs of the same networks.")
 
@@ -191,6 +191,52 @@ class _Blank:
         ids, ones = np.zeros(36, np.int64), np.ones(36, np.float32)
         features = np.random.default_rng(0).random((36, 2048), np.float32)
         return [Regions(features, boxes, ids, ones, 36, one.width, one.height, ids, ones) for one in batch]
+
+
+@app.command
+def gpu(
+    *,
+    backbone: Sequence[str] = tuple(specs()),
+    precision: Sequence[Precision] = tuple(Precision),
+    batch_size: Sequence[int] = (8, 16, 32),
+    device: str = "auto",
+    golden: Path = Path("tests/golden"),
+    weights: Path = Path(".cache/weights"),
+    count: int = 256,
+    seconds: float = 330.0,
+    json: Path | None = None,
+) -> None:
+    """Print all that is to be known of a GPU: known answers, parity, speed, and where the time goes.
+
+    Parameters
+    ----------
+    backbone
+        Which backbones; both unless given.
+    precision
+        Which precisions; all four unless given.
+    batch_size
+        Batches to compare with single images and to time.
+    device
+        `auto`, `cuda` or `cpu`, where every part runs too, to try it.
+    golden
+        The golden images and the reference's rows.
+    weights
+        Where checkpoints lie; synthetic ones are made there when they are missing.
+    count
+        Photographs of a whole run.
+    seconds
+        No part is begun after so many.
+    json
+        Where the figures are written.
+    """
+    log.configure(quiet=True)
+    chosen = machine.device_of(device)
+    measured = gpu_bench.Bench(chosen, gpu_bench.photographs(golden / "images", count), golden, batch_size, seconds)
+    candidates = [
+        partial(lambda name: gpu_bench.Candidate(name, _checkpoint(name, weights), loader(name), _plain(name)), name)
+        for name in backbone
+    ]
+    gpu_bench.bench(candidates, measured, precision, json)
 
 
 @app.command(show=False)
