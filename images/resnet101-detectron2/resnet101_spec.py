@@ -22,4 +22,5 @@ SPEC = BackboneSpec(
     checkpoint="faster_rcnn_from_caffe_attr.pkl",
     choose=choose,
     attributes=400,
+    ordered=True,
 )

@@ -134,12 +134,12 @@ def regions(data: bytes, *, rows: int = 36, width: int = 640, height: int = 480,
         features=random.gamma(1, 1, (rows, 2048)).astype(np.float32),
         boxes=boxes,
         obj_id=random.integers(0, 1600, rows),
-        obj_conf=random.uniform(0, 1, rows).astype(np.float32),
+        obj_conf=np.sort(random.uniform(0, 1, rows).astype(np.float32))[::-1],
         num_boxes=rows,
         img_w=width,
         img_h=height,
         attr_id=random.integers(0, 400, rows) if attributes else None,
-        attr_conf=random.uniform(0, 1, rows).astype(np.float32) if attributes else None,
+        attr_conf=random.uniform(0.01, 1, rows).astype(np.float32) if attributes else None,
     )
 
 

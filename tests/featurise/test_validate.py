@@ -1,5 +1,6 @@
 """Every rule of a shard's file, broken once: the file lies in quarantine, and the first problems are told."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from extractor.core import storage
-from extractor.core.backbone_specs import specs
-from featurise.declaration.feature_set import FeatureSetSpec
+from extractor.core.backbone_specs import box_rule, specs
+from extractor.core.contract import Regions
+from featurise.declaration.feature_set import Boxes, FeatureSetSpec
 from featurise.declaration.run_options import Options
 from featurise.objects import layout
 from featurise.registry.statistics import Statistics
@@ -59,6 +61,13 @@ def replace(name: str, value: np.ndarray) -> Callable[[h5py.File], None]:
     def how(file: h5py.File) -> None:
         del file["a"][name]
         file["a"][name] = value
+
+    return how
+
+
+def all_alike(name: str) -> Callable[[h5py.File], None]:
+    def how(file: h5py.File) -> None:
+        file["a"][name][...] = file["a"][name][0]
 
     return how
 
@@ -120,7 +129,11 @@ def test_a_good_file_passes_with_its_numbers(spec, shard):
         (put("boxes", (5, 5, 5, 10)), "a: box of row 0 is without a positive area"),
         (put("boxes", (np.nan, 0, 1, 1)), "a: box of row 0 is outside"),
         (put("obj_conf", 1.5), "a: obj_conf reaches from"),
-        (put("attr_conf", -0.1), "a: attr_conf reaches from"),
+        (put("attr_conf", 0.002), "a: attr_conf reaches from"),
+        (put("features", -0.5), "a: features of row 0 reach down to -0.5, expected none below 0"),
+        (all_alike("features"), "a: features of all 36 rows are alike"),
+        (all_alike("boxes"), "a: all 36 boxes are alike"),
+        (put("obj_conf", 0.9, 35), "a: obj_conf rises from row 34 to the next"),
         (put("obj_id", 1600), "to 1600, expected 0 to 1599"),
         (put("num_boxes", 37, ()), "a: num_boxes is 37 with 36 rows"),
         (put("num_boxes", 35, ()), "a: num_boxes is 35, the index says 36"),
@@ -293,3 +306,40 @@ def test_both_edge_pixels_of_the_network_count_in_resnext101_only(spec, extract,
     found.boxes[:2] = (500, 300, 500 + side, 310), (500, 300, 510, 300 + side)
     told = list(rules.regions(spec.model_copy(update={"backbone": backbone}), found, np.ones(len(found.features))))
     assert [what[:39] for what in told] == ([] if passes else ["box of row 0 is without a positive area"])
+
+
+def with_probabilities(extract, *, background: bool = False) -> tuple[Regions, np.ndarray]:
+    """What `resnext101` finds in an image: class and confidence are of the largest probability."""
+    found = extract.find(b"image")
+    scores = np.random.default_rng(0).gamma(0.01, 1, (36, 1601)).astype(np.float32)
+    scores[5] = 0
+    scores[5, :2] = 0.9, 0.1  # mostly background
+    scores /= scores.sum(axis=1, keepdims=True)
+    seen = scores if background else scores[:, 1:]
+    facts = {"obj_id": seen.argmax(axis=1), "obj_conf": seen.max(axis=1), "cls_prob": scores[:, 1:].copy()}
+    return dataclasses.replace(found, attr_id=None, attr_conf=None, **facts), scores
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize(
+    ("row", "change", "says"),
+    [
+        (0, {}, None),
+        (3, {"cls_prob": 0.0}, "cls_prob of row 3 adds up to 0, expected more than 0 and at most 1"),
+        (3, {"cls_prob": 3 / 1600}, "cls_prob of row 3 adds up to 3"),
+        (3, {"cls_prob": np.nan}, "cls_prob reaches from nan"),
+        (3, {"obj_conf": 0.123}, "row 3 is of class .* by 0.123; the largest of its cls_prob is"),
+        (3, {"obj_id": 7}, "row 3 is of class 7 by"),
+        (5, {"obj_id": 7}, "row 5 is of class 7 by"),
+        (5, {"obj_conf": 0.99}, "row 5 is of class . by 0.99"),
+    ],
+)
+def test_class_and_confidence_are_the_largest_probability_s(spec, extract, background, row, change, says):
+    rule = box_rule("resnext101", max_boxes=36, background=background)
+    other = spec.model_copy(update={"backbone": "resnext101", "boxes": Boxes(max_boxes=36, background=background)})
+    assert other.rule == rule
+    found, _ = with_probabilities(extract, background=background)
+    for name, value in change.items():
+        getattr(found, name)[row] = value
+    told = list(rules.regions(other, found, np.linalg.norm(found.features, axis=1)))
+    assert told == [] if says is None else any(re.match(says, one) for one in told), told

@@ -53,12 +53,12 @@ class Stub:
             features=random.random((rows, 2048), np.float32),
             boxes=corners.reshape(rows, 4),
             obj_id=random.integers(0, 1600, rows),
-            obj_conf=random.random(rows, np.float32),
+            obj_conf=np.sort(random.random(rows, np.float32))[::-1],
             num_boxes=rows,
             img_w=prepared.width,
             img_h=prepared.height,
             attr_id=random.integers(0, 400, rows),
-            attr_conf=random.random(rows, np.float32),
+            attr_conf=0.01 + 0.99 * random.random(rows, np.float32),
         )
 
 

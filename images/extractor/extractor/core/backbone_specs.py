@@ -97,6 +97,8 @@ class BackboneSpec:
     background: bool = False
     """Whether a rule may let the background compete for a box's class."""
     feature_width: int = 2048
+    ordered: bool = False
+    """Whether an image's rows come in descending order of `obj_conf`."""
     frame: Callable[[int, int], Frame] = _of_the_image
     """Where boxes may lie in an image of this width and height in pixels."""
 

@@ -12,6 +12,9 @@ from extractor.core.contract import Field, Provenance, Regions
 from extractor.core.manifest import IndexEntry, Manifest, Reject
 from featurise.declaration.feature_set import FeatureSetSpec
 
+SUM = 1e-3
+"""How far sums of probabilities may lie beside what they are: 1,600 float32 numbers, added in any order."""
+
 
 def expected_fields(spec: FeatureSetSpec) -> tuple[Field, ...]:
     """The fields that every group of a feature set's file has."""
@@ -27,25 +30,61 @@ def regions(spec: FeatureSetSpec, found: Regions, norms: NDArray[np.float32]) ->
         return
     if not 0 <= found.num_boxes <= rows:
         yield f"num_boxes is {found.num_boxes} with {rows} rows"
-    if not np.isfinite(norms).all():
-        yield f"features of row {int(np.flatnonzero(~np.isfinite(norms))[0])} are not finite"
-    elif not norms.all():
-        yield f"features of row {int(np.flatnonzero(norms == 0)[0])} are all zero"
+    yield from _features(found.features, norms)
     yield from _boxes(spec, found)
     # With background, class 0 is the background and the others count from 1.
     yield from _within("obj_id", found.obj_id, backbone.classes - (not rule.background))
     yield from _within("obj_conf", found.obj_conf, 1)
+    if backbone.ordered and (rising := np.flatnonzero(np.diff(found.obj_conf) > 0)).size:
+        row = int(rising[0])
+        yield f"obj_conf rises from row {row} to the next ({found.obj_conf[row]:g}, {found.obj_conf[row + 1]:g})"
     if backbone.attributes and found.attr_id is not None and found.attr_conf is not None:
         yield from _within("attr_id", found.attr_id, backbone.attributes - 1)
-        yield from _within("attr_conf", found.attr_conf, 1)
+        # The largest of so many probabilities that add up to 1.
+        yield from _within("attr_conf", found.attr_conf, 1, (1 - SUM) / backbone.attributes)
     if found.cls_prob is not None:
         yield from _within("cls_prob", found.cls_prob, 1)
+        yield from _probabilities(found, found.cls_prob, rule.background)
 
 
-def _within(name: str, values: NDArray[Any], highest: int) -> Iterator[str]:
+def _within(name: str, values: NDArray[Any], highest: int, lowest: float = 0) -> Iterator[str]:
     low, high = values.min(), values.max()
-    if not (low >= 0 and high <= highest):
-        yield f"{name} reaches from {low} to {high}, expected 0 to {highest}"
+    if not (low >= lowest and high <= highest):
+        yield f"{name} reaches from {low} to {high}, expected {lowest:g} to {highest}"
+
+
+def _features(features: NDArray[np.float32], norms: NDArray[np.float32]) -> Iterator[str]:
+    """Both networks end in ReLU: no feature is negative. No two boxes are the same, so their features differ too."""
+    if not np.isfinite(norms).all():
+        yield f"features of row {int(np.flatnonzero(~np.isfinite(norms))[0])} are not finite"
+        return
+    if not norms.all():
+        yield f"features of row {int(np.flatnonzero(norms == 0)[0])} are all zero"
+    if features.min() < 0:
+        row = int(np.flatnonzero(features.min(axis=1) < 0)[0])
+        yield f"features of row {row} reach down to {features[row].min():g}, expected none below 0"
+    if len(norms) > 1 and (norms == norms[0]).all() and (features == features[0]).all():
+        yield f"features of all {len(norms)} rows are alike"
+
+
+def _probabilities(found: Regions, cls_prob: NDArray[np.float32], background: bool) -> Iterator[str]:
+    """Whether a row's class and confidence are its largest probability's: they are taken from the same numbers.
+
+    `cls_prob` has no column for the background; with `background`, class 0 is the background and has what is left of 1.
+    """
+    sums, largest = cls_prob.sum(axis=1, dtype=np.float64), cls_prob.max(axis=1)
+    rows = np.arange(len(cls_prob))
+    classes = found.obj_id - background
+    of_class = cls_prob[rows, np.clip(classes, 0, cls_prob.shape[1] - 1)]
+    left = (classes < 0) & (found.obj_conf >= largest) & (np.abs(found.obj_conf + sums - 1) <= SUM)
+    right = left | ((classes >= 0) & (found.obj_conf == largest) & (of_class == largest))
+    for row in np.flatnonzero(~((sums > 0) & (sums <= 1 + SUM)))[:1]:
+        yield f"cls_prob of row {row} adds up to {sums[row]:g}, expected more than 0 and at most 1"
+    for row in np.flatnonzero(~right)[:1]:
+        yield (
+            f"row {row} is of class {found.obj_id[row]} by {found.obj_conf[row]:g}; the largest of its cls_prob is "
+            f"{largest[row]:g}, of class {int(cls_prob[row].argmax()) + background}, and of its class {of_class[row]:g}"
+        )
 
 
 def _boxes(spec: FeatureSetSpec, found: Regions) -> Iterator[str]:
@@ -61,6 +100,8 @@ def _boxes(spec: FeatureSetSpec, found: Regions) -> Iterator[str]:
         if not holds.all():
             row = int(np.flatnonzero(~holds)[0])
             yield f"box of row {row} is {name}: {', '.join(f'{side:g}' for side in found.boxes[row])}"
+    if len(found.boxes) > 1 and (found.boxes == found.boxes[0]).all():
+        yield f"all {len(found.boxes)} boxes are alike"
 
 
 def lists(manifest: Manifest, index: Sequence[IndexEntry], rejects: Sequence[Reject]) -> Iterator[str]:
