@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from extractor.log import log
 from extractor.pipeline import machine, parts
 from extractor.pipeline.batching import in_order
 from extractor.pipeline.decode.pool import Limits
+from extractor.pipeline.finite import Finite
 from extractor.pipeline.loader import LoadedImage, ahead
 from extractor.pipeline.part_writer import Saver
 from extractor.pipeline.parts import Part, Result
@@ -88,7 +90,9 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
         earlier = parts.saved(request.output, identity, scratch)
         machine.check_disk(_disk_needed(request, len(parts.settled(earlier))), scratch, *_output_folder(request.output))
         options = Options(request.rule, device, request.precision, request.cls_prob)
-        backbone = load(Checkpoint(weights.path, weights.config), options)
+        checkpoint = Checkpoint(weights.path, weights.config)
+        backbone = load(checkpoint, options)
+        exact = Finite(partial(load, checkpoint), options, backbone)
         # A batch on a CPU takes longer than Kubernetes waits after SIGTERM, and gains nothing.
         size = startup.settle(backbone, answers, request.batch_size) if answers else request.batch_size or 1
         log.info(
@@ -96,7 +100,7 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
         )
         progress.resume(parts.settled(earlier).values())
         with answers or nullcontext():
-            made = _featurise(request, backbone, size, identity, earlier, progress, scratch, stop)
+            made = _featurise(request, backbone, exact, size, identity, earlier, progress, scratch, stop)
         every = parts.in_order([*earlier, *made])
         outcomes = parts.settled(every).values()
         _check_rejects(request, [outcome.reject for outcome in outcomes if outcome.reject is not None])
@@ -155,6 +159,7 @@ def _output_folder(output: str) -> list[Path]:
 def _featurise(
     request: Request,
     backbone: Backbone,
+    exact: Finite,
     size: int,
     identity: str,
     earlier: Sequence[Part],
@@ -183,7 +188,8 @@ def _featurise(
         closing(loaded),
         closing(in_order(loaded, backbone, size=size, window=window)) as found_in_order,
     ):
-        for image, found in found_in_order:
+        for each in found_in_order:
+            image, found = exact.checked(*each)
             result = _outcome(image, found, owners)
             first = result.done is not None and owners.setdefault(result.done.image_id, result.done) is result.done
             saver.add(result, found if first else None)
