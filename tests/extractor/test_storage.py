@@ -3,11 +3,13 @@
 import hashlib
 import os
 import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from extractor.core import storage
+from extractor.core import s3_client, storage
 from extractor.core.exit_codes import StorageError
 from featurise_demo.embedded import object_store
 
@@ -153,10 +155,12 @@ def test_store_that_is_down_is_named_with_its_endpoint(tmp_path, monkeypatch):
 
 
 class Flaky(ThreadingHTTPServer):
-    """A store of one object, whose first `breaks` answers end in the middle of their body."""
+    """A store of one object, whose first `breaks` answers end in the middle of their body, or come in drips."""
 
     data = bytes(range(256)) * 64
     breaks = 0
+    drips = False
+    page = ""
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -169,10 +173,29 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_GET(self) -> None:
+        if "list-type=2" in self.path:
+            self._list()
+            return
         self.do_HEAD()
         self.server.breaks -= 1
+        if self.server.drips and self.server.breaks >= 0:
+            self._drip()
+            return
         self.wfile.write(self.server.data[: 1000 if self.server.breaks >= 0 else None])
         self.close_connection = True
+
+    def _list(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(self.server.page)))
+        self.end_headers()
+        self.wfile.write(self.server.page.encode())
+
+    def _drip(self) -> None:
+        with suppress(OSError):  # the client has had enough
+            for byte in self.server.data:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.1)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -215,3 +238,54 @@ def test_answers_that_always_break_off_are_a_failure_of_the_store(flaky, tmp_pat
     with pytest.raises(StorageError, match=rf"s3://images/a/b.png: no answer from .*:{flaky.server_port}, or only"):
         fetch("s3://images/a/b.png", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@FETCHES
+def test_a_body_that_comes_in_drips_is_asked_for_again(flaky, tmp_path, fetch, monkeypatch):
+    monkeypatch.setattr(s3_client, "PACE_SECONDS", 0.3)
+    flaky.breaks, flaky.drips = 2, True
+    assert fetch("s3://images/a/b.png", tmp_path) == flaky.data
+
+
+@FETCHES
+def test_a_store_that_only_drips_is_waited_for_in_bounds(flaky, tmp_path, fetch, monkeypatch):
+    monkeypatch.setattr(s3_client, "PACE_SECONDS", 0.3)
+    flaky.breaks, flaky.drips = 1000, True  # 16 KiB at ten bytes a second: half an hour
+    begun = time.monotonic()
+    with pytest.raises(StorageError, match=r"s3://images/a/b.png: no answer from .*, or only"):
+        fetch("s3://images/a/b.png", tmp_path)
+    assert time.monotonic() - begun < 60
+    assert list(tmp_path.iterdir()) == []
+
+
+PAGE = (
+    '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name>{}'
+    "<Contents><Key>d/a.jpg</Key><LastModified>2026-11-23T00:00:00.000Z</LastModified><ETag>&quot;e&quot;</ETag>"
+    "<Size>1</Size></Contents></ListBucketResult>"
+)
+MORE = "<IsTruncated>true</IsTruncated>"
+
+
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        (MORE, "the list goes on and not how"),
+        (f"{MORE}<NextContinuationToken></NextContinuationToken>", "the list goes on and not how"),
+        (f"{MORE}<NextMarker>d/a.jpg</NextMarker>", "the list goes on and not how"),
+        (f"{MORE}<NextContinuationToken>same</NextContinuationToken>", "same next token was received twice"),
+        ("", "does not say whether it ends"),
+    ],
+    ids=["no token", "empty token", "marker", "same token", "nothing"],
+)
+def test_a_list_without_its_end_is_no_list(flaky, end, why):
+    flaky.page = PAGE.format(end)
+    with pytest.raises(StorageError, match=rf"listing s3://b/d/: .*{why}"):
+        list(storage.listing("s3://b/d/"))
+
+
+def test_a_list_that_breaks_off_is_no_list(flaky):
+    flaky.page = PAGE.format("<IsTruncated>false</IsTruncated>")[:-30]
+    with pytest.raises(StorageError, match="listing s3://b/d/: "):
+        list(storage.listing("s3://b/d/"))
+    flaky.page = PAGE.format("<IsTruncated>false</IsTruncated>")
+    assert [item.key for item in storage.listing("s3://b/d/")] == ["d/a.jpg"]

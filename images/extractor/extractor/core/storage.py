@@ -16,15 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-import boto3
-import botocore.session
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -37,10 +33,11 @@ from botocore.exceptions import (
     ReadTimeoutError,
     ResponseStreamingError,
 )
-from botocore.utils import parse_timestamp
+from botocore.parsers import ResponseParserError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from extractor.core.exit_codes import StorageError
+from extractor.core.s3_client import client as client
 
 MIB = 1024 * 1024
 MULTIPART_ABOVE = 64 * MIB
@@ -88,32 +85,6 @@ def split(uri: str) -> tuple[str, str]:
 def join(uri: str, *names: str) -> str:
     """An address below another."""
     return "/".join([uri.rstrip("/"), *(name.strip("/") for name in names)])
-
-
-@cache
-def client() -> Any:
-    """The process's S3 client (boto3's are safe to share between threads)."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    config = Config(
-        retries={"mode": "standard", "max_attempts": 5},
-        connect_timeout=5,
-        read_timeout=60,
-        max_pool_connections=32,
-        # Stores beside AWS seldom resolve bucket names as hosts.
-        s3={"addressing_style": "path" if endpoint else "auto"},
-    )
-    core = botocore.session.get_session()
-    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
-    return boto3.session.Session(botocore_session=core).client("s3", config=config)
-
-
-def _moment(text: Any) -> datetime:
-    """A time stamp of an answer. botocore's own parser would take most of the time that a long listing takes."""
-    try:
-        return datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        found: datetime = parse_timestamp(text)
-        return found
 
 
 def endpoint() -> str:
@@ -221,7 +192,8 @@ def listing(uri: str) -> Iterator[ObjectInfo]:
     """Every object below an address, in the store's own order, one page of it at a time.
 
     Links to local folders are followed; one that leads nowhere is listed, for its reader to find nothing there.
-    Raises StorageError when bucket or folder is not there, or a folder in it cannot be read.
+    Raises StorageError when bucket or folder is not there, a folder in it cannot be read, or the store does not say
+    that the list has come to its end.
     """
     try:
         if not is_s3(uri):
@@ -232,12 +204,19 @@ def listing(uri: str) -> Iterator[ObjectInfo]:
                 yield _local_info(path, path.relative_to(root).as_posix(), follow_symlinks=path.exists())
             return
         bucket, prefix = split(uri)
-        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        for page in pages:
+        page: dict[str, Any] = {}
+        for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for item in page.get("Contents", ()):
                 yield ObjectInfo(item["Key"], item["ETag"].strip('"'), item["Size"], item["LastModified"])
-    except _ERRORS as error:
+    except (*_ERRORS, ResponseParserError) as error:
         _fail(uri, "listing", error)
+    if page.get("IsTruncated") is not False:
+        # botocore takes a page without a token for the next one for the last, whatever else it says.
+        wrong = "says that the list goes on and not how" if page.get("IsTruncated") else "does not say whether it ends"
+        raise StorageError(
+            f"listing {uri}: {endpoint()} {wrong}, so the list may be a part; a store has to answer list-type=2 with "
+            "IsTruncated, and with a NextContinuationToken while there is more"
+        )
 
 
 def _files_below(root: Path) -> Iterator[Path]:
