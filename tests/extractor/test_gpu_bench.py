@@ -191,3 +191,17 @@ def test_results_in_another_order_are_the_same_boxes() -> None:
     assert found.within(BATCH_BOUNDS[Precision.FP32])
     shifted = Regions(one.features, one.boxes + 30, one.obj_id, one.obj_conf, ROWS, one.img_w, one.img_h)
     assert not agreement(one, shifted).within(BATCH_BOUNDS[Precision.BF16])
+
+
+def test_the_bounds_that_the_readme_states_are_those_that_are_held() -> None:
+    readme = (Path(__file__).parents[2] / "images" / "extractor" / "README.md").read_text()
+    table = readme.partition("<!-- batch-bounds -->")[2].partition("<!-- /batch-bounds -->")[0]
+    stated = {}
+    for line in table.strip().splitlines()[2:]:
+        precision, kept, in_place, *others = (cell.strip(" `%") for cell in line.strip("|").split("|"))
+        stated[precision] = (float(kept) / 100, float(in_place) / 100, *map(float, others))
+
+    assert stated == {
+        precision.value: (bound.kept, bound.in_place, bound.box, bound.confidence, bound.median_cosine)
+        for precision, bound in BATCH_BOUNDS.items()
+    }

@@ -207,7 +207,15 @@ def inspect(file: str, /, *, first: int = 5) -> int:
 
 
 @weights.command
-def make(backbone: str, path: Path, /, *, seed: int = 0, prefix: str = "") -> int:
+def make(
+    backbone: str,
+    path: Path,
+    /,
+    *,
+    seed: int = 0,
+    prefix: str = "",
+    spread: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
     """Write a synthetic checkpoint in the format in which a backbone's weights are published.
 
     Its numbers exercise every part of the network; its boxes and labels mean nothing.
@@ -222,11 +230,13 @@ def make(backbone: str, path: Path, /, *, seed: int = 0, prefix: str = "") -> in
         Another seed, other numbers.
     prefix
         Put before every tensor's name, such as `module.` as torch's DataParallel does.
+    spread
+        Spread confidences as those of a trained network, to compare precisions.
     """
     from extractor.tools import synthetic_checkpoint
 
     _check_backbone(backbone)
-    tensors = synthetic_checkpoint.make(backbone, path, seed=seed, prefix=prefix)
+    tensors = synthetic_checkpoint.make(backbone, path, seed=seed, prefix=prefix, spread=spread)
     print(f"{path}: synthetic {backbone} checkpoint, tensors {tensors}")
     return Exit.OK
 

@@ -1,0 +1,68 @@
+"""Synthetic weights whose confidences are spread as those of the trained network, whose figures stand here."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extractor.tools import synthetic_checkpoint
+from extractor.tools.synthetic_checkpoint import State
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+HEADS = ("predictor.cls_score.", "predictor.cls_embedding.", "predictor.fc_attr.", "predictor.attr_score.", "fc7.")
+QUANTILES = (1, 50, 99)
+TRAINED_OBJECTS, TRAINED_ATTRIBUTES = (0.091, 0.379, 0.907), (0.015, 0.157, 0.677)
+"""Of 360 boxes of ten COCO images by the trained Caffe network, 36 an image."""
+
+
+def heads(backbone: str) -> State:
+    keys = (
+        synthetic_checkpoint._resnet101_keys() if backbone == "resnet101" else synthetic_checkpoint._resnext101_keys()
+    )
+    made = {
+        key: synthetic_checkpoint._tensor(backbone, 0, key, kind, shape)
+        for key, kind, shape in keys
+        if any(part in key for part in HEADS)
+    }
+    return {key.split("predictor.")[-1].split("extractor.")[-1]: value for key, value in made.items()}
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def confidences(backbone: str, tensors: State) -> tuple[np.ndarray, np.ndarray | None]:
+    """Object and attribute confidences of the golden images' 36 best rows, from their features."""
+    names = sorted(path for path in (GOLDEN / backbone).glob("*.npz") if "intermediate" not in path.stem)
+    features = np.concatenate([np.load(path)["features"][:36] for path in names])
+    if backbone == "resnext101":
+        features = np.maximum(features @ tensors["fc7.weight"].T + tensors["fc7.bias"], 0)
+        logits = features @ tensors["cls_score.weight"].T + tensors["cls_score.bias"]
+        return softmax(logits)[:, 1:].max(axis=1), None
+    logits = features @ tensors["cls_score.weight"].T + tensors["cls_score.bias"]
+    embedded = tensors["cls_embedding.weight"][logits.argmax(axis=1)]
+    hidden = np.hstack([features, embedded]) @ tensors["fc_attr.weight"].T + tensors["fc_attr.bias"]
+    attributes = np.maximum(hidden, 0) @ tensors["attr_score.weight"].T + tensors["attr_score.bias"]
+    return softmax(logits)[:, :1600].max(axis=1), softmax(attributes[:, :400]).max(axis=1)
+
+
+def log_odds(share: np.ndarray) -> np.ndarray:
+    return np.log(share / (1 - np.asarray(share)))
+
+
+@pytest.mark.parametrize("backbone", ["resnet101", "resnext101"])
+def test_spread_weights_have_the_confidences_of_trained_ones(backbone) -> None:
+    tensors = heads(backbone)
+    before, _ = confidences(backbone, tensors)
+    renamed = {f"predictor.{key}": value for key, value in tensors.items()}
+    synthetic_checkpoint._spread(renamed, backbone, 0)
+    objects, attributes = confidences(backbone, {key.removeprefix("predictor."): v for key, v in renamed.items()})
+
+    def miss(found: np.ndarray, trained: tuple[float, ...]) -> float:
+        return float(np.abs(log_odds(np.percentile(found, QUANTILES)) - log_odds(np.array(trained))).max())
+
+    assert miss(objects, TRAINED_OBJECTS) < 1.2
+    assert miss(before, TRAINED_OBJECTS) > 1.5
+    if attributes is not None:
+        assert miss(attributes, TRAINED_ATTRIBUTES) < 1.2
