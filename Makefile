@@ -3,6 +3,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+# Those that Airflow and torch support, the newest first: the locks hold for all of them. One that is here can make an
+# environment (Debian packs that apart); of pyenv's, none needs to be switched on.
+SUPPORTED := 3.13 3.12 3.11
+PYTHONS := $(shell for version in $(SUPPORTED); do \
+	for python in python$$version "$$HOME"/.pyenv/versions/$$version*/bin/python$$version; do \
+		"$$python" -c 'import ensurepip, venv' 2>/dev/null && { command -v "$$python"; break; }; \
+	done; done || true)
 PYTHON ?= python3
 UV := .tools/bin/uv
 UV_LOCK := images/requirements.uv.lock
@@ -10,9 +17,9 @@ EXTRACTOR := images/extractor/.venv
 CONTROL := .venv
 OURS := dags plugins images tests
 
-# An environment is brought up to date when a lock or a project file has changed, and only then.
-CONTROL_READY := $(CONTROL)/.ready-$(shell cat requirements.lock pyproject.toml images/*/pyproject.toml | sha256sum | cut -c1-16)
-EXTRACTOR_READY := $(EXTRACTOR)/.ready-$(shell cat images/extractor/requirements.lock images/*/pyproject.toml images/resnet101-detectron2/detectron2/* | sha256sum | cut -c1-16)
+# An environment is brought up to date when a lock, a project file or the Python has changed, and only then.
+CONTROL_READY := $(CONTROL)/.ready-$(shell { $(PYTHON) -V || true; cat requirements.lock pyproject.toml images/*/pyproject.toml; } 2>/dev/null | sha256sum | cut -c1-16)
+EXTRACTOR_READY := $(EXTRACTOR)/.ready-$(shell { $(PYTHON) -V || true; cat images/extractor/requirements.lock images/*/pyproject.toml images/resnet101-detectron2/detectron2/*; } 2>/dev/null | sha256sum | cut -c1-16)
 
 .PHONY: help
 help: ## list the targets
@@ -22,13 +29,20 @@ help: ## list the targets
 setup: $(CONTROL_READY) $(EXTRACTOR_READY) ## build both Python environments from their locks
 
 $(UV): $(UV_LOCK)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and f"Python 3.11 is needed, {sys.executable} is {sys.version.split()[0]}: call make with PYTHON=python3.11")'
+	@version=$$("$(PYTHON)" -c 'import sys; print(*sys.version_info[:2], sep=".")') && [[ " $(SUPPORTED) " = *" $$version "* ]] || { \
+		echo "Python $${version:-, which is not there,} will not do: one of $(SUPPORTED) with its venv is needed;" \
+			"call make with PYTHON=/path/to/it" >&2; exit 1; }
 	$(PYTHON) -m venv .tools
 	.tools/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $(UV_LOCK)
 	touch $@
 
+# $(1): made again when it is another Python's, kept otherwise.
+define environment
+[ "$$($(1)/bin/python -V 2>/dev/null)" = "$$($(PYTHON) -V)" ] || $(UV) venv --quiet --clear --python $(PYTHON) $(1)
+endef
+
 $(CONTROL_READY): | $(UV)
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(CONTROL)
+	$(call environment,$(CONTROL))
 	$(UV) pip sync --quiet --require-hashes --python $(CONTROL)/bin/python requirements.lock
 	$(UV) pip install --quiet --python $(CONTROL)/bin/python --no-deps --no-build-isolation -e . -e images/extractor \
 		-e images/resnet101-detectron2 -e images/resnext101-mmf # their specs: what computes is not installed here
@@ -36,8 +50,8 @@ $(CONTROL_READY): | $(UV)
 
 # In its own folder, since its pyproject says how mmf is built.
 $(EXTRACTOR_READY): | $(UV)
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(EXTRACTOR)
-	cd images/extractor && ../../$(UV) pip sync --quiet --require-hashes --python .venv/bin/python requirements.lock
+	$(call environment,$(EXTRACTOR))
+	cd images/extractor && ../../$(UV) pip sync --quiet --require-hashes --python ../../$(EXTRACTOR)/bin/python requirements.lock
 	$(UV) pip install --quiet --python $(EXTRACTOR)/bin/python --no-deps --no-build-isolation \
 		./images/resnet101-detectron2/detectron2 -e images/extractor -e images/resnet101-detectron2 -e images/resnext101-mmf
 	rm -f $(@D)/.ready-* && touch $@
@@ -50,12 +64,36 @@ demo: setup ## run two nights with both detectors on this machine (IMAGES=folder
 demo-down: setup ## end what `make demo KEEP=1` left running
 	$(CONTROL)/bin/python -m featurise_demo down
 
+# A group of tests has one worker (tests/conftest.py); in the order of collection, in which the longest come first.
+# Threads that wait for each other sleep: by default they spin, which takes the core from the other worker's.
+PYTEST := OMP_WAIT_POLICY=passive
+SIDE_BY_SIDE := --dist loadgroup --no-loadscope-reorder
+TEST_EXTRACTOR = $(PYTEST) $(EXTRACTOR)/bin/pytest -c images/extractor/pyproject.toml --rootdir . $(SIDE_BY_SIDE)
+TEST_CONTROL = $(PYTEST) $(CONTROL)/bin/pytest $(SIDE_BY_SIDE)
+UNIT := -m "not slow and not browser and not containers and not cluster"
+
+.PHONY: check
+check: setup ## lint, types, layers and every unit test: a few minutes, beside one another
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint unit
+
+.PHONY: unit
+unit: setup
+	$(TEST_EXTRACTOR) -n 2 $(UNIT)
+	$(TEST_CONTROL) -n 2 $(UNIT)
+
+.PHONY: check-pythons
+check-pythons: $(UV) ## the unit tests on every supported Python that is here
+	for python in $(PYTHONS); do \
+		$$python -V; folder=.cache/pythons/$${python##*/}; \
+		$(MAKE) --no-print-directory PYTHON=$$python CONTROL=$$folder/control EXTRACTOR=$$folder/extractor unit; done
+
 .PHONY: test
 test: setup system lint ## lint, then every test (some real servers, processes and a browser)
-	$(EXTRACTOR)/bin/pytest -c images/extractor/pyproject.toml --rootdir .
-	@mkdir -p .cache # the images are built beside the other tests; theirs come last, and wait for them
-	BASE_IMAGE=$${BASE_IMAGE:-debootstrap} images/build >.cache/images.log 2>&1 & builder=$$!; \
-	$(CONTROL)/bin/pytest && failed=0 || failed=$$?; wait $$builder || true; exit $$failed
+	@mkdir -p .cache # the images are built beside the other tests; theirs wait for them
+	BASE_IMAGE=$${BASE_IMAGE:-debootstrap} images/build >.cache/images.log 2>&1 & builder=$$!; failed=0; \
+	$(TEST_EXTRACTOR) -n 2 || failed=$$?; \
+	$(TEST_CONTROL) -n 5 || failed=$$?; \
+	wait $$builder || true; exit $$failed
 
 .PHONY: test-cluster
 test-cluster: setup ## a night on a real cluster (KUBECONFIG=… IMAGE=… S3_ENDPOINT=…; says what is missing)

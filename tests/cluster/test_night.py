@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 import stand_in
 from featurise_demo import state
 from featurise_demo.embedded import object_store
+
+pytestmark = pytest.mark.cluster
 
 HERE = Path(__file__).parent
 IMAGE = "registry.example/featurise/resnet101:1"

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.xdist_group("dags")  # each parse of the DAG files serves many tests
+
 
 def test_one_dag_for_each_dataset_and_backbone(good: Any) -> None:
     assert set(good["dags"]) == {"flickr__resnet101", "flickr__resnext101", "coco__resnet101"}

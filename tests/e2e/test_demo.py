@@ -9,7 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from featurise_demo import processes, state
+
+pytestmark = pytest.mark.slow
 
 
 def test_ctrl_c_ends_every_process(photo: bytes) -> None:

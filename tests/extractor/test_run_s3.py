@@ -82,6 +82,7 @@ def test_an_output_below_the_prefix_of_the_images_is_none_of_them(prefix, extrac
     assert again.events("already complete")
 
 
+@pytest.mark.slow
 def test_store_killed_in_mid_run_is_a_storage_failure_and_the_next_attempt_completes(own_store):
     """The store dies while images are fetched and parts are saved, and comes back with what was stored."""
     prefix = "s3://images/night"

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -48,23 +49,56 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.ObjectS
 def server() -> Iterator[str]:
     """The URL of a PostgreSQL server."""
     # Not in pytest's folder: it runs as a user of its own, whom another pytest that starts would shut out.
-    with tempfile.TemporaryDirectory(prefix="featurise-") as folder, embedded.postgres(Path(folder) / "data") as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="featurise-") as folder,
+        embedded.postgres(Path(folder) / "data", durable=False) as url,
+    ):
         yield url
 
 
+@pytest.fixture(scope="session")
+def sqlite_with_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry's file with its tables and no row, to be copied."""
+    file = tmp_path_factory.mktemp("registry") / "empty.db"
+    _migrate(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def postgresql_with_tables(server: str) -> str:
+    """The name of a database with the registry's tables and no row, to be copied."""
+    _migrate(_new_database(server, "template1", name="with_tables"))
+    return "with_tables"
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def empty_registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def database(request: pytest.FixtureRequest) -> str:
+    """Which database the registry is in."""
+    return str(request.param)
+
+
+@pytest.fixture
+def empty_registry(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a database without tables, as the registry that the settings name."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    if request.param == "sqlite":
+    if database == "sqlite":
         url = f"sqlite:///{tmp_path / 'registry.db'}"
     else:
-        server = request.getfixturevalue("server")
-        admin = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
-        with admin.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
-        admin.dispose()
-        url = server.replace("@/postgres?", f"@/{name}?")
+        url = _new_database(request.getfixturevalue("server"), template="template1")
+    yield from _named_by_the_settings(url)
+
+
+@pytest.fixture
+def registry(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A registry with its tables, on SQLite and on PostgreSQL: a copy of one that was migrated once."""
+    template = request.getfixturevalue(f"{database}_with_tables")
+    if database == "sqlite":
+        url = f"sqlite:///{shutil.copy(template, tmp_path / 'registry.db')}"
+    else:
+        url = _new_database(request.getfixturevalue("server"), template)
+    yield from _named_by_the_settings(url)
+
+
+def _named_by_the_settings(url: str) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEATURISE_REGISTRY", url)
         settings.cache_clear()
@@ -73,11 +107,20 @@ def empty_registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[s
     settings.cache_clear()
 
 
-@pytest.fixture
-def registry(empty_registry: str) -> str:
-    """A registry with its tables, on SQLite and on PostgreSQL."""
-    schema.migrate(engine.of(empty_registry))
-    return empty_registry
+def _new_database(server: str, template: str, name: str | None = None) -> str:
+    """The URL of a database of its own."""
+    name = name or f"test_{uuid.uuid4().hex[:12]}"
+    admin = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    admin.dispose()
+    return server.replace("@/postgres?", f"@/{name}?")
+
+
+def _migrate(url: str) -> None:
+    database = engine.of(url)
+    schema.migrate(database)
+    database.dispose()  # what is copied has no connection
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from featurise.declaration.feature_set import FeatureSetSpec
 
 DAY = "2026-11-23"
 # Processes take a second each; what they ask of the registry is tested on PostgreSQL beside the queries themselves.
-pytestmark = pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True)
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 FEATURISE = Path(sys.executable).with_name("featurise")
 
 

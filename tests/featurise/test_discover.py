@@ -250,7 +250,7 @@ def test_a_dead_runs_claim_expires_and_the_dead_run_may_not_go_on(spec, upload):
     leases.renew(spec, DAY, "living")
 
 
-@pytest.mark.parametrize("empty_registry", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("step", ["renew", "release"])
 def test_a_runs_claims_are_locked_in_the_order_in_which_another_takes_them(spec, step):
     now = datetime.datetime.now(datetime.UTC)

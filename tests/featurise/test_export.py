@@ -29,7 +29,7 @@ EXTRACTOR = Path("images/extractor/.venv/bin/python")
 # What an export asks of the registry is asked on PostgreSQL in `test_night`.
 pytestmark = [
     pytest.mark.usefixtures("registry"),
-    pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True),
+    pytest.mark.parametrize("database", ["sqlite"], indirect=True),
 ]
 
 

@@ -231,7 +231,7 @@ def test_two_runs_of_one_night_at_once_extract_every_image_once(registry, spec, 
     assert_whole(spec, [batch])
 
 
-@pytest.mark.parametrize("empty_registry", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_a_connection_cut_in_a_transaction_leaves_nothing_half_done(registry, server, spec, upload, extract):
     batch = DAYS[0]
     shard = prepare(spec, upload, extract, batch)
@@ -279,7 +279,7 @@ def own_store(spec, tmp_path, monkeypatch):
     storage.client.cache_clear()
 
 
-@pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_store_killed_during_the_upload_and_started_again(own_store, registry, spec, upload, extract):
     running, start = own_store
     batch = DAYS[0]

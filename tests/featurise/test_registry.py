@@ -43,7 +43,7 @@ def test_a_newer_schema_is_refused_by_readers_and_migrations(registry):
             use(engine.of(registry))
 
 
-@pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_sqlite_does_not_read_a_batch_again_for_each_image_of_a_shard(registry, spec):
     def rows(etag: str, step: int) -> list[upsert.Row]:
         facts = {"etag": etag, "size": 1, "batch": "2026-11-23", "reason": "empty", "detail": "", "run_id": "run"}

@@ -24,7 +24,7 @@ PHOTO = next(Path("tests/golden/images").glob("china.jpg"))
 # Every night of `test_night` and `test_discover` writes its report from PostgreSQL, too.
 pytestmark = [
     pytest.mark.usefixtures("registry"),
-    pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True),
+    pytest.mark.parametrize("database", ["sqlite"], indirect=True),
 ]
 
 

@@ -28,7 +28,7 @@ from featurise.steps.validate.shard_file import Report
 DAY, RUN = "2026-11-23", "run"
 
 
-SQLITE = pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True)
+SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 """For rules that the registry has no part in."""
 
 

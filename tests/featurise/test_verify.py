@@ -19,7 +19,7 @@ from featurise.steps.discover import step as discover
 
 DAY = "2026-11-23"
 # What is asked of the registry is asked on PostgreSQL in `test_faults`.
-pytestmark = pytest.mark.parametrize("empty_registry", ["sqlite"], indirect=True)
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 FEATURISE = Path(sys.executable).with_name("featurise")
 
 

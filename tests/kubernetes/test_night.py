@@ -4,9 +4,14 @@ import hashlib
 from collections.abc import Mapping
 from itertools import cycle
 
+import pytest
+
 from featurise_demo import processes
 from installation import Installation
 from stand_in import Fault
+
+# An installation of its own: for a minute at a time, nothing else on its cluster could be told apart from the night.
+pytestmark = pytest.mark.xdist_group("night")
 
 SHARDS = [f"shard-{number:05d}" for number in range(200)]
 IMAGES = 10

@@ -1,0 +1,57 @@
+"""What a test needs decides how it is run: by which marker it is chosen, and which others run beside it.
+
+Tests that share what is slow to start are a group, which one worker of pytest-xdist has; it starts that once. A test of
+no group shares nothing, and the next free worker takes it. One without a marker is a unit test, of which `make check`
+runs all.
+"""
+
+from pathlib import Path
+
+import pytest
+
+MARKERS = {
+    "slow": "seconds and more: Airflow's processes, whole networks, kills at random moments",
+    "browser": "needs Chromium: a person at the UI",
+    "containers": "needs podman: builds the images and runs them",
+    "cluster": "the command for a real cluster, on a stand-in of one",
+}
+
+SHARED = {
+    "kubernetes": ("installation", "slow"),
+    "e2e": ("installation", "slow"),
+    "images": ("podman", "containers"),
+    "resnext101": ("resnext101_checkpoint", "slow"),
+    "resnet101": ("resnet101_checkpoint", "slow"),
+}
+"""By folder, the longest first: the fixture that its tests share, and the marker of those that use it."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, what in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {what}")
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of the same name
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = _folder(item)
+        names = getattr(item, "fixturenames", ())
+        fixture, marker = SHARED.get(folder, ("", ""))
+        if fixture in names:
+            item.add_marker(marker)
+            if item.get_closest_marker("xdist_group") is None:
+                item.add_marker(pytest.mark.xdist_group(folder))
+        if "page" in names:
+            item.add_marker("browser")
+    # What takes longest begins first, else all would wait for it at the end; the order is kept otherwise.
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    if not any(mark.name in MARKERS for mark in item.iter_markers()):
+        return len(SHARED) + 1
+    return [*SHARED, _folder(item)].index(_folder(item))
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
