@@ -40,6 +40,9 @@ SIZES = ((640, 480), (640, 427), (480, 640), (500, 375), (640, 426), (427, 640),
 ALONE_SECONDS = 2.0
 """How long the network alone is timed, and the plain one."""
 
+PEAK = 8 * GIB
+"""What a run's own batches may take of a card at the most."""
+
 Figures = dict[str, Any]
 
 
@@ -158,7 +161,8 @@ class Bench:
             peak = self.card.peak(lambda batch=batch: backbone.detect(batch))  # type: ignore[misc]
             rate = size * _repeated(lambda batch=batch: backbone.detect(batch))  # type: ignore[misc]
             of["network"][size] = {"images_per_second": rate, "peak_gib": round(peak / GIB, 2)}
-            print(f"  network alone, batch of {size:2}: {rate:8.2f} images/s, peak {peak / GIB:.1f} GiB")
+            above = f"  ABOVE {PEAK / GIB:.0f} GiB" if peak > PEAK and size <= startup.BATCH else ""
+            print(f"  network alone, batch of {size:2}: {rate:8.2f} images/s, peak {peak / GIB:.1f} GiB{above}")
 
     def _profile(self, of: Figures, backbone: Backbone) -> None:
         size = of.get("batch_size", 1)
