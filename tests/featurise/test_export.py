@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+import os
 import pickle
 import resource
 import shutil
@@ -93,6 +94,26 @@ def test_an_lmdb_whose_map_is_too_small_grows(spec, featurised, tmp_path, monkey
     monkeypatch.setattr("featurise.export.lightning.MIB", 1024)
     export(spec, "lmdb-volta", tmp_path)
     assert len(entries(tmp_path / "birds_feat.lmdb")[0]) == len(featurised)
+
+
+def test_a_second_export_into_a_folder_is_told_of_the_first(spec, featurised, tmp_path):
+    told = []
+
+    def meanwhile(*_):
+        for another in (run.run, run.renew):
+            with pytest.raises(ExportFailed) as refused:
+                another(spec.dataset, spec.backbone, None, "lmdb-mmf", tmp_path / "out", lambda *_: None)
+            told.append(str(refused.value))
+
+    run.renew(spec.dataset, spec.backbone, None, "h5", tmp_path / "out", meanwhile)
+    assert set(told) == {
+        f"{tmp_path / 'out'} is being written to by another export (birds under resnet101 as h5, process {os.getpid()} "
+        f"on {os.uname().nodename}, since {told[0].split(', since ')[1].split(' UTC')[0]} UTC); wait for its end, or "
+        "choose another folder"
+    }
+    with h5py.File(tmp_path / "out/birds.h5") as file:
+        assert set(file) == set(featurised)
+    assert export(spec, "h5", tmp_path / "out").before == len(featurised)
 
 
 READ_WITH_MMF = """

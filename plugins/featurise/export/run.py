@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from extractor.core import storage
 from extractor.core.weights import sha256_of
-from featurise.export import disk
+from featurise.export import disk, lock
 from featurise.export.files import MmfFiles
 from featurise.export.hdf5 import Hdf5
 from featurise.export.lightning import Mmf, Volta
@@ -55,18 +56,30 @@ def run(dataset: str, backbone: str, revision: str | None, form: str, out: Path,
     """Export a feature set's live images; called again after whatever happened, it goes on where it stopped.
 
     `tell` is given images done and in all.
-    Raises ExportFailed, feature_sets.NoSuchFeatureSet, storage.StorageError, or engine.RegistryUnavailable.
+    Raises ExportFailed (also while another export works in the folder), feature_sets.NoSuchFeatureSet,
+    storage.StorageError, or engine.RegistryUnavailable.
     """
+    with _alone_in(out, dataset, backbone, form):
+        return _export(dataset, backbone, revision, form, out, tell)
+
+
+@contextmanager
+def _alone_in(out: Path, dataset: str, backbone: str, form: str) -> Iterator[None]:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportFailed(f"{out} cannot be made a folder ({error.strerror}); choose another") from error
+    with lock.held(out, f"{dataset} under {backbone} as {form}"):
+        yield
+
+
+def _export(dataset: str, backbone: str, revision: str | None, form: str, out: Path, tell: Tell) -> Exported:
     with reading() as connection:
         found = feature_set(connection, dataset, backbone, revision)
         planned = sources(connection, found.id)
     name = found.name
     if not planned:
         raise ExportFailed(f"{name} has no image to export; `featurise status` shows how far it is")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ExportFailed(f"{out} cannot be made a folder ({error.strerror}); choose another") from error
     journal = out / "export.jsonl"
     with disk.writing(out):
         begun, done = _written(journal, form, name, planned)
@@ -108,16 +121,20 @@ def renew(dataset: str, backbone: str, revision: str | None, form: str, out: Pat
 
     Raises as `run` does, but for Outdated.
     """
-    try:
-        return run(dataset, backbone, revision, form, out, tell)
-    except Outdated:
-        anew = out.with_name(f"{out.name}.new")
-        if anew.exists():  # what an attempt left behind that was cut off; it may be outdated, too
-            shutil.rmtree(anew)
-        done = run(dataset, backbone, revision, form, anew, tell)
-        shutil.rmtree(out)
-        anew.rename(out)
-        return done
+    anew, before = out.with_name(f"{out.name}.new"), out.with_name(f"{out.name}.old")
+    with _alone_in(out, dataset, backbone, form):
+        for left in (anew, before):  # by an attempt that was cut off; it may be outdated, too
+            if left.exists():
+                shutil.rmtree(left)
+        try:
+            return _export(dataset, backbone, revision, form, out, tell)
+        except Outdated:
+            anew.mkdir()
+            done = _export(dataset, backbone, revision, form, anew, tell)
+            out.rename(before)
+            anew.rename(out)
+            shutil.rmtree(before)
+            return done
 
 
 def _images(planned: list[Source]) -> int:
