@@ -17,6 +17,7 @@ from featurise.registry import feature_sets, leases
 from featurise.registry.coverage import coverage, places
 from featurise.registry.session import reading, writing
 from featurise.steps import plan
+from featurise.steps.discover import second_look
 from featurise.steps.discover import step as discover
 from featurise.steps.discover.step import Fresh
 from featurise.steps.report import step as report
@@ -129,6 +130,36 @@ def test_deleted_images_are_noted_and_come_back(spec, upload, night, extract):
     night(run_id="third")
     assert states("a") == ["featurised"]
     assert len(extract.made) == 2
+
+
+@pytest.fixture
+def forgetful(store) -> Iterator[set[str]]:
+    """Names that the store's listings lack, although the images are there."""
+    lost: set[str] = set()
+
+    def forget(parsed, **_) -> None:
+        kept = [item for item in parsed.get("Contents", ()) if item["Key"].rpartition("/")[2] not in lost]
+        parsed["Contents"] = kept
+
+    storage.client().meta.events.register("after-call.s3.ListObjectsV2", forget)
+    yield lost
+    storage.client().meta.events.unregister("after-call.s3.ListObjectsV2", forget)
+
+
+@pytest.mark.parametrize("looked_for", [1000, 2])
+def test_a_listing_that_lacks_images_deletes_none(spec, upload, night, forgetful, monkeypatch, looked_for):
+    monkeypatch.setattr(second_look, "LOOKED_FOR", looked_for)
+    upload({f"{DAY}/{name}.jpg": name.encode() for name in "abcdef"})
+    night()
+    remove(spec, f"{DAY}/a.jpg")
+    forgetful |= {"b.jpg", "c.jpg", "d.jpg"}
+    count = "3 of 4" if looked_for == 1000 else "1 of 2"
+    with pytest.raises(StorageError, match=rf"jpg is there, and .* lacks it, as {count} images .*4 are missing"):
+        discover.run(spec, DAY, "second", Options())
+    assert (day().found, day().done, day().deleted) == (6, 6, 0)
+    forgetful.clear()
+    assert discover.run(spec, DAY, "second", Options()).deleted == 1
+    assert (day().found, day().done, day().deleted) == (5, 5, 1)
 
 
 def test_a_deleted_image_that_comes_back_as_another_is_no_deleted_one(spec, upload, night):

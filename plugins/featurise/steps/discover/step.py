@@ -23,6 +23,7 @@ from featurise.registry.session import reading, writing
 from featurise.registry.upsert import Row
 from featurise.steps.discover import diff, external_sort
 from featurise.steps.discover.diff import Tally
+from featurise.steps.discover.second_look import confirm_gone
 
 
 class Fresh(Entry):
@@ -135,6 +136,7 @@ def _run(spec: FeatureSetSpec, batch: str, run_id: str, options: Options) -> Dis
             _settle(spec, options, seen, file)
         storage.upload(lines, nothing.listing_uri)
     if not options.dry_run:
+        confirm_gone(spec.bucket, seen.tally.deleted)
         _write_down(spec, batch, claimed, seen)
         latest.update(spec)
     return nothing.model_copy(
