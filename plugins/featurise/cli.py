@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from extractor.core.exit_codes import ExtractorError
 from featurise.declaration import load as declaration
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.former_names import FormerName
 from featurise.declaration.load import Broken
 from featurise.errors import FeaturiseError
 from featurise.export import run as export
@@ -50,7 +52,11 @@ def check(path: Path | None = None, /) -> int:
     path
         The declaration; by default the one that FEATURISE_DECLARATION names.
     """
-    found = declaration.load(path or settings().declaration)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", FormerName)
+        found = declaration.load(path or settings().declaration)
+    for message in dict.fromkeys(str(one.message) for one in told if issubclass(one.category, FormerName)):
+        _say(message, style="yellow")
     for one in found:
         if isinstance(one, Broken):
             _say(one.message, style="red")

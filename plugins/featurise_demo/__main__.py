@@ -18,8 +18,8 @@ from featurise.errors import FeaturiseError
 from featurise.settings import PREFIX
 from featurise_demo import night, photographs, platform, processes, state, weights
 from featurise_demo.airflow import Airflow
-from featurise_demo.api import Api, Refused
-from featurise_demo.show import Progress, console, outcomes, say
+from featurise_demo.api import Api, ApiError
+from featurise_demo.show import LiveOutcomes, console, outcomes, say
 
 UP_SECONDS = 600.0
 DOWN_SECONDS = 120.0
@@ -30,7 +30,7 @@ FAILURES = (
     FeaturiseError,
     ExtractorError,
     processes.ProcessDied,
-    Refused,
+    ApiError,
     subprocess.CalledProcessError,
     OSError,  # TimeoutError, FileNotFoundError and their like
 )
@@ -139,7 +139,7 @@ def _told(error: Exception) -> str:
     return f"`{' '.join(map(str, error.cmd))}` ended with exit code {error.returncode}{said}"
 
 
-def _variables(checkpoints: Sequence[weights.Checkpoint], nights: state.Nights) -> dict[str, str]:
+def _variables(checkpoints: Sequence[weights.DemoWeights], nights: state.Nights) -> dict[str, str]:
     """What `dags/featurise.yaml` and the settings ask of the environment."""
     found = {
         "FEATURISE_DECLARATION": str(state.ROOT / "dags/featurise.yaml"),
@@ -179,7 +179,7 @@ def _both_nights(
     say(f"{new} new images uploaded below {state.PREFIX}/{{{','.join(nights.days)}}}/")
     airflow = Airflow(Api(running.url, running.user, running.password), running.url, running.user, running.password, ())
     history = night.start(airflow, DAGS, nights.days, again=nights.done)
-    with Progress() as progress:
+    with LiveOutcomes() as progress:
         return night.watch(airflow, DAGS, nights.days, history, progress.show)
 
 

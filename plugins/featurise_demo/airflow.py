@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featurise_demo import processes
-from featurise_demo.api import Api, Refused
+from featurise_demo.api import Api, ApiError
 from featurise_demo.state import write_private
 
 USER = "admin"
@@ -164,6 +164,6 @@ def _healthy(airflow: Airflow) -> bool:
     airflow.must_run()
     try:
         parts = airflow.api.health()
-    except (Refused, OSError):
+    except (ApiError, OSError):
         return False
     return all(parts[part]["status"] == "healthy" for part in PARTS)

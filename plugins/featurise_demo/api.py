@@ -9,7 +9,7 @@ from typing import Any
 TIMEOUT_SECONDS = 120
 
 
-class Refused(RuntimeError):
+class ApiError(RuntimeError):
     """Raised when Airflow answers with an error; `status` is the HTTP status."""
 
     def __init__(self, method: str, path: str, status: int, detail: str) -> None:
@@ -26,13 +26,13 @@ class Api:
         self._token = ""
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """One request below /api/v2; raises Refused, or OSError when nothing answers."""
+        """One request below /api/v2; raises ApiError, or OSError when nothing answers."""
         if not self._token:
             self._token = self._send("POST", "/auth/token", self._login, "")["access_token"]
         text = f"?{urllib.parse.urlencode(query, doseq=True)}" if query else ""
         try:
             return self._send(method, f"/api/v2{path}{text}", body, self._token)
-        except Refused as error:
+        except ApiError as error:
             if error.status != 401:
                 raise
             self._token = ""
@@ -48,7 +48,7 @@ class Api:
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
-            raise Refused(method, path, error.code, error.read().decode(errors="replace")[:2000]) from error
+            raise ApiError(method, path, error.code, error.read().decode(errors="replace")[:2000]) from error
 
     def health(self) -> dict[str, Any]:
         """State of scheduler, DAG processor, triggerer and database."""
@@ -74,7 +74,7 @@ class Api:
         body = {"name": name, "slots": slots, "description": description, "include_deferred": True}
         try:
             self.call("POST", "/pools", body)
-        except Refused as error:
+        except ApiError as error:
             if error.status != 409:
                 raise
             del body["name"]

@@ -26,7 +26,8 @@ from extractor.core import contract, manifest, storage
 from extractor.core.contract import Regions
 from extractor.core.manifest import Entry, IndexEntry, Manifest
 from featurise.declaration.feature_set import FeatureSetSpec, Weights
-from featurise.declaration.run_options import Options
+from featurise.declaration.run import Run
+from featurise.declaration.run_options import RunOptions
 from featurise.registry import coverage, engine, feature_sets, schema, shards, upsert
 from featurise.registry.session import reading, writing
 from featurise.settings import settings
@@ -123,7 +124,8 @@ def _discovery(spec: FeatureSetSpec, endpoint: str, objects: int) -> None:
 def _discovered(spec: FeatureSetSpec, day: str, *, found: int, fresh: int) -> float:
     """Seconds of one discovery, which must find so many images."""
     started = time.perf_counter()
-    seen = discover.run(spec, day, f"bench {day}", Options(look_back_days=0))
+    options = RunOptions(lookback_days=0)
+    seen = discover.run(Run(options.applied(spec), day, f"bench {day}"), options)
     seconds = time.perf_counter() - started
     if (seen.found, seen.fresh) != (found, fresh):
         raise SystemExit(f"discovery saw {seen}, expected {found} images, {fresh} of them new")

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from featurise_demo.airflow import Airflow
-from featurise_demo.api import Refused
+from featurise_demo.api import ApiError
 from featurise_demo.processes import wait_until
 
 POLL_SECONDS = 3.0
@@ -62,7 +62,7 @@ def start(airflow: Airflow, dag_ids: Sequence[str], nights: Sequence[str], *, ag
         if again:
             try:
                 airflow.api.backfill(dag_id, nights[0], nights[-1], "completed")
-            except Refused as error:
+            except ApiError as error:
                 if error.status != 409:  # one of an earlier demo is still at work, and does the same
                     raise
     return history

@@ -19,14 +19,14 @@ def say(text: str) -> None:
     console.print(text, soft_wrap=True, markup=False)
 
 
-class Progress:
+class LiveOutcomes:
     """The runs' progress, shown in place; where the console is no terminal, a line for every change."""
 
     def __init__(self) -> None:
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._told: dict[tuple[str, str], str] = {}
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "LiveOutcomes":
         if self._live:
             self._live.start()
         return self

@@ -15,7 +15,7 @@ DOWNLOAD_SECONDS = 300
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class DemoWeights:
     """One backbone's weights on this machine."""
 
     backbone: str
@@ -44,7 +44,7 @@ def download(cache: Path, extractor: Path, say: Callable[[str], None]) -> None:
             ended.check_returncode()
 
 
-def provide(cache: Path, extractor: Path, say: Callable[[str], None]) -> list[Checkpoint]:
+def provide(cache: Path, extractor: Path, say: Callable[[str], None]) -> list[DemoWeights]:
     """A checkpoint for every backbone: from below `WEIGHTS_DIR`, else from `cache`, where a synthetic one is made once.
 
     `extractor` is the executable that makes and checks them.
@@ -53,14 +53,14 @@ def provide(cache: Path, extractor: Path, say: Callable[[str], None]) -> list[Ch
     return [_provide(spec.name, spec.checkpoint, cache, extractor, say) for spec in specs().values()]
 
 
-def _provide(backbone: str, name: str, cache: Path, extractor: Path, say: Callable[[str], None]) -> Checkpoint:
+def _provide(backbone: str, name: str, cache: Path, extractor: Path, say: Callable[[str], None]) -> DemoWeights:
     path = _at_hand(name) or cache / name
     if not path.exists():
         say(f"{backbone}: making synthetic weights (its boxes and labels will mean nothing)")
         subprocess.run([extractor, "weights", "make", backbone, path], check=True, stdout=subprocess.DEVNULL)
     found = json.loads(subprocess.check_output([extractor, "weights", "check", path, "--as-json"]))
     say(f"{backbone}: {'SYNTHETIC' if found['synthetic'] else 'trained'} weights {path}")
-    return Checkpoint(backbone, path, found["sha256"], synthetic=found["synthetic"])
+    return DemoWeights(backbone, path, found["sha256"], synthetic=found["synthetic"])
 
 
 def _at_hand(name: str) -> Path | None:

@@ -32,7 +32,7 @@ defaults:
   weights: {uri: "${RESNET101_WEIGHTS}", sha256: "${RESNET101_SHA256}"}
   backbones: [resnet101]
   ready: {settle_seconds: 0}
-  look_back_days: 0
+  lookback_days: 0
   max_active_runs: 2
   limits: {retries: 1}
 datasets:

@@ -19,7 +19,8 @@ from extractor.core import contract, manifest, storage
 from extractor.core.contract import Provenance, Regions
 from extractor.core.manifest import IndexEntry, Reason, Reject
 from featurise.declaration.feature_set import FeatureSetSpec, Weights
-from featurise.declaration.run_options import Options
+from featurise.declaration.run import Run
+from featurise.declaration.run_options import RunOptions
 from featurise.objects import layout
 from featurise.registry import engine, schema
 from featurise.settings import settings
@@ -263,15 +264,15 @@ def night(registry: str, spec: FeatureSetSpec, extract: Extractor) -> Night:
     """One whole run, as the DAG does it; returns what `discover` found."""
 
     def run(
-        batch: str = DAY, run_id: str | None = None, options: Options | None = None, of: FeatureSetSpec = spec
+        batch: str = DAY, run_id: str | None = None, options: RunOptions | None = None, of: FeatureSetSpec = spec
     ) -> Discovered:
-        run_id, options = run_id or f"scheduled__{batch}", options or Options()
-        of = options.applied(of)
-        found = discover.run(of, batch, run_id, options)
-        for shard in plan.run(of, found, run_id, options):
-            extract(of, shard, batch)
-            finish(of, shard, batch, run_id)
-        report.run(of, batch, run_id)
+        run_id, options = run_id or f"scheduled__{batch}", options or RunOptions()
+        this = Run(options.applied(of), batch, run_id)
+        found = discover.run(this, options)
+        for shard in plan.run(this, found, options):
+            extract(this.spec, shard, batch)
+            finish(this, shard)
+        report.run(this)
         return found
 
     return run

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.former_names import FormerName
 from featurise.declaration.load import Broken, load
-from featurise.declaration.run_options import Options
+from featurise.declaration.run_options import RunOptions
 
 GOOD = """\
 defaults:
@@ -260,13 +261,30 @@ def test_a_missing_file_says_which_setting_names_it(tmp_path):
 
 def test_options_make_another_feature_set_where_they_change_numbers(tmp_path):
     spec = read(tmp_path, GOOD)[0]
-    assert Options().applied(spec) == spec
-    assert Options(images_per_shard=7, limit=3).applied(spec).revision == spec.revision
-    changed = Options(max_boxes=50).applied(spec)
+    assert RunOptions().applied(spec) == spec
+    assert RunOptions(images_per_shard=7, limit=3).applied(spec).revision == spec.revision
+    changed = RunOptions(max_boxes=50).applied(spec)
     assert changed.revision != spec.revision
-    assert Options(max_boxes=50).applied(changed) == changed
+    assert RunOptions(max_boxes=50).applied(changed) == changed
 
 
 def test_contradicting_options_are_refused():
     with pytest.raises(ValueError, match="min_boxes is 20, above max_boxes 10"):
-        Options(min_boxes=20, max_boxes=10)
+        RunOptions(min_boxes=20, max_boxes=10)
+
+
+def test_a_field_under_its_former_name_is_accepted_with_a_warning(tmp_path):
+    older = GOOD.replace("defaults:\n", "defaults:\n  lookback_days: 9\n  limits: {max_duplicate_share: 0.9}\n")
+    older = older.replace("  birds:\n", "  birds:\n    look_back_days: 5\n    limits: {max_twin_share: 0.25}\n")
+    with pytest.warns(FormerName) as told:
+        spec = next(one for one in read(tmp_path, older) if one.dataset == "birds")
+    assert (spec.lookback_days, spec.limits.max_duplicate_share) == (5, 0.25), "a dataset's own hold over the defaults"
+    assert {str(one.message).partition(";")[0] for one in told} == {
+        "look_back_days is called lookback_days now",
+        "max_twin_share is called max_duplicate_share now",
+    }
+
+
+def test_a_field_under_both_names_is_refused(tmp_path):
+    twice = GOOD.replace("  birds:\n", "  birds:\n    look_back_days: 5\n    lookback_days: 5\n")
+    assert "remove look_back_days" in only_broken(read(tmp_path, twice)).message

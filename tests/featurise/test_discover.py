@@ -7,18 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import text
+from steps import discovered, planned
 
 from extractor.core import manifest, storage
 from extractor.core.exit_codes import StorageError
 from featurise.declaration import batches
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.declaration.run_options import Options
+from featurise.declaration.run import Run
+from featurise.declaration.run_options import RunOptions
 from featurise.registry import feature_sets, leases
 from featurise.registry.coverage import coverage, places
 from featurise.registry.session import reading, writing
-from featurise.steps import plan
-from featurise.steps.discover import second_look
-from featurise.steps.discover import step as discover
+from featurise.steps.discover import readiness, second_look
 from featurise.steps.discover.step import Fresh
 from featurise.steps.report import step as report
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("registry")
 
 def fresh(spec: FeatureSetSpec, run_id: str = "run", batch: str = DAY, **options) -> list[str]:
     """The names below the prefix of what a run finds new."""
-    found = discover.run(spec, batch, run_id, Options(**options))
+    found = discovered(spec, batch, run_id, **options)
     if found.left:
         return [found.left]
     lines = manifest.load(Fresh, storage.read_bytes(found.listing_uri), found.listing_uri)
@@ -56,22 +56,22 @@ def test_markers_and_folders_are_no_images(spec, upload):
 
 
 def test_an_empty_night_finds_nothing(spec):
-    found = discover.run(spec, DAY, "run", Options())
+    found = discovered(spec, DAY, "run")
     assert (found.found, found.fresh, found.left) == (0, 0, None)
 
 
 def test_a_missing_bucket_is_named_with_its_endpoint(spec, store):
     elsewhere = spec.model_copy(update={"bucket": "no-such-bucket", "outputs": spec.outputs})
     with pytest.raises(StorageError, match=f"(?s)no-such-bucket.*{store.endpoint}"):
-        discover.run(elsewhere, DAY, "run", Options())
+        discovered(elsewhere, DAY, "run")
 
 
 def test_a_batch_is_named_by_a_day(spec):
     with pytest.raises(batches.BatchInvalid, match=r"'yesterday'.*expected a day"):
-        discover.run(spec, "yesterday", "run", Options())
+        discovered(spec, "yesterday", "run")
 
 
-def test_late_images_are_found_by_the_look_back(spec, upload, night):
+def test_late_images_are_found_by_the_lookback(spec, upload, night):
     upload({f"{BEFORE}/a.jpg": b"a"})
     night(BEFORE)
     upload({f"{BEFORE}/late.jpg": b"late", f"{DAY}/b.jpg": b"b"})
@@ -85,9 +85,9 @@ def test_a_skipped_night_is_made_up_for_within_the_window_and_not_beyond(spec, u
     assert fresh(spec) == ["2026-11-20/in.jpg"]
 
 
-def test_a_backfill_without_look_back_keeps_to_its_day(spec, upload):
+def test_a_backfill_without_lookback_keeps_to_its_day(spec, upload):
     upload({f"{BEFORE}/a.jpg": b"a", f"{DAY}/b.jpg": b"b"})
-    assert fresh(spec, look_back_days=0) == [f"{DAY}/b.jpg"]
+    assert fresh(spec, lookback_days=0) == [f"{DAY}/b.jpg"]
 
 
 def test_a_changed_image_is_done_again_and_the_old_row_kept(spec, upload, night):
@@ -155,10 +155,10 @@ def test_a_listing_that_lacks_images_deletes_none(spec, upload, night, forgetful
     forgetful |= {"b.jpg", "c.jpg", "d.jpg"}
     count = "3 of 4" if looked_for == 1000 else "1 of 2"
     with pytest.raises(StorageError, match=rf"jpg is there, and .* lacks it, as {count} images .*4 are missing"):
-        discover.run(spec, DAY, "second", Options())
+        discovered(spec, DAY, "second")
     assert (day().found, day().done, day().deleted) == (6, 6, 0)
     forgetful.clear()
-    assert discover.run(spec, DAY, "second", Options()).deleted == 1
+    assert discovered(spec, DAY, "second").deleted == 1
     assert (day().found, day().done, day().deleted) == (5, 5, 1)
 
 
@@ -216,7 +216,7 @@ def test_a_moved_image_that_changed_is_new(spec, upload, night):
 
 def test_limit_and_keys_narrow_what_is_new_and_not_what_is_counted(spec, upload):
     upload({f"{DAY}/{n}.jpg": str(n).encode() for n in range(5)})
-    found = discover.run(spec, DAY, "run", Options(limit=2))
+    found = discovered(spec, DAY, "run", limit=2)
     assert (found.found, found.fresh) == (5, 2)
     assert fresh(spec, keys=[f"{spec.prefix}{DAY}/3"]) == [f"{DAY}/3.jpg"]
 
@@ -224,7 +224,7 @@ def test_limit_and_keys_narrow_what_is_new_and_not_what_is_counted(spec, upload)
 def test_force_finds_everything_new(spec, upload, night, extract):
     upload({f"{DAY}/a.jpg": b"a"})
     night()
-    night(run_id="again", options=Options(force=True))
+    night(run_id="again", options=RunOptions(force=True))
     assert len(extract.made) == 2
     assert states("a") == ["featurised"]
     assert day().done == 1
@@ -236,7 +236,7 @@ def test_force_and_limit_keep_to_the_runs_own_day(spec, upload, night):
     assert fresh(spec, "some", limit=3) == [f"{DAY}/c.jpg", f"{DAY}/d.jpg", f"{BEFORE}/a.jpg"]
     night(run_id="some")
     assert fresh(spec, "forced", force=True) == [f"{DAY}/c.jpg", f"{DAY}/d.jpg"]
-    assert len(fresh(spec, "forced", force=True, look_back_days=1)) == 4
+    assert len(fresh(spec, "forced", force=True, lookback_days=1)) == 4
 
 
 def test_of_new_images_with_one_id_the_earlier_day_has_it(upload, night):
@@ -247,10 +247,10 @@ def test_of_new_images_with_one_id_the_earlier_day_has_it(upload, night):
 
 def test_a_dry_run_claims_and_changes_nothing(spec, upload):
     upload({f"{DAY}/a.jpg": b"a"})
-    found = discover.run(spec, DAY, "dry", Options(dry_run=True))
+    found = discovered(spec, DAY, "dry", dry_run=True)
     assert found.fresh == 1
-    assert plan.run(spec, found, "dry", Options(dry_run=True)) == []
-    assert report.run(spec, DAY, "dry").text == "dry run: 1 new images in 1 shards"
+    assert planned(spec, found, "dry", dry_run=True) == []
+    assert report.run(Run(spec, DAY, "dry")).text == "dry run: 1 new images in 1 shards"
     with reading() as connection:
         assert coverage(connection) == []
         assert feature_sets.find(connection, spec) is None
@@ -259,7 +259,7 @@ def test_a_dry_run_claims_and_changes_nothing(spec, upload):
 def test_two_runs_of_one_night_one_leaves(spec, upload):
     upload({f"{DAY}/a.jpg": b"a"})
     assert fresh(spec, "first") == [f"{DAY}/a.jpg"]
-    assert fresh(spec, "second") == [f"batch {DAY} is being worked on by run first"]
+    assert fresh(spec, "second") == [f"batch {DAY} is leased to run first"]
     assert fresh(spec, "first") == [f"{DAY}/a.jpg"], "a retry of the first run goes on"
 
 
@@ -274,11 +274,11 @@ def test_a_dead_runs_claim_expires_and_the_dead_run_may_not_go_on(spec, upload):
     long_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=spec.limits.lease_minutes + 1)
     with writing() as connection:
         number = feature_sets.ensure(connection, spec)
-        assert leases.take(connection, number, spec, DAY, "dead", long_ago) is None
+        assert leases.take(connection, number, Run(spec, DAY, "dead"), long_ago) is None
     assert fresh(spec, "living") == [f"{DAY}/a.jpg"]
-    with pytest.raises(leases.ClaimLost, match=r"run living works on it.*dead"):
-        leases.renew(spec, DAY, "dead")
-    leases.renew(spec, DAY, "living")
+    with pytest.raises(leases.LeaseLost, match=r"run living holds the lease.*dead"):
+        leases.renew(Run(spec, DAY, "dead"))
+    leases.renew(Run(spec, DAY, "living"))
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
@@ -288,52 +288,52 @@ def test_a_runs_claims_are_locked_in_the_order_in_which_another_takes_them(spec,
     with writing() as connection:
         number = feature_sets.ensure(connection, spec)
         for one in (DAY, BEFORE):  # a table is read in the order of its rows where nobody says otherwise
-            leases.take(connection, number, spec, one, "first", now)
+            leases.take(connection, number, Run(spec, one, "first"), now)
 
     def first() -> None:
         with writing() as connection:
             if step == "renew":
-                leases.hold(connection, number, spec, DAY, "first")
+                leases.hold(connection, number, Run(spec, DAY, "first"))
             else:
                 leases.release(connection, number, "first")
 
     waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     with ThreadPoolExecutor() as pool, writing() as connection, reading() as watcher:
-        assert leases.take(connection, number, spec, BEFORE, "second", now) == "first"
+        assert leases.take(connection, number, Run(spec, BEFORE, "second"), now) == "first"
         at_work = pool.submit(first)
         while not watcher.scalar(waiting):
             assert not at_work.done()
-        assert leases.take(connection, number, spec, DAY, "second", now) == "first"
+        assert leases.take(connection, number, Run(spec, DAY, "second"), now) == "first"
         connection.commit()
         at_work.result()
 
 
 def test_a_batch_waits_for_its_success_object(spec, upload):
     spec = spec.model_copy(update={"ready": type(spec.ready)(success="_SUCCESS")})
-    assert discover.not_ready(spec, DAY) is None, "nothing at all: an empty night"
+    assert readiness.not_ready(spec, DAY) is None, "nothing at all: an empty night"
     upload({f"{DAY}/a.jpg": b"a"})
-    assert "_SUCCESS is not there yet" in discover.not_ready(spec, DAY)
-    assert discover.run(spec, DAY, "run", Options()).left.startswith(f"batch {DAY} is not ready")
+    assert "_SUCCESS is not there yet" in readiness.not_ready(spec, DAY)
+    assert discovered(spec, DAY, "run").left.startswith(f"batch {DAY} is not ready")
     upload({f"{DAY}/_SUCCESS": b""})
-    assert discover.not_ready(spec, DAY) is None
+    assert readiness.not_ready(spec, DAY) is None
     assert fresh(spec) == [f"{DAY}/a.jpg"]
 
 
 def test_a_batch_waits_until_it_is_quiet_and_gives_its_claim_back(spec, upload):
     unsettled = spec.model_copy(update={"ready": type(spec.ready)(settle_seconds=3600)})
     upload({f"{DAY}/a.jpg": b"a"})
-    assert "it settles after 3600 s" in discover.not_ready(unsettled, DAY)
-    assert "it settles after 3600 s" in discover.run(unsettled, DAY, "early", Options()).left
+    assert "it settles after 3600 s" in readiness.not_ready(unsettled, DAY)
+    assert "it settles after 3600 s" in discovered(unsettled, DAY, "early").left
     assert fresh(spec, "other") == [f"{DAY}/a.jpg"]
 
 
 @pytest.mark.parametrize(
     ("ready", "why"), [({"success": "_SUCCESS"}, "_SUCCESS is not there yet"), ({"settle_seconds": 3600}, "it settles")]
 )
-def test_the_look_back_leaves_a_batch_alone_that_is_not_ready(spec, upload, ready, why):
+def test_the_lookback_leaves_a_batch_alone_that_is_not_ready(spec, upload, ready, why):
     spec = spec.model_copy(update={"ready": type(spec.ready)(**ready)})
     upload({f"{BEFORE}/half.jpg": b"half"})
-    found = discover.run(spec, DAY, "run", Options())
+    found = discovered(spec, DAY, "run")
     assert (found.found, found.fresh) == (0, 0)
     (passed_over,) = found.passed_over
     assert passed_over.startswith(f"batch {BEFORE} is not ready: ")
@@ -344,13 +344,13 @@ def test_the_look_back_leaves_a_batch_alone_that_is_not_ready(spec, upload, read
 
 def test_batches_by_the_day_of_the_last_change(spec, upload, night):
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    spec = spec.model_copy(update={"batches": type(spec.batches)(by="modified"), "look_back_days": 0})
+    spec = spec.model_copy(update={"batches": type(spec.batches)(by="modified"), "lookback_days": 0})
     upload({"x/a.jpg": b"a", "y/b.jpg": b"b"})
     assert fresh(spec, "today", today) == ["x/a.jpg", "y/b.jpg"]
     assert fresh(spec, "long ago", "2026-11-01") == []
     night(today, of=spec, run_id="today")
     remove(spec, "x/a.jpg")
-    assert discover.run(spec, "2026-11-01", "long ago", Options()).deleted == 1
+    assert discovered(spec, "2026-11-01", "long ago").deleted == 1
 
 
 def test_a_day_of_the_last_change_keeps_count_of_images_that_leave_it(spec, upload, night, monkeypatch):
@@ -367,7 +367,7 @@ def test_a_day_of_the_last_change_keeps_count_of_images_that_leave_it(spec, uplo
             return [(one.batch[-2:], one.found, one.done, one.pending) for one in coverage(connection)]
 
     monkeypatch.setattr(storage, "listing", dated)
-    spec = spec.model_copy(update={"batches": type(spec.batches)(by="modified"), "look_back_days": 1})
+    spec = spec.model_copy(update={"batches": type(spec.batches)(by="modified"), "lookback_days": 1})
     upload({name: name.encode() for name in days})
     night("2026-11-01", of=spec)
     days["a.jpg"] = 20
@@ -387,7 +387,7 @@ def test_a_backfill_may_have_an_earlier_batch_that_the_night_has_nothing_to_do_i
     night(BEFORE)
     upload({f"{DAY}/b.jpg": b"b"})
     assert fresh(spec, "tonight", DAY) == [f"{DAY}/b.jpg"]
-    assert fresh(spec, "backfill", BEFORE, force=True, look_back_days=0) == [f"{BEFORE}/a.jpg"]
+    assert fresh(spec, "backfill", BEFORE, force=True, lookback_days=0) == [f"{BEFORE}/a.jpg"]
 
 
 def test_a_name_that_makes_no_id_is_a_reject_and_the_night_goes_on(spec, upload, night):

@@ -11,17 +11,17 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy
 from sqlalchemy import event, func, select
+from steps import discovered, planned
 
 from extractor.core import storage
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.declaration.run_options import Options
+from featurise.declaration.run import Run
 from featurise.objects import layout, verify
 from featurise.registry import engine, leases, models, session
 from featurise.registry.session import reading
 from featurise.settings import settings
 from featurise.steps import extract as job
-from featurise.steps import plan, publish, register
-from featurise.steps.discover import step as discover
+from featurise.steps import publish, register
 from featurise.steps.plan import Shard
 from featurise.steps.report import step as report
 from featurise.steps.validate import step as validate
@@ -35,15 +35,15 @@ def prepare(spec: FeatureSetSpec, upload, extract, batch: str, run_id: str = RUN
     """A shard of this batch, extracted."""
     names = {f"{batch}/{batch}-{n}.jpg": f"{batch} {n}".encode() for n in range(count)}
     upload(names | {f"{batch}/{batch}-x.jpg": f"bad {batch}".encode()})
-    found = discover.run(spec, batch, run_id, Options(look_back_days=0))
-    (shard,) = plan.run(spec, found, run_id, Options())
+    found = discovered(spec, batch, run_id, lookback_days=0)
+    (shard,) = planned(spec, found, run_id)
     extract(spec, shard, batch)
     return shard
 
 
 def finish(spec: FeatureSetSpec, shard: Shard, batch: str, run_id: str = RUN) -> publish.Published:
-    published = publish.run(spec, shard, validate.run(spec, shard, batch, run_id), batch, run_id)
-    register.run(spec, shard, published, batch, run_id)
+    published = publish.run(Run(spec, batch, run_id), shard, validate.run(Run(spec, batch, run_id), shard))
+    register.run(Run(spec, batch, run_id), shard, published)
     return published
 
 
@@ -54,8 +54,8 @@ def keys(spec: FeatureSetSpec, prefix: str) -> list[str]:
 def assert_whole(spec: FeatureSetSpec, batches: list[str], count: int = 3) -> None:
     """Every image of these batches is published and registered once; nothing else is visible or left over."""
     with reading() as connection:
-        count = select(models.Image.key, func.count()).group_by(models.Image.key)
-        images = dict(connection.execute(count).all())
+        by_key = select(models.Image.key, func.count()).group_by(models.Image.key)
+        images = dict(connection.execute(by_key).all())
         assert len(images) == len(batches) * count
         assert set(images.values()) == {1}
         assert connection.scalar(select(func.count()).select_from(models.Reject)) == len(batches)
@@ -133,8 +133,8 @@ def test_killed_at_any_call_and_run_again_the_end_is_the_same(registry, spec, up
 def test_a_shard_extracted_anew_after_a_crash_leaves_no_orphan(registry, spec, upload, extract):
     batch = DAYS[0]
     shard = prepare(spec, upload, extract, batch)
-    validated = validate.run(spec, shard, batch, RUN)
-    first = publish.run(spec, shard, validated, batch, RUN)
+    validated = validate.run(Run(spec, batch, RUN), shard)
+    first = publish.run(Run(spec, batch, RUN), shard, validated)
     extract.synthetic = False  # another attribute, so another file
     extract(spec, shard, batch)
     second = finish(spec, shard, batch)
@@ -146,11 +146,11 @@ def test_a_shard_extracted_anew_after_a_crash_leaves_no_orphan(registry, spec, u
 def test_the_same_shard_published_twice_is_there_once(registry, spec, upload, extract):
     batch = DAYS[0]
     shard = prepare(spec, upload, extract, batch)
-    validated = validate.run(spec, shard, batch, RUN)
-    twice = [publish.run(spec, shard, validated, batch, RUN) for _ in range(2)]
+    validated = validate.run(Run(spec, batch, RUN), shard)
+    twice = [publish.run(Run(spec, batch, RUN), shard, validated) for _ in range(2)]
     assert twice[0] == twice[1]
     for _ in range(2):
-        assert register.run(spec, shard, twice[0], batch, RUN).images == 3
+        assert register.run(Run(spec, batch, RUN), shard, twice[0]).images == 3
     assert_whole(spec, [batch])
 
 
@@ -166,40 +166,40 @@ def test_steps_of_a_registered_shard_may_be_cleared_and_do_nothing(registry, spe
 def test_a_final_address_that_holds_something_else_is_not_overwritten(registry, spec, upload, extract, what):
     batch = DAYS[0]
     shard = prepare(spec, upload, extract, batch)
-    validated = validate.run(spec, shard, batch, RUN)
+    validated = validate.run(Run(spec, batch, RUN), shard)
     uri = layout.published(spec, batch, shard.name, validated.sha256)
-    publish.run(spec, shard, validated, batch, RUN)
+    publish.run(Run(spec, batch, RUN), shard, validated)
     data = bytearray(storage.read_bytes(what(uri)))
     other = bytes(data[:-2] + b"?\n") if data else b"?\n"
     storage.write_bytes(what(uri), other)
     with pytest.raises(publish.PublicationFailed, match=rf"{what(uri)} is there already.*something else wrote there"):
-        publish.run(spec, shard, validated, batch, RUN)
+        publish.run(Run(spec, batch, RUN), shard, validated)
     assert storage.read_bytes(what(uri)) == other
 
 
 def test_a_file_that_changed_after_validation_is_not_published(registry, spec, upload, extract):
     batch = DAYS[0]
     shard = prepare(spec, upload, extract, batch)
-    validated = validate.run(spec, shard, batch, RUN)
+    validated = validate.run(Run(spec, batch, RUN), shard)
     storage.write_bytes(job.output(shard), b"changed")
     with pytest.raises(publish.PublicationFailed, match="it changed in between"):
-        publish.run(spec, shard, validated, batch, RUN)
+        publish.run(Run(spec, batch, RUN), shard, validated)
     assert keys(spec, "features/") == []
 
 
 def test_a_run_that_lost_its_claim_takes_its_file_back(registry, spec, upload, extract):
     batch = DAYS[0]
     shard = prepare(spec, upload, extract, batch)
-    published = publish.run(spec, shard, validate.run(spec, shard, batch, RUN), batch, RUN)
+    published = publish.run(Run(spec, batch, RUN), shard, validate.run(Run(spec, batch, RUN), shard))
     late = storage.read_bytes(published.uri)
     expire(batch)
-    found = discover.run(spec, batch, "other", Options(look_back_days=0))
+    found = discovered(spec, batch, "other", lookback_days=0)
     assert found.fresh == 4
     storage.write_bytes(published.uri, late)  # the silent run's upload ends only now
-    with pytest.raises(leases.ClaimLost):
-        register.run(spec, shard, published, batch, RUN)
+    with pytest.raises(leases.LeaseLost):
+        register.run(Run(spec, batch, RUN), shard, published)
     assert keys(spec, "features/") == []
-    (again,) = plan.run(spec, found, "other", Options())
+    (again,) = planned(spec, found, "other")
     extract(spec, again, batch)
     finish(spec, again, batch, "other")
     storage.delete([f"s3://{spec.bucket}/{key}" for key in keys(spec, f"work/{spec.feature_set}/{batch}/{RUN}/")])
@@ -207,9 +207,9 @@ def test_a_run_that_lost_its_claim_takes_its_file_back(registry, spec, upload, e
 
 
 def expire(batch: str) -> None:
-    past = sqlalchemy.update(models.Claim).where(models.Claim.batch == batch)
+    past = sqlalchemy.update(models.Lease).where(models.Lease.batch == batch)
     with session.writing() as connection:
-        connection.execute(past.values(expires_at=models.Claim.acquired_at))
+        connection.execute(past.values(expires_at=models.Lease.acquired_at))
 
 
 def test_two_runs_of_one_night_at_once_extract_every_image_once(registry, spec, upload, extract, night, tmp_path):
@@ -235,7 +235,7 @@ def test_two_runs_of_one_night_at_once_extract_every_image_once(registry, spec, 
 def test_a_connection_cut_in_a_transaction_leaves_nothing_half_done(registry, server, spec, upload, extract):
     batch = DAYS[0]
     shard = prepare(spec, upload, extract, batch)
-    published = publish.run(spec, shard, validate.run(spec, shard, batch, RUN), batch, RUN)
+    published = publish.run(Run(spec, batch, RUN), shard, validate.run(Run(spec, batch, RUN), shard))
     admin = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
     database = engine.of(settings().registry)
     name = database.url.database
@@ -248,11 +248,11 @@ def test_a_connection_cut_in_a_transaction_leaves_nothing_half_done(registry, se
 
     event.listen(database, "before_cursor_execute", cut)
     with pytest.raises(sqlalchemy.exc.OperationalError):
-        register.run(spec, shard, published, batch, RUN)
+        register.run(Run(spec, batch, RUN), shard, published)
     event.remove(database, "before_cursor_execute", cut)
     with reading() as connection:
         assert connection.scalar(select(func.count()).select_from(models.Shard)) == 0
-    register.run(spec, shard, published, batch, RUN)
+    register.run(Run(spec, batch, RUN), shard, published)
     assert_whole(spec, [batch])
     admin.dispose()
 
@@ -284,7 +284,7 @@ def test_a_store_killed_during_the_upload_and_started_again(own_store, registry,
     running, start = own_store
     batch = DAYS[0]
     shard = prepare(spec, upload, extract, batch)
-    validated = validate.run(spec, shard, batch, RUN)
+    validated = validate.run(Run(spec, batch, RUN), shard)
     uploads = Counter()
 
     def kill(**_: object) -> None:
@@ -295,7 +295,7 @@ def test_a_store_killed_during_the_upload_and_started_again(own_store, registry,
 
     storage.client().meta.events.register("before-send.s3.PutObject", kill)
     with pytest.raises(storage.StorageError, match=r"no answer from http://127.0.0.1"):
-        publish.run(spec, shard, validated, batch, RUN)
+        publish.run(Run(spec, batch, RUN), shard, validated)
     assert uploads["n"] >= 3
     start()
     finish(spec, shard, batch)
@@ -305,26 +305,26 @@ def test_a_store_killed_during_the_upload_and_started_again(own_store, registry,
 def test_whatever_happened_the_report_is_written_and_the_claim_given_back(registry, spec, upload, extract):
     batch = DAYS[0]
     prepare(spec, upload, extract, batch)
-    told = report.run(spec, batch, RUN)
+    told = report.run(Run(spec, batch, RUN))
     assert told.text == "0 of 4 new images featurised, 0 rejected, 4 still to do; 0 files"
-    assert discover.run(spec, batch, "next", Options(look_back_days=0)).fresh == 4
+    assert discovered(spec, batch, "next", lookback_days=0).fresh == 4
 
 
 def test_what_a_dead_run_published_is_removed_by_the_next_one_even_under_another_name(registry, spec, upload, extract):
     batch = DAYS[0]
     shard = prepare(spec, upload, extract, batch)
-    published = publish.run(spec, shard, validate.run(spec, shard, batch, RUN), batch, RUN)
+    published = publish.run(Run(spec, batch, RUN), shard, validate.run(Run(spec, batch, RUN), shard))
     renamed = published.uri.replace(shard.name, "shard-00007")
     for uri in (published.uri, published.index_uri, published.rejects_uri):
         storage.write_bytes(uri.replace(shard.name, "shard-00007"), storage.read_bytes(uri))
     expire(batch)
-    found = discover.run(spec, batch, "next", Options(look_back_days=0))
+    found = discovered(spec, batch, "next", lookback_days=0)
     assert storage.head(published.uri) is None
     assert storage.head(renamed) is None
-    (again,) = plan.run(spec, found, "next", Options())
+    (again,) = planned(spec, found, "next")
     extract(spec, again, batch)
     finish(spec, again, batch, "next")
-    told = report.run(spec, batch, "next")
+    told = report.run(Run(spec, batch, "next"))
     assert told.counts["pending"] == 0
     assert keys(spec, "work/") == [], "the dead run's objects are gone, too"
     assert_whole(spec, [batch])
@@ -333,10 +333,10 @@ def test_what_a_dead_run_published_is_removed_by_the_next_one_even_under_another
 def test_a_file_that_was_removed_before_its_rows_were_written_is_not_registered(registry, spec, upload, extract):
     batch = DAYS[0]
     shard = prepare(spec, upload, extract, batch)
-    published = publish.run(spec, shard, validate.run(spec, shard, batch, RUN), batch, RUN)
+    published = publish.run(Run(spec, batch, RUN), shard, validate.run(Run(spec, batch, RUN), shard))
     storage.delete([published.uri])
     with pytest.raises(publish.PublicationFailed, match="is not there any more; clear the shard's publish task"):
-        register.run(spec, shard, published, batch, RUN)
+        register.run(Run(spec, batch, RUN), shard, published)
     finish(spec, shard, batch)
     assert_whole(spec, [batch])
 
@@ -344,7 +344,7 @@ def test_a_file_that_was_removed_before_its_rows_were_written_is_not_registered(
 def test_a_report_of_a_run_without_the_claim_removes_nothing(registry, spec, upload, extract):
     batch = DAYS[0]
     shard = prepare(spec, upload, extract, batch)
-    discover.run(spec, batch, "second", Options(look_back_days=0))
-    report.run(spec, batch, "second")
+    discovered(spec, batch, "second", lookback_days=0)
+    report.run(Run(spec, batch, "second"))
     finish(spec, shard, batch)
     assert_whole(spec, [batch])

@@ -10,6 +10,7 @@ import pytest
 from extractor.core.backbone_specs import Precision
 from extractor.core.exit_codes import Exit, Summary
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.steps import extract
 from featurise.steps.extract import Attempt
 from featurise.steps.plan import Shard
@@ -29,7 +30,7 @@ def shard(tmp_path: Path) -> Shard:
 def test_everything_that_changes_a_number_is_an_argument(spec: FeatureSetSpec, shard):
     boxes = spec.boxes.model_copy(update={"min_boxes": 10, "max_boxes": 100, "confidence_threshold": 0.3})
     other = spec.model_copy(update={"boxes": boxes, "precision": Precision.BF16})
-    found = facts(extract.specification(other, shard, "2026-11-23", Attempt(number=2, batch_size=4)).argv)
+    found = facts(extract.specification(Run(other, "2026-11-23", "run"), shard, Attempt(number=2, batch_size=4)).argv)
     assert (found["--min-boxes"], found["--max-boxes"], found["--confidence-threshold"]) == ("10", "100", "0.3")
     assert (found["--precision"], found["--batch-size"]) == ("bf16", "4")
     assert (found["--weights"], found["--weights-sha256"]) == (spec.weights.uri, "a" * 64)
@@ -38,7 +39,7 @@ def test_everything_that_changes_a_number_is_an_argument(spec: FeatureSetSpec, s
 
 def test_no_secret_is_in_a_job(spec: FeatureSetSpec, shard, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-show")
-    made = extract.specification(spec, shard, "2026-11-23", Attempt())
+    made = extract.specification(Run(spec, "2026-11-23", "run"), shard, Attempt())
     assert "do-not-show" not in made.model_dump_json()
 
 
@@ -46,7 +47,9 @@ def test_no_secret_is_in_a_job(spec: FeatureSetSpec, shard, monkeypatch):
 def test_the_extractor_understands_the_arguments(spec: FeatureSetSpec, shard, tmp_path, backbone):
     summary = tmp_path / "summary.json"
     other = FeatureSetSpec.model_validate({**spec.model_dump(), "backbone": backbone, "cls_prob": "none"})
-    made = extract.specification(other, shard, "2026-11-23", Attempt(batch_size=2), summary_path=str(summary))
+    made = extract.specification(
+        Run(other, "2026-11-23", "run"), shard, Attempt(batch_size=2), summary_path=str(summary)
+    )
     done = subprocess.run([EXTRACTOR, *made.argv], capture_output=True, text=True, check=False)
     assert done.returncode == Exit.STORAGE, done.stdout + done.stderr
     found = Summary.model_validate(json.loads(summary.read_text()))

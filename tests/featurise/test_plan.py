@@ -2,12 +2,11 @@
 
 import hypothesis.strategies as st
 from hypothesis import given, settings
+from steps import discovered, planned
 
 from extractor.core import manifest, storage
 from featurise.declaration.feature_set import FeatureSetSpec, Weights
-from featurise.declaration.run_options import Options
 from featurise.steps import plan
-from featurise.steps.discover import step as discover
 
 PAIR = FeatureSetSpec(
     dataset="birds",
@@ -69,9 +68,9 @@ def test_keys_with_one_id_share_a_shard():
 def test_manifests_lie_where_the_shards_say_and_name_the_images(registry, spec, upload):
     day = "2026-11-23"
     upload({f"{day}/{n}.jpg": str(n).encode() for n in range(10)})
-    found = discover.run(spec, day, "manual__2026-11-23T02:00:00+00:00", Options())
-    shards = plan.run(spec, found, "manual__2026-11-23T02:00:00+00:00", Options())
-    again = plan.run(spec, found, "manual__2026-11-23T02:00:00+00:00", Options())
+    found = discovered(spec, day, "manual__2026-11-23T02:00:00+00:00")
+    shards = planned(spec, found, "manual__2026-11-23T02:00:00+00:00")
+    again = planned(spec, found, "manual__2026-11-23T02:00:00+00:00")
     assert shards == again
     ids = []
     for shard in shards:
@@ -81,5 +80,5 @@ def test_manifests_lie_where_the_shards_say_and_name_the_images(registry, spec, 
         ids += [entry.image_id for entry in lines.entries]
     assert sorted(ids) == [str(n) for n in range(10)]
     assert all(":" not in shard.work_uri.removeprefix("s3:") and "+" not in shard.work_uri for shard in shards)
-    bigger = plan.run(spec, found, "manual__2026-11-23T02:00:00+00:00", Options(images_per_shard=100))
+    bigger = planned(spec, found, "manual__2026-11-23T02:00:00+00:00", images_per_shard=100)
     assert [shard.name for shard in bigger] == ["shard-00001"]

@@ -2,12 +2,13 @@
 
 import pytest
 from sqlalchemy import select
-from steps import finish, up_to_publication
+from steps import discovered, finish, planned, up_to_publication
 
 from extractor.core import storage
 from extractor.core.manifest import Reason, Reject
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.declaration.run_options import Options
+from featurise.declaration.run import Run
+from featurise.declaration.run_options import RunOptions
 from featurise.objects import layout
 from featurise.registry import feature_sets, models, upsert
 from featurise.registry.coverage import coverage, places
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("registry")
 
 def begin(spec: FeatureSetSpec, batch: str, run_id: str, **options) -> list[plan.Shard]:
     """The shards of a run."""
-    return plan.run(spec, discover.run(spec, batch, run_id, Options(**options)), run_id, Options(**options))
+    return planned(spec, discovered(spec, batch, run_id, **options), run_id, **options)
 
 
 def states(image: str) -> dict[str, str]:
@@ -59,7 +60,7 @@ def test_a_run_that_is_cleared_from_discovery_does_what_is_new_since(spec, uploa
 
     assert sorted(extract.made[2:]) == [f"{spec.prefix}{DAY}/a.jpg", f"{spec.prefix}{DAY}/c.jpg"]
     assert (day().found, day().done, day().pending) == (3, 3, 0)
-    told = report.run(spec, DAY, "run")
+    told = report.run(Run(spec, DAY, "run"))
     assert (told.counts["done"], told.counts["pending"], told.counts["files"]) == (4, 0, 2)
 
 
@@ -67,11 +68,11 @@ def test_a_finished_run_that_is_cleared_finds_all_of_it_done(spec, upload, night
     upload({f"{DAY}/a.jpg": b"a"})
     found = night(run_id="run")
 
-    (shard,) = plan.run(spec, found, "run", Options())  # `plan` alone is cleared
+    (shard,) = planned(spec, found, "run")  # `plan` alone is cleared
     assert shard.name == "shard-00001"
     night(run_id="run")
     assert len(extract.made) == 1
-    told = report.run(spec, DAY, "run")
+    told = report.run(Run(spec, DAY, "run"))
     assert (told.counts["new"], told.counts["done"], told.counts["pending"]) == (1, 1, 0)
 
 
@@ -79,10 +80,10 @@ def test_the_newer_image_stays_when_an_old_run_ends_after_it(spec, upload, night
     upload({f"{DAY}/a.jpg": b"old"})
     (shard,) = begin(spec, DAY, "slow")
     extract(spec, shard, DAY)
-    report.run(spec, DAY, "slow")
+    report.run(Run(spec, DAY, "slow"))
     upload({f"{DAY}/a.jpg": b"new", f"{DAY}/b.jpg": b"open"})
-    night(run_id="quick", options=Options(keys=[f"{spec.prefix}{DAY}/a.jpg"]))
-    finish(spec, shard, DAY, "slow")
+    night(run_id="quick", options=RunOptions(keys=[f"{spec.prefix}{DAY}/a.jpg"]))
+    finish(Run(spec, DAY, "slow"), shard)
 
     found = states("a")
     assert sorted(found.values()) == ["featurised", "featurised, superseded"]
@@ -95,22 +96,22 @@ def test_the_newer_image_stays_when_an_old_run_ends_after_it(spec, upload, night
 def test_a_shard_that_ends_after_another_run_did_its_images_leaves_them_where_they_are(spec, upload, night, extract):
     upload({f"{BEFORE}/a.jpg": b"a", f"{BEFORE}/b.jpg": b"b"})
     (shard,) = begin(spec, BEFORE, "failed")
-    report.run(spec, BEFORE, "failed")
-    night(DAY, options=Options(keys=[f"{spec.prefix}{BEFORE}/a.jpg"]))  # b is open still, so the shard is kept
+    report.run(Run(spec, BEFORE, "failed"))
+    night(DAY, options=RunOptions(keys=[f"{spec.prefix}{BEFORE}/a.jpg"]))  # b is open still, so the shard is kept
     before = files("a")
     extract(spec, shard, BEFORE)
-    finish(spec, shard, BEFORE, "failed")
+    finish(Run(spec, BEFORE, "failed"), shard)
 
     assert files("a") == before != files("b")
     assert (day(BEFORE).found, day(BEFORE).done, day(BEFORE).pending) == (2, 2, 0)
-    assert report.run(spec, BEFORE, "failed").counts["pending"] == 0
+    assert report.run(Run(spec, BEFORE, "failed")).counts["pending"] == 0
 
 
 def test_an_old_runs_reject_does_not_touch_the_newer_image(spec, upload, night):
     upload({f"{DAY}/a.jpg": b"old"})
-    found = discover.run(spec, DAY, "slow", Options())
+    found = discovered(spec, DAY, "slow")
     old = storage.head(f"s3://{spec.bucket}/{spec.prefix}{DAY}/a.jpg")
-    report.run(spec, DAY, "slow")
+    report.run(Run(spec, DAY, "slow"))
     upload({f"{DAY}/a.jpg": b"new"})
     night(run_id="quick")
     line = Reject(key=old.key, etag=old.etag, size=old.size, image_id="a", reason=Reason.CHANGED, detail="replaced")
@@ -123,8 +124,8 @@ def test_an_old_runs_reject_does_not_touch_the_newer_image(spec, upload, night):
 
 def test_an_old_runs_reject_is_kept_beside_what_another_run_featurised_since(spec, upload, night):
     upload({f"{DAY}/a.jpg": b"a"})
-    found = discover.run(spec, DAY, "slow", Options())
-    report.run(spec, DAY, "slow")
+    found = discovered(spec, DAY, "slow")
+    report.run(Run(spec, DAY, "slow"))
     night(run_id="quick")
     with reading() as connection:
         (done,) = places(connection, "a")
@@ -212,7 +213,7 @@ def test_force_makes_the_file_of_copies_anew(spec, upload, night, first, second,
     (lost,) = files("a")
     storage.delete([lost])
     upload({f"{again}/more.jpg": b"more"})
-    night(again, run_id="again", options=Options(force=True, look_back_days=0))
+    night(again, run_id="again", options=RunOptions(force=True, lookback_days=0))
 
     (found,) = files("a")
     assert found != lost
@@ -232,7 +233,7 @@ def test_an_image_that_returns_does_not_take_its_id_back(spec, upload, night):
     assert live("x") == [f"{BEFORE} rejected", f"{DAY} featurised"]
     assert (found.done, found.rejected, found.refused) == (1, 1, 1)
     assert (day(BEFORE).done, day(BEFORE).rejected, day(BEFORE).pending) == (0, 1, 0)
-    assert report.run(spec, DAY, "returned").text == "no new images, 1 rejected at once"
+    assert report.run(Run(spec, DAY, "returned")).text == "no new images, 1 rejected at once"
 
 
 def test_a_reject_for_its_id_is_tried_again_when_the_id_is_free(spec, upload, night):
@@ -272,13 +273,13 @@ def test_a_report_keeps_what_another_run_has_still_to_do(spec, upload, night, ex
     upload({f"{DAY}/{name}.jpg": name.encode() for name in "abcd"})
     (shard,) = begin(spec, DAY, "first")
     extract(spec, shard, DAY)
-    report.run(spec, DAY, "first")
-    night(run_id="one more", options=Options(limit=1))
+    report.run(Run(spec, DAY, "first"))
+    night(run_id="one more", options=RunOptions(limit=1))
 
     assert storage.head(shard.manifest_uri) is not None
-    finish(spec, shard, DAY, "first")
+    finish(Run(spec, DAY, "first"), shard)
     assert (day().done, day().pending) == (4, 0)
-    report.run(spec, DAY, "first")
+    report.run(Run(spec, DAY, "first"))
     assert list(storage.listing(layout.works(spec, DAY))) == []
 
 
@@ -293,10 +294,10 @@ def test_a_night_that_makes_up_for_a_failed_one_removes_what_that_left(spec, upl
     upload({f"{BEFORE}/a.jpg": b"a"})
     (shard,) = begin(spec, BEFORE, "failed")
     extract(spec, shard, BEFORE)
-    published = up_to_publication(spec, shard, BEFORE, "failed")
-    report.run(spec, BEFORE, "failed")
+    published = up_to_publication(Run(spec, BEFORE, "failed"), shard)
+    report.run(Run(spec, BEFORE, "failed"))
     upload({f"{DAY}/b.jpg": b"b", f"{BEFORE}/c.jpg": b"c"})
-    night(DAY, run_id="first", options=Options(limit=1))
+    night(DAY, run_id="first", options=RunOptions(limit=1))
     assert left(spec) == {f"{BEFORE}/failed"}, "there is an image still to do"
     assert storage.head(published.uri) is not None
     night(DAY, run_id="second")
@@ -317,24 +318,24 @@ def test_a_dry_run_leaves_its_report_and_nothing_else(spec, upload, night, optio
     upload({f"{DAY}/a.jpg": b"a"})
     begin(spec, DAY, "real")
     for _again in range(2):
-        night(DAY, run_id="dry", options=Options(dry_run=True, **options))
+        night(DAY, run_id="dry", options=RunOptions(dry_run=True, **options))
         assert left(spec) == {f"{DAY}/real"}
-        assert left(Options(**options).applied(spec)) <= {f"{DAY}/real"}
-    told = report.run(Options(**options).applied(spec), DAY, "dry")
+        assert left(RunOptions(**options).applied(spec)) <= {f"{DAY}/real"}
+    told = report.run(Run(RunOptions(**options).applied(spec), DAY, "dry"))
     assert told.text == "dry run: 1 new images in 1 shards"
 
 
 def test_a_report_of_a_failed_discovery_removes_nothing(spec, upload, extract, monkeypatch):
     upload({f"{DAY}/a.jpg": b"a"})
     (shard,) = begin(spec, DAY, "first")
-    report.run(spec, DAY, "first")
+    report.run(Run(spec, DAY, "first"))
     monkeypatch.setattr(discover, "_look", lambda *_: storage.read_bytes("s3://nowhere-at-all/x"))
     with pytest.raises(storage.StorageError):
-        discover.run(spec, DAY, "second", Options())
-    report.run(spec, DAY, "second")
+        discovered(spec, DAY, "second")
+    report.run(Run(spec, DAY, "second"))
 
     extract(spec, shard, DAY)
-    finish(spec, shard, DAY, "first")
+    finish(Run(spec, DAY, "first"), shard)
     assert day().done == 1
 
 
@@ -351,4 +352,4 @@ def test_the_list_for_readers_follows_deletions(spec, upload, night):
 
 def test_a_day_has_one_name(spec):
     with pytest.raises(discover.batches.BatchInvalid, match="write it 2026-11-23"):
-        discover.run(spec, "20261123", "run", Options())
+        discovered(spec, "20261123", "run")

@@ -6,14 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from steps import finish
+from steps import discovered, finish, planned
 
 from extractor.core import storage
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.declaration.run_options import Options
+from featurise.declaration.run import Run
+from featurise.declaration.run_options import RunOptions
 from featurise.registry import attempts
-from featurise.steps import plan
-from featurise.steps.discover import step as discover
 from featurise.steps.report import run_summary
 from featurise.steps.report import step as report
 from featurise.steps.report.html import render
@@ -29,7 +28,7 @@ pytestmark = [
 
 
 def told(spec: FeatureSetSpec, batch: str = DAY, run_id: str | None = None) -> tuple[Reported, str]:
-    done = report.run(spec, batch, run_id or f"scheduled__{batch}")
+    done = report.run(Run(spec, batch, run_id or f"scheduled__{batch}"))
     return done, storage.read_bytes(done.uri).decode()
 
 
@@ -74,7 +73,7 @@ def test_an_empty_night_says_no_new_images(spec, night):
 def test_another_runs_claim_a_dry_run_and_a_failed_discovery_are_said(spec, upload, night):
     assert told(spec)[0].text == "discovery did not finish; see its task's log"
     upload({f"{DAY}/a.jpg": b"a"})
-    night(run_id="dry", options=Options(dry_run=True))
+    night(run_id="dry", options=RunOptions(dry_run=True))
     assert told(spec, run_id="dry")[0].text == "dry run: 1 new images in 1 shards"
 
 
@@ -128,22 +127,21 @@ def test_what_discovery_rejects_at_once_has_a_tile_of_its_own(spec, upload, nigh
 
 def test_an_id_that_another_run_got_meanwhile_makes_a_reject(spec, upload, extract):
     upload({f"{BEFORE}/a.jpg": b"a", f"{DAY}/a.jpg": b"another a", f"{DAY}/b.jpg": b"b"})
-    alone = Options(look_back_days=0)
-    planned = {day: plan.run(spec, discover.run(spec, day, day, alone), day, alone) for day in (BEFORE, DAY)}
-    for day, (shard,) in planned.items():
+    shards = {day: planned(spec, discovered(spec, day, day, lookback_days=0), day) for day in (BEFORE, DAY)}
+    for day, (shard,) in shards.items():
         extract(spec, shard, day)
-        finish(spec, shard, day, day)
+        finish(Run(spec, day, day), shard)
     assert told(spec, BEFORE, BEFORE)[0].text == "1 of 1 new images featurised, 0 rejected; 1 file (synthetic weights)"
     assert told(spec, DAY, DAY)[0].text == "1 of 2 new images featurised, 1 rejected; 1 file (synthetic weights)"
 
 
 def test_an_attempt_that_its_task_left_open_is_closed(spec, upload):
     upload({f"{DAY}/a.jpg": b"a"})
-    discover.run(spec, DAY, "run", Options())
-    whose = attempts.Of(spec, DAY, "run", "shard-00001")
-    attempts.begin(whose, number=1, try_number=1, launcher="kubernetes", place="pod-1")
+    discovered(spec, DAY, "run")
+    run = Run(spec, DAY, "run")
+    attempts.begin(run, "shard-00001", number=1, try_number=1, launcher="kubernetes", place="pod-1")
     assert "while nobody watched the attempt" in told(spec, DAY, "run")[1]
-    assert not attempts.of(whose)[0].running
+    assert not attempts.of(run, "shard-00001")[0].running
 
 
 def test_several_nights_before_are_named_by_their_first_and_last(spec, upload, night):
@@ -167,6 +165,6 @@ def test_an_attempt_s_message_keeps_its_lines(spec):
         started_at=started,
         ended_at=started,
     )
-    run = run_summary.Run(feature_set=spec.feature_set, batch=DAY, run_id="run", attempts=[failed])
+    run = run_summary.RunSummary(feature_set=spec.feature_set, batch=DAY, run_id="run", attempts=[failed])
     shown = render(spec, run, "")
     assert '<td class="soft long message" colspan="6">timeout: too long\n  seen: &lt;nothing&gt;</td>' in shown

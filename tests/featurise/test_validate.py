@@ -9,21 +9,20 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from steps import discovered, planned
 
 from extractor.core import storage
 from extractor.core.backbone_specs import box_rule, specs
 from extractor.core.contract import Regions
 from featurise.declaration.feature_set import Boxes, FeatureSetSpec
-from featurise.declaration.run_options import Options
+from featurise.declaration.run import Run
 from featurise.objects import layout
 from featurise.registry.statistics import Statistics
 from featurise.steps import extract as job
-from featurise.steps import plan
-from featurise.steps.discover import step as discover
 from featurise.steps.plan import Shard
 from featurise.steps.validate import drift, rules
 from featurise.steps.validate import step as validate
-from featurise.steps.validate.shard_file import Report
+from featurise.steps.validate.shard_file import ValidationReport
 
 DAY, RUN = "2026-11-23", "run"
 
@@ -36,8 +35,8 @@ SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def shard(registry, spec: FeatureSetSpec, upload, extract) -> Shard:
     """A shard of three images and one that is none, extracted."""
     upload({f"{DAY}/{name}.jpg": name.encode() for name in "abc"} | {f"{DAY}/x.jpg": b"bad"})
-    found = discover.run(spec, DAY, RUN, Options())
-    (shard,) = plan.run(spec, found, RUN, Options())
+    found = discovered(spec, DAY, RUN)
+    (shard,) = planned(spec, found, RUN)
     extract(spec, shard, DAY)
     return shard
 
@@ -72,7 +71,7 @@ def all_alike(name: str) -> Callable[[h5py.File], None]:
     return how
 
 
-def twins(file: h5py.File) -> None:
+def duplicate_features(file: h5py.File) -> None:
     file["a"]["features"][...] = file["b"]["features"][()]
 
 
@@ -110,13 +109,13 @@ def no_provenance(file: h5py.File) -> None:
 
 
 def test_a_good_file_passes_with_its_numbers(spec, shard):
-    found = validate.run(spec, shard, DAY, RUN)
+    found = validate.run(Run(spec, DAY, RUN), shard)
     assert (found.images, found.rejects, found.warnings) == (3, 1, [])
-    report = Report.model_validate_json(storage.read_bytes(found.report_uri))
+    report = ValidationReport.model_validate_json(storage.read_bytes(found.report_uri))
     assert report.statistics.boxes == {36: 3}
     assert report.statistics.mean(report.statistics.norm) > 0
     assert report.samples[0].key.endswith("a.jpg")
-    assert validate.run(spec, shard, DAY, RUN) == found
+    assert validate.run(Run(spec, DAY, RUN), shard) == found
 
 
 @SQLITE
@@ -140,7 +139,7 @@ def test_a_good_file_passes_with_its_numbers(spec, shard):
         (put("img_w", 0, ()), "a: the image is 0 x 480 pixels"),
         (replace("boxes", np.zeros((36, 4), np.float64)), "a: boxes is float64 [36, 4], expected float32 [36, 4]"),
         (replace("obj_id", np.zeros(35, np.int64)), "a: obj_id is int64 [35], expected int64 [36]"),
-        (twins, "b has the features of a, another image"),
+        (duplicate_features, "b has the same features as a, a different image"),
         (without, "a is in the index and not in the file"),
         (stranger, "z is in the file and not in the index"),
         (extra_field, "a: note is no field of this feature set"),
@@ -154,9 +153,9 @@ def test_a_good_file_passes_with_its_numbers(spec, shard):
 def test_a_broken_rule_keeps_the_file_from_publication(spec, shard, tmp_path, how, says):
     change(shard, tmp_path, how)
     with pytest.raises(validate.ValidationFailed) as failure:
-        validate.run(spec, shard, DAY, RUN)
+        validate.run(Run(spec, DAY, RUN), shard)
     assert says in str(failure.value)
-    place = layout.quarantine(spec, DAY, RUN, shard.name)
+    place = layout.quarantine(Run(spec, DAY, RUN), shard.name)
     report = json.loads(storage.read_bytes(f"{place}/report.json"))
     assert any(says in problem for problem in report["problems"])
     assert {item.key.rsplit("/", 1)[1] for item in storage.listing(f"{place}/")} == {
@@ -188,7 +187,7 @@ def test_index_and_rejects_hold_every_image_of_the_manifest_once(spec, shard, li
     lines = change_lines(storage.read_bytes(uri).splitlines())
     storage.write_bytes(uri, b"\n".join(lines))
     with pytest.raises(validate.ValidationFailed, match=says):
-        validate.run(spec, shard, DAY, RUN)
+        validate.run(Run(spec, DAY, RUN), shard)
 
 
 @SQLITE
@@ -197,7 +196,7 @@ def test_a_truncated_upload_is_caught(spec, shard, share):
     data = storage.read_bytes(job.output(shard))
     storage.write_bytes(job.output(shard), data[: int(len(data) * share)])
     with pytest.raises(validate.ValidationFailed, match="cannot be read as HDF5"):
-        validate.run(spec, shard, DAY, RUN)
+        validate.run(Run(spec, DAY, RUN), shard)
 
 
 @SQLITE
@@ -208,15 +207,15 @@ def test_damage_where_the_file_keeps_its_own_order_is_caught(spec, shard, place)
     data[found - 8 : found + 16] = b"\xff" * 24
     storage.write_bytes(job.output(shard), bytes(data))
     with pytest.raises(validate.ValidationFailed):
-        validate.run(spec, shard, DAY, RUN)
+        validate.run(Run(spec, DAY, RUN), shard)
     assert storage.head(job.output(shard)) is None
 
 
 @SQLITE
-def test_a_few_twins_among_many_are_a_warning(spec, shard, tmp_path):
-    change(shard, tmp_path, twins)
-    lenient = spec.model_copy(update={"limits": spec.limits.model_copy(update={"max_twin_share": 0.5})})
-    assert validate.run(lenient, shard, DAY, RUN).warnings == ["b has the features of a, another image"]
+def test_a_few_duplicate_features_among_many_are_a_warning(spec, shard, tmp_path):
+    change(shard, tmp_path, duplicate_features)
+    lenient = spec.model_copy(update={"limits": spec.limits.model_copy(update={"max_duplicate_share": 0.5})})
+    assert validate.run(Run(lenient, DAY, RUN), shard).warnings == ["b has the same features as a, a different image"]
 
 
 def test_drift_warns_with_numbers_and_fails_beyond_the_limit(spec, upload, night, extract):
@@ -234,16 +233,16 @@ def test_drift_warns_with_numbers_and_fails_beyond_the_limit(spec, upload, night
 
     extract.find = louder(1.3)
     upload({f"2026-11-21/new {n}.jpg": f"new {n}".encode() for n in range(5)})
-    found = discover.run(spec, "2026-11-21", RUN, Options(look_back_days=0))
-    shards = plan.run(spec, found, RUN, Options())
+    found = discovered(spec, "2026-11-21", RUN, lookback_days=0)
+    shards = planned(spec, found, RUN)
     extract(spec, shards[0], "2026-11-21")
-    (warning,) = validate.run(spec, shards[0], "2026-11-21", RUN).warnings
+    (warning,) = validate.run(Run(spec, "2026-11-21", RUN), shards[0]).warnings
     assert warning.startswith("mean feature norm: ")
     assert re.search(r"over 40 images \(change 3\d%\)", warning)
     extract.find = louder(3)
     extract(spec, shards[1], "2026-11-21")
     with pytest.raises(validate.ValidationFailed, match=r"mean feature norm: .*change [12]\d\d%\); the limit is 50%"):
-        validate.run(spec, shards[1], "2026-11-21", RUN)
+        validate.run(Run(spec, "2026-11-21", RUN), shards[1])
 
 
 def statistics(images: int, classes: dict[int, int], boxes: int = 36) -> Statistics:

@@ -6,16 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from steps import finish, up_to_publication
+from steps import discovered, finish, planned, up_to_publication
 
 from extractor.core import manifest, storage
 from extractor.core.manifest import Reason, Reject
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.declaration.run_options import Options
+from featurise.declaration.run import Run
+from featurise.declaration.run_options import RunOptions
 from featurise.objects import layout, verify
 from featurise.registry.session import reading
-from featurise.steps import plan
-from featurise.steps.discover import step as discover
 
 DAY = "2026-11-23"
 # What is asked of the registry is asked on PostgreSQL in `test_faults`.
@@ -80,8 +79,8 @@ def test_the_repair_of_a_lost_file_names_the_days_of_its_late_images(done, uploa
     with reading() as connection:
         (file,) = [row for row in verify.shards(connection) if row.run_id == "again"]
     storage.delete([file.uri])
-    assert f"run batch {DAY} again with the option `force` and `look_back_days` 2" in run().stdout.replace("\n", " ")
-    night(run_id="repair", options=Options(force=True, look_back_days=2))
+    assert f"run batch {DAY} again with the option `force` and `lookback_days` 2" in run().stdout.replace("\n", " ")
+    night(run_id="repair", options=RunOptions(force=True, lookback_days=2))
     assert findings() == []
 
 
@@ -106,7 +105,7 @@ def test_the_lists_beside_a_file_are_compared_line_by_line(file):
 
 
 def test_lines_of_which_a_later_run_has_the_outcome_are_no_findings(done, upload, night):
-    night(run_id="again", options=Options(force=True))
+    night(run_id="again", options=RunOptions(force=True))
     upload({f"{DAY}/a.jpg": b"replaced"})
     night(run_id="replaced")
     assert findings() == []
@@ -131,7 +130,7 @@ def test_a_missing_file_keeps_its_lists_and_is_made_anew(done, file, night):
     storage.delete([file.uri])
     night(run_id="plain")
     assert findings() == [("missing", file.uri)], "a later run does not take the lists for abandoned"
-    night(run_id="again", options=Options(force=True))
+    night(run_id="again", options=RunOptions(force=True))
     assert findings() == [], "nothing of the lost file counts any more"
 
 
@@ -151,14 +150,14 @@ def test_a_lost_list_of_rejects_is_no_finding_once_a_later_run_has_their_outcome
 def test_a_reject_that_spoke_of_a_moment_may_have_another_outcome_of_its_run(done, file, upload, extract):
     upload({f"{DAY}/late.jpg": b"late", f"{DAY}/other.jpg": b"other"})
     for reason in (Reason.MISSING, Reason.CHANGED):
-        (shard,) = plan.run(done, discover.run(done, DAY, "cleared", Options()), "cleared", Options())
+        (shard,) = planned(done, discovered(done, DAY, "cleared"), "cleared")
         (entry, *_) = manifest.read(shard.manifest_uri).entries
         upload({f"{DAY}/late.jpg": b"bad"})
         uri = extract(done, shard, DAY)
         upload({f"{DAY}/late.jpg": b"late"})
         line = Reject(**entry.model_dump(include={"key", "etag", "size", "image_id"}), reason=reason, detail="")
         storage.write_bytes(layout.rejects(uri), manifest.dump([line]))
-        finish(done, shard, DAY, "cleared")
+        finish(Run(done, DAY, "cleared"), shard)
     assert findings() == []
 
 
@@ -191,9 +190,9 @@ def test_a_file_of_a_first_night_that_nobody_registered_is_found(
     registry, spec, upload, extract, tmp_path, monkeypatch
 ):
     upload({f"{DAY}/a.jpg": b"a"})
-    (shard,) = plan.run(spec, discover.run(spec, DAY, "first", Options()), "first", Options())
+    (shard,) = planned(spec, discovered(spec, DAY, "first"), "first")
     extract(spec, shard, DAY)
-    published = up_to_publication(spec, shard, DAY, "first")
+    published = up_to_publication(Run(spec, DAY, "first"), shard)
     declare(monkeypatch, tmp_path, spec)
     found = run("--dataset", spec.dataset)
     assert (found.returncode, f"orphaned: {published.uri}" in found.stdout) == (1, True), found.stdout

@@ -16,11 +16,11 @@ from airflow.triggers.base import TriggerEvent
 
 import stand_in
 from featurise.airflow.operators.kubernetes import PodOperator
-from featurise.airflow.retry_policy import AttemptFailed
-from featurise.airflow.tries import HEADROOM
+from featurise.airflow.retry_policy import HEADROOM, AttemptFailed
 from featurise.airflow.triggers import pod as pod_trigger
 from featurise.airflow.triggers.pod import PodTrigger
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.failures.classify import Evidence
 from featurise.failures.taxonomy import Reason
 from featurise.registry import attempts, engine, schema
@@ -71,10 +71,10 @@ def context(operator: PodOperator, try_number: int) -> Any:
 
 def end(operator: PodOperator, number: int, reason: Reason | None) -> None:
     """The registry's word on an attempt, begun unless it is there."""
-    whose = attempts.Of(operator.spec, BATCH, RUN, SHARD.name)
-    found = [each.id for each in attempts.of(whose) if each.number == number]
+    run = Run(operator.spec, BATCH, RUN)
+    found = [each.id for each in attempts.of(run, SHARD.name) if each.number == number]
     row = found[0] if found else attempts.begin(
-        whose, number=number, try_number=number, launcher="kubernetes", place=f"pod-{number}"
+        run, SHARD.name, number=number, try_number=number, launcher="kubernetes", place=f"pod-{number}"
     )  # fmt: skip
     if reason is None:
         attempts.succeeded(row, None, None)
@@ -119,7 +119,7 @@ def test_a_task_is_not_resumed_while_the_scheduler_may_not_know_that_it_waits(mo
 
     async def told_within(seconds: float) -> Any:
         trigger = PodTrigger(
-            claim={}, attempt=1, pod_name="pod", pod_namespace="n", trigger_start_time=None, base_container_name="base"
+            lease={}, attempt=1, pod_name="pod", pod_namespace="n", trigger_start_time=None, base_container_name="base"
         )
         monkeypatch.setattr(trigger, "_renew", lambda: asyncio.sleep(60))
         return await asyncio.wait_for(anext(trigger.run()), seconds)

@@ -1,7 +1,7 @@
 """The DAG of one dataset under one backbone: discover, plan, [extract, validate, publish, register] per shard, report.
 
-A run stands for one day's partition (see `nights`), not for a data interval. Partitioned timetables carry the backfills
-of the UI and the API as intervals do (`airflow.models.backfill` walks `iter_partition_dagrun_infos`); besides, a run
+A run stands for one day's partition (see `timetable`), not for a data interval. Partitioned timetables support the
+backfills of UI and API as intervals do (`airflow.models.backfill` walks `iter_partition_dagrun_infos`); besides, a run
 names its day by a key that a person reads and can type into the trigger form, and assets carry that key on. One
 difference is meant: a backfill that redoes a day makes a new run beside the old one instead of clearing it, so that
 history stays.
@@ -19,7 +19,7 @@ from featurise.airflow import assets, params, run_context
 from featurise.airflow.operators.discover import DiscoverOperator
 from featurise.airflow.operators.report import ReportOperator
 from featurise.airflow.retry_policy import Taxonomy
-from featurise.airflow.timetable import Nights
+from featurise.airflow.timetable import PreviousDayTimetable
 from featurise.declaration.feature_set import FeatureSetSpec
 
 RETRY_DELAY = timedelta(seconds=30)
@@ -36,14 +36,14 @@ def build(spec: FeatureSetSpec) -> DAG:
         description=f"Region features of {spec.dataset} by {spec.backbone}, revision {spec.revision}",
         doc_md=_about(spec),
         tags=[spec.dataset, spec.backbone, spec.launcher],
-        schedule=Nights(spec.schedule.cron, timezone=zone),
+        schedule=PreviousDayTimetable(spec.schedule.cron, timezone=zone),
         # The first day's run comes a day later: at two in the morning, yesterday is whole.
         start_date=datetime.combine(spec.start_date + timedelta(days=1), datetime.min.time(), zone),
         catchup=spec.catchup,
         max_active_runs=spec.max_active_runs,
         # Pools bound what runs at a time, not this.
         max_active_tasks=spec.limits.max_shards,
-        params=params.params(),
+        params=params.trigger_form(),
         default_args={
             "retries": spec.limits.retries,
             "retry_delay": RETRY_DELAY,
@@ -98,8 +98,8 @@ def _plan(spec: FeatureSetSpec) -> Any:
         from featurise.steps import plan as step
         from featurise.steps.discover.step import Discovered
 
-        run = run_context.run(spec)
-        shards = step.run(run.spec, Discovered.model_validate(found), run.run_id, run.options)
+        run = run_context.current_run(spec)
+        shards = step.run(run, Discovered.model_validate(found), run_context.run_options())
         return [shard.model_dump(mode="json") for shard in shards]
 
     return plan
@@ -146,8 +146,8 @@ def _validate(spec: FeatureSetSpec) -> Any:
         from featurise.steps.plan import Shard
         from featurise.steps.validate import step
 
-        run = run_context.run(spec)
-        return step.run(run.spec, Shard.model_validate(shard), run.batch, run.run_id).model_dump(mode="json")
+        run = run_context.current_run(spec)
+        return step.run(run, Shard.model_validate(shard)).model_dump(mode="json")
 
     return validate
 
@@ -159,9 +159,9 @@ def _publish(spec: FeatureSetSpec) -> Any:
         from featurise.steps.plan import Shard
         from featurise.steps.validate.step import Validated
 
-        run = run_context.run(spec)
+        run = run_context.current_run(spec)
         file = Validated.model_validate(validated)
-        return step.run(run.spec, Shard.model_validate(shard), file, run.batch, run.run_id).model_dump(mode="json")
+        return step.run(run, Shard.model_validate(shard), file).model_dump(mode="json")
 
     return publish
 
@@ -173,9 +173,9 @@ def _register(spec: FeatureSetSpec) -> Any:
         from featurise.steps.plan import Shard
         from featurise.steps.publish import Published
 
-        run = run_context.run(spec)
+        run = run_context.current_run(spec)
         file = Published.model_validate(published)
-        rows = step.run(run.spec, Shard.model_validate(shard), file, run.batch, run.run_id)
+        rows = step.run(run, Shard.model_validate(shard), file)
         return {**rows.model_dump(mode="json"), "uri": file.uri, "feature_set": run.spec.feature_set}
 
     return register
@@ -194,6 +194,6 @@ def _announce(spec: FeatureSetSpec) -> Any:
         images = sum(row["images"] for row in added)
         outlet_events[asset].extra = {"images": images, "files": [row["uri"] for row in added]}
         # A run that was triggered without a partition has worked on one all the same.
-        outlet_events[asset].add_partitions(run_context.run(spec).batch)
+        outlet_events[asset].add_partitions(run_context.current_run(spec).batch)
 
     return announce

@@ -1,15 +1,15 @@
-"""The form of a manual run: the fields of `Options` as Airflow's typed parameters."""
+"""The form of a manual run: the fields of `RunOptions` as Airflow's typed parameters."""
 
 from typing import Any
 
 from airflow.sdk import Param
 
-from featurise.declaration.run_options import Options
+from featurise.declaration.run_options import RunOptions
 
 
-def params() -> dict[str, Param]:
+def trigger_form() -> dict[str, Param]:
     """One parameter per option; Airflow refuses values that the option's type and bounds do not allow."""
-    schema = Options.model_json_schema()
+    schema = RunOptions.model_json_schema()
     return {name: _param(field, schema.get("$defs", {})) for name, field in schema["properties"].items()}
 
 

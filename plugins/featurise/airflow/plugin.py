@@ -6,7 +6,7 @@ from airflow.plugins_manager import AirflowPlugin
 
 from featurise.airflow.operators.report import PAGE
 from featurise.airflow.priority import NightFirst
-from featurise.airflow.timetable import Nights
+from featurise.airflow.timetable import PreviousDayTimetable
 
 
 async def pages(scope: Any, receive: Any, send: Any) -> None:
@@ -20,7 +20,7 @@ class FeaturisePlugin(AirflowPlugin):
     """Loaded by every Airflow process through the entry point `airflow.plugins`."""
 
     name = "featurise"
-    timetables = [Nights]
+    timetables = [PreviousDayTimetable]
     priority_weight_strategies = [NightFirst]
     fastapi_apps = [{"app": pages, "url_prefix": "/featurise", "name": "featurise"}]
     external_views = [

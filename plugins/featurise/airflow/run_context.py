@@ -1,53 +1,68 @@
-"""Which batch a task works on, for which feature set, by which options: read from the run that it belongs to."""
+"""What a task works on, and by which options: read from the Airflow run that it belongs to."""
 
 import zoneinfo
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowFailException
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from featurise.airflow.timetable import KEY
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.declaration.run_options import Options
+from featurise.declaration.run import Run
+from featurise.declaration.run_options import RunOptions
 
 BATCH = "batch"
 """What an arrival's run has in its conf."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of a feature set's DAG; `feature set` is as the run's options mean it."""
-
-    spec: FeatureSetSpec
-    options: Options
-    batch: str
-    run_id: str
-
-
-def run(spec: FeatureSetSpec, context: Any = None) -> Run:
-    """The run that the current task belongs to.
+def current_run(spec: FeatureSetSpec, context: Any = None) -> Run:
+    """The run that the current task belongs to, with the specification as its options mean it.
 
     Raises AirflowFailException when the run's parameters contradict each other: no retry can help.
     """
     context = context or get_current_context()
+    options = run_options(context)
+    with _readable():
+        applied = options.applied(spec)
+    return Run(applied, _batch(spec, context["dag_run"]), context["dag_run"].run_id)
+
+
+def run_options(context: Any = None) -> RunOptions:
+    """What the person who started the run set for it.
+
+    Raises AirflowFailException when that is not what a run can have.
+    """
+    context = context or get_current_context()
     dag_run = context["dag_run"]
     given = dag_run.conf or {}
-    values = {name: context["params"][name] for name in Options.model_fields if name in context["params"]}
-    # Airflow passes over what is no parameter of the DAG; a misspelt `dry_run` must not start a real run.
-    values |= {name: given[name] for name in given.keys() - Options.model_fields.keys() - {BATCH}}
+    values = {name: context["params"][name] for name in RunOptions.model_fields if name in context["params"]}
+    # Airflow ignores what is no parameter of the DAG; a misspelt `dry_run` must not start a real run.
+    values |= {name: given[name] for name in given.keys() - RunOptions.model_fields.keys() - {BATCH}}
+    with _readable():
+        options = RunOptions.model_validate(values)
     # A backfill names its days itself; looking back from each of them would only do the same days again.
-    if dag_run.run_type == "backfill" and values.get("look_back_days") is None:
-        values["look_back_days"] = 0
+    if dag_run.run_type == "backfill" and options.lookback_days is None:
+        return options.model_copy(update={"lookback_days": 0})
+    return options
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
     try:
-        options = Options.model_validate(values)
-        applied = options.applied(spec)
+        yield
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise AirflowFailException(f"the run's parameters are refused: {wrong}; trigger it again without") from error
-    return Run(applied, options, _batch(spec, dag_run), dag_run.run_id)
+        wrong = "; ".join(_said(each) for each in error.errors())
+        raise AirflowFailException(f"invalid run parameters: {wrong}; trigger the run again with valid ones") from error
+
+
+def _said(error: ErrorDetails) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    return ": ".join(filter(None, (".".join(map(str, error["loc"])), message)))
 
 
 def _batch(spec: FeatureSetSpec, dag_run: Any) -> str:

@@ -21,7 +21,7 @@ KEY = "%Y-%m-%d"
 """How a run's partition key names its day."""
 
 
-class Nights(CronPartitionTimetable):
+class PreviousDayTimetable(CronPartitionTimetable):
     """Runs by a cron expression, each for the calendar day before it in the schedule's time zone.
 
     A tick that the clocks skip is due when they have skipped it; one that they show twice, at the second time.
@@ -35,7 +35,7 @@ class Nights(CronPartitionTimetable):
         super().__init__(cron, timezone=timezone, key_format=KEY)
 
     @classmethod
-    def deserialize(cls, data: dict[str, Any]) -> "Nights":
+    def deserialize(cls, data: dict[str, Any]) -> "PreviousDayTimetable":
         """The timetable that `serialize` wrote down."""
         return cls(data["expression"], timezone=pendulum.timezone(data["timezone"]))
 

@@ -55,7 +55,7 @@ def completed_by(spec: FeatureSetSpec, key: str) -> str | None:
 def earlier(spec: FeatureSetSpec, batch: str) -> list[str]:
     """The batches in which late images are looked for, the earliest first; none before the dataset's first day."""
     last = day(batch)
-    days = (last - datetime.timedelta(days=back) for back in range(spec.look_back_days, 0, -1))
+    days = (last - datetime.timedelta(days=back) for back in range(spec.lookback_days, 0, -1))
     return [found.isoformat() for found in days if found >= spec.start_date]
 
 

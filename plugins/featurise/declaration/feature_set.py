@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from extractor.core import backbone_specs
 from extractor.core.backbone_specs import BoxRule, ClsProb, Precision
 from extractor.core.manifest import ImageIds
+from featurise.declaration import former_names
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 SHA256 = r"^[0-9a-f]{64}$"
@@ -48,6 +49,11 @@ class Section(BaseModel):
     """A part of the declaration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_names(cls, data: object) -> object:
+        return former_names.replaced(data)
 
 
 class Weights(Section):
@@ -164,7 +170,7 @@ class Limits(Section):
     extract_timeout_minutes: int = Field(default=360, ge=1, description="minutes that one attempt at a shard may take")
     step_timeout_minutes: int = Field(default=60, ge=1, description="minutes that any other task may take")
     lease_minutes: int = Field(default=180, ge=1, description="minutes until a silent run's claim on a batch expires")
-    max_twin_share: float = Field(
+    max_duplicate_share: float = Field(
         default=0.01,
         ge=0,
         le=1,
@@ -199,7 +205,7 @@ class FeatureSetSpec(Section):
     )
     batches: Batches = Batches()
     ready: Ready = Ready(settle_seconds=600)
-    look_back_days: int = Field(default=3, ge=0, le=366, description="days in which late images are looked for")
+    lookback_days: int = Field(default=3, ge=0, le=366, description="days in which late images are looked for")
     schedule: Schedule = Schedule()
     start_date: datetime.date = Field(description="first day with a batch")
     catchup: bool = Field(default=False, description="whether Airflow works off every day since start_date by itself")

@@ -25,9 +25,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from extractor.core.backbone_specs import specs
-from featurise.declaration import yaml_lines
+from featurise.declaration import former_names, yaml_lines
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.declaration.yaml_lines import Document, Refused, VariableMissing
+from featurise.declaration.yaml_lines import Document, InvalidYaml, VariableMissing
 
 TOP = ("defaults", "backbones", "datasets")
 
@@ -59,7 +59,7 @@ def load(path: Path) -> list[FeatureSetSpec | Broken]:
         return [
             Broken(message=f"{where}: not YAML: {getattr(error, 'problem', None) or error}; correct the file's syntax")
         ]
-    except Refused as error:
+    except InvalidYaml as error:
         return [Broken(message=f"{path}, line {error.line}: {error}")]
     except ValueError as error:  # PyYAML's own, of a date that no calendar has
         return [Broken(message=f"{path}: a value that looks like a date is none ({error}); correct or quote it")]
@@ -126,14 +126,16 @@ def _spec(path: Path, document: Document, dataset: str, backbone: str, own: Any)
         ("defaults",),
     )
     data: Any = {}
-    for layer in (
+    layers = (
         document.data.get("defaults", {}),
         document.data.get("backbones", {}).get(backbone, {}),
         document.data["datasets"][dataset],
         own,
-    ):
-        data = yaml_lines.merged(data, layer)
+    )
     try:
+        for layer in layers:
+            # Before they are merged: what a dataset says holds over the defaults, under whichever name.
+            data = yaml_lines.merged(data, former_names.replaced(layer))
         if not isinstance(data, Mapping):
             raise TypeError(f"expected a mapping, found {_shown(data)}")
         fields = {key: value for key, value in data.items() if key != "backbones"}
@@ -147,7 +149,7 @@ def _spec(path: Path, document: Document, dataset: str, backbone: str, own: Any)
         message = "\n".join(
             _located(path, document, places, found["loc"], _expected(found)) for found in error.errors()
         )
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         message = _located(path, document, places, (), str(error))
     return Broken(dataset=dataset, backbone=backbone, message=message)
 

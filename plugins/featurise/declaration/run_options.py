@@ -5,13 +5,14 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from extractor.core.backbone_specs import Precision
+from featurise.declaration import former_names
 from featurise.declaration.feature_set import FeatureSetSpec
 
 
-class Options(BaseModel):
+class RunOptions(BaseModel):
     """The parameters of one run.
 
-    Box rule and precision name another feature set, so every step of the run takes `options.applied(feature set)`.
+    Box rule and precision name another feature set, so the run's own specification is `options.applied(spec)`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -22,7 +23,7 @@ class Options(BaseModel):
     min_boxes: int | None = Field(default=None, ge=1, le=300, description="boxes kept at the least")
     max_boxes: int | None = Field(default=None, ge=1, le=300, description="boxes kept at the most")
     precision: Precision | None = Field(default=None, description="arithmetic of the network")
-    look_back_days: int | None = Field(
+    lookback_days: int | None = Field(
         default=None,
         ge=0,
         le=366,
@@ -32,6 +33,11 @@ class Options(BaseModel):
         default=False, description="featurise again what is done already; of earlier days only with look back days"
     )
     dry_run: bool = Field(default=False, description="plan and report, start no pod")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_names(cls, data: object) -> object:
+        return former_names.replaced(data)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -45,10 +51,10 @@ class Options(BaseModel):
         Raises pydantic.ValidationError when options and declaration contradict each other.
         """
         boxes = {name: getattr(self, name) for name in ("min_boxes", "max_boxes") if getattr(self, name) is not None}
-        simple = ("images_per_shard", "precision", "look_back_days")
+        simple = ("images_per_shard", "precision", "lookback_days")
         changes: dict[str, Any] = {name: getattr(self, name) for name in simple if getattr(self, name) is not None}
         if self.force:  # what is done already is done again for the days that are asked for, and no others
-            changes.setdefault("look_back_days", 0)
+            changes.setdefault("lookback_days", 0)
         return FeatureSetSpec.model_validate(
             {**spec.model_dump(), **changes, "boxes": {**spec.boxes.model_dump(), **boxes}}
         )

@@ -21,7 +21,7 @@ class VariableMissing(Exception):
         self.name = name
 
 
-class Refused(Exception):
+class InvalidYaml(Exception):
     """Raised when YAML says what nobody can have meant: a key twice in one mapping, or a value within itself."""
 
     def __init__(self, line: int, path: Path, what: str) -> None:
@@ -32,7 +32,7 @@ class Refused(Exception):
 class Document:
     """One YAML file: its data, and the line on which each field stands.
 
-    Raises yaml.YAMLError when the text is not YAML, Refused when a key stands twice or a value contains itself.
+    Raises yaml.YAMLError when the text is not YAML, InvalidYaml when a key stands twice or a value contains itself.
     """
 
     def __init__(self, text: str) -> None:
@@ -70,13 +70,15 @@ def _name(key: yaml.Node) -> str:
 
 
 def _refuse(node: yaml.Node | None, path: Path = (), line: int = 1, above: tuple[yaml.Node | None, ...] = ()) -> None:
-    """Raises Refused when, from this node on, a key stands twice or a value contains itself."""
+    """Raises InvalidYaml when, from this node on, a key stands twice or a value contains itself."""
     if node in above:
-        raise Refused(line, path, "refers to a value that it is part of; write out what is meant")
+        raise InvalidYaml(line, path, "refers to a value that it is part of; write out what is meant")
     first: dict[str | int, int] = {}
     for key, (value, at) in _children(node):
         if key in first:
-            raise Refused(at, (*path, key), f"declared twice, first on line {first[key]}; remove or rename one of them")
+            raise InvalidYaml(
+                at, (*path, key), f"declared twice, first on line {first[key]}; remove or rename one of them"
+            )
         first[key] = at
         _refuse(value, (*path, key), at, (*above, node))
 

@@ -1,6 +1,6 @@
 """The verdict on a failed attempt: everything that was seen of it, read into one reason of the failure taxonomy.
 
-`decide` is pure. Whoever launched the attempt (a pod, a local process) gathers the facts into an `Evidence`; the
+`classify` is pure. Whoever launched the attempt (a pod, a local process) gathers the facts into an `Evidence`; the
 verdict is the same for the same facts.
 """
 
@@ -147,7 +147,7 @@ _GPU_FAULT = re.compile(
 )
 
 
-def decide(evidence: Evidence) -> Failure:
+def classify(evidence: Evidence) -> Failure:
     """The one reason of a failed attempt.
 
     What the extractor itself said comes first, then what Kubernetes did to the pod, then what the text of the GPU's

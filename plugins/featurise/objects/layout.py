@@ -4,6 +4,7 @@ import re
 
 from extractor.core import manifest, storage
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 
 
 def bucket(spec: FeatureSetSpec) -> str:
@@ -21,24 +22,24 @@ def works(spec: FeatureSetSpec, batch: str) -> str:
     return f"s3://{bucket(spec)}/{spec.outputs.work}{spec.feature_set}/{batch}/"
 
 
-def work(spec: FeatureSetSpec, batch: str, run_id: str) -> str:
+def work(run: Run) -> str:
     """The folder of one run's passing objects."""
-    return works(spec, batch) + slug(run_id)
+    return works(run.spec, run.batch) + slug(run.run_id)
 
 
-def fresh(spec: FeatureSetSpec, batch: str, run_id: str) -> str:
+def fresh(run: Run) -> str:
     """The list of a run's new images."""
-    return storage.join(work(spec, batch, run_id), "fresh.jsonl")
+    return storage.join(work(run), "fresh.jsonl")
 
 
-def discovered(spec: FeatureSetSpec, batch: str, run_id: str) -> str:
+def discovered(run: Run) -> str:
     """What `discover` found, for the report."""
-    return f"{report(spec, batch, run_id)}.discovered.json"
+    return f"{report(run)}.discovered.json"
 
 
-def plan(spec: FeatureSetSpec, batch: str, run_id: str) -> str:
+def plan(run: Run) -> str:
     """A run's shards, for the report."""
-    return f"{report(spec, batch, run_id)}.plan.json"
+    return f"{report(run)}.plan.json"
 
 
 def validation(work_uri: str) -> str:
@@ -61,14 +62,16 @@ def latest(spec: FeatureSetSpec) -> str:
     return storage.join(features(spec), "latest.json")
 
 
-def quarantine(spec: FeatureSetSpec, batch: str, run_id: str, shard: str) -> str:
+def quarantine(run: Run, shard: str) -> str:
     """The folder of a shard that failed validation."""
-    return f"s3://{bucket(spec)}/{spec.outputs.quarantine}{spec.feature_set}/{batch}/{slug(run_id)}/{shard}"
+    spec = run.spec
+    return f"s3://{bucket(spec)}/{spec.outputs.quarantine}{spec.feature_set}/{run.batch}/{slug(run.run_id)}/{shard}"
 
 
-def report(spec: FeatureSetSpec, batch: str, run_id: str) -> str:
+def report(run: Run) -> str:
     """A run's report, without its suffix."""
-    return f"s3://{bucket(spec)}/{spec.outputs.reports}{spec.feature_set}/{batch}/{slug(run_id)}"
+    spec = run.spec
+    return f"s3://{bucket(spec)}/{spec.outputs.reports}{spec.feature_set}/{run.batch}/{slug(run.run_id)}"
 
 
 def index(file_uri: str) -> str:

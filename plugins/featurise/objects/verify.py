@@ -101,7 +101,7 @@ def run(
 
 def _repair(row: Row[Any]) -> str:
     earlier = (batches.day(row.batch) - batches.day(row.since)).days if row.since is not None else 0
-    late = f" and `look_back_days` {earlier}, for its late images" if earlier > 0 else ""
+    late = f" and `lookback_days` {earlier}, for its late images" if earlier > 0 else ""
     return f"run batch {row.batch} again with the option `force`{late}"
 
 

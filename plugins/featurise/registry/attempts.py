@@ -10,21 +10,11 @@ from dataclasses import dataclass
 from sqlalchemy import insert, select, update
 
 from extractor.core.exit_codes import Summary
-from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.failures.classify import Evidence
 from featurise.failures.taxonomy import Reason
 from featurise.registry import feature_sets, session
 from featurise.registry.models import GpuAttempt
-
-
-@dataclass(frozen=True)
-class Of:
-    """Whose attempts: a shard of one run."""
-
-    spec: FeatureSetSpec
-    batch: str
-    run_id: str
-    shard: str
 
 
 @dataclass(frozen=True)
@@ -42,13 +32,13 @@ class Past:
     succeeded: bool
 
 
-def of(whose: Of) -> list[Past]:
+def of(run: Run, shard: str) -> list[Past]:
     """The attempts at a shard, oldest first.
 
     Raises engine.RegistryUnavailable.
     """
     with session.reading() as connection:
-        feature_set = feature_sets.find(connection, whose.spec)
+        feature_set = feature_sets.find(connection, run.spec)
         rows = connection.execute(
             select(
                 GpuAttempt.id,
@@ -63,9 +53,9 @@ def of(whose: Of) -> list[Past]:
             )
             .where(
                 GpuAttempt.feature_set_id == feature_set,
-                GpuAttempt.batch == whose.batch,
-                GpuAttempt.run_id == whose.run_id,
-                GpuAttempt.shard == whose.shard,
+                GpuAttempt.batch == run.batch,
+                GpuAttempt.run_id == run.run_id,
+                GpuAttempt.shard == shard,
             )
             .order_by(GpuAttempt.number)
         ).all()
@@ -83,7 +73,14 @@ def failures(attempts: Sequence[Past], since_try: int) -> list[Reason]:
 
 
 def begin(
-    whose: Of, *, number: int, try_number: int, launcher: str, place: str | None, batch_size: int | None = None
+    run: Run,
+    shard: str,
+    *,
+    number: int,
+    try_number: int,
+    launcher: str,
+    place: str | None,
+    batch_size: int | None = None,
 ) -> int:
     """Write down that an attempt starts; returns its number in the registry.
 
@@ -91,10 +88,10 @@ def begin(
     """
     with session.writing() as connection:
         row = insert(GpuAttempt).values(
-            feature_set_id=feature_sets.ensure(connection, whose.spec),
-            batch=whose.batch,
-            run_id=whose.run_id,
-            shard=whose.shard,
+            feature_set_id=feature_sets.ensure(connection, run.spec),
+            batch=run.batch,
+            run_id=run.run_id,
+            shard=shard,
             number=number,
             try_number=try_number,
             launcher=launcher,
@@ -140,7 +137,7 @@ def stopped(attempt: int) -> None:
     _close(attempt, None, None, action="stopped", message="stopped from outside: its task was ended while it worked")
 
 
-def write_off(spec: FeatureSetSpec, batch: str, run_id: str) -> None:
+def write_off(run: Run) -> None:
     """Close what tasks that have ended left open; whoever watched those attempts is gone.
 
     Raises engine.RegistryUnavailable.
@@ -149,9 +146,9 @@ def write_off(spec: FeatureSetSpec, batch: str, run_id: str) -> None:
         connection.execute(
             update(GpuAttempt)
             .where(
-                GpuAttempt.feature_set_id == feature_sets.find(connection, spec),
-                GpuAttempt.batch == batch,
-                GpuAttempt.run_id == run_id,
+                GpuAttempt.feature_set_id == feature_sets.find(connection, run.spec),
+                GpuAttempt.batch == run.batch,
+                GpuAttempt.run_id == run.run_id,
                 GpuAttempt.ended_at.is_(None),
             )
             .values(

@@ -1,6 +1,6 @@
 """Who works on a batch now: a lease that its run renews, and that a dead run loses.
 
-A run takes the claim in `discover` and renews it in every step that takes long or writes; `report` gives it back. When
+A run takes the lease in `discover` and renews it in every step that takes long or writes; `report` gives it back. When
 a run is silent for longer than the lease, another may take the batch; the silent one is refused at its next step,
 before it can publish anything.
 """
@@ -12,97 +12,97 @@ from sqlalchemy import Connection, case, delete, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.errors import FeaturiseError
 from featurise.registry import feature_sets
 from featurise.registry.bulk import insert_into
 from featurise.registry.engine import RegistryUnavailable
-from featurise.registry.models import Claim
+from featurise.registry.models import Lease
 from featurise.registry.session import writing
 
 
-class ClaimLost(FeaturiseError):
-    """Raised when a run's claim went to another run while it was silent; the run must stop."""
+class LeaseLost(FeaturiseError):
+    """Raised when a run's lease went to another run while it was silent; the run must stop."""
 
 
-def take(
-    connection: Connection, feature_set: int, spec: FeatureSetSpec, batch: str, run_id: str, now: datetime.datetime
-) -> str | None:
-    """Claim a batch for a run, or prolong the run's own claim; returns the other run that holds it, if one does."""
-    mine = Claim.owner == run_id
+def take(connection: Connection, feature_set: int, run: Run, now: datetime.datetime) -> str | None:
+    """Lease a batch to a run, or renew the run's own lease; returns the other run that holds it, if one does."""
+    mine = Lease.owner == run.run_id
+    until = now + _duration(run.spec)
     statement = (
-        insert_into(connection, Claim)
-        .values(feature_set_id=feature_set, batch=batch, owner=run_id, acquired_at=now, expires_at=now + _lease(spec))
+        insert_into(connection, Lease)
+        .values(feature_set_id=feature_set, batch=run.batch, owner=run.run_id, acquired_at=now, expires_at=until)
         .on_conflict_do_update(
             index_elements=["feature_set_id", "batch"],
             set_={
-                "owner": run_id,
-                "acquired_at": case((mine, Claim.acquired_at), else_=now),
-                "expires_at": now + _lease(spec),
+                "owner": run.run_id,
+                "acquired_at": case((mine, Lease.acquired_at), else_=now),
+                "expires_at": until,
             },
-            where=or_(mine, Claim.expires_at <= now),
+            where=or_(mine, Lease.expires_at <= now),
         )
-        .returning(Claim.owner)
+        .returning(Lease.owner)
     )
     if connection.execute(statement).first() is not None:
         return None
-    return holder(connection, feature_set, batch)
+    return holder(connection, feature_set, run.batch)
 
 
 def holder(connection: Connection, feature_set: int, batch: str) -> str | None:
     """The run that works on a batch."""
-    return connection.scalar(select(Claim.owner).where(Claim.feature_set_id == feature_set, Claim.batch == batch))
+    return connection.scalar(select(Lease.owner).where(Lease.feature_set_id == feature_set, Lease.batch == batch))
 
 
-def hold(connection: Connection, feature_set: int, spec: FeatureSetSpec, batch: str, run_id: str) -> None:
-    """Make sure, inside a step's transaction, that the run still holds its batch, and prolong all its claims.
+def hold(connection: Connection, feature_set: int, run: Run) -> None:
+    """Make sure, inside a step's transaction, that the run still holds its batch, and renew all its leases.
 
-    Raises ClaimLost.
+    Raises LeaseLost.
     """
     now = datetime.datetime.now(datetime.UTC)
-    _lock(connection, feature_set, run_id)
-    owner = take(connection, feature_set, spec, batch, run_id, now)
+    _lock(connection, feature_set, run.run_id)
+    owner = take(connection, feature_set, run, now)
     if owner is not None:
-        raise ClaimLost(
-            f"{spec.feature_set}, batch {batch}: run {owner} works on it since this run, {run_id}, was silent for more "
-            f"than {spec.limits.lease_minutes} minutes; start this one again when the other has ended"
+        raise LeaseLost(
+            f"{run.spec.feature_set}, batch {run.batch}: run {owner} holds the lease, and this run, {run.run_id}, did"
+            f" not renew it for {run.spec.limits.lease_minutes} minutes; rerun this one when the other has ended"
         )
-    others = update(Claim).where(Claim.feature_set_id == feature_set, Claim.owner == run_id)
-    connection.execute(others.values(expires_at=now + _lease(spec)))
+    others = update(Lease).where(Lease.feature_set_id == feature_set, Lease.owner == run.run_id)
+    connection.execute(others.values(expires_at=now + _duration(run.spec)))
 
 
-def renew(spec: FeatureSetSpec, batch: str, run_id: str) -> None:
-    """Prolong the run's claims on this feature set; to be called now and then while a long task runs (cheap).
+def renew(run: Run) -> None:
+    """Renew the run's leases on this feature set; to be called now and then while a long task runs (cheap).
 
-    Raises ClaimLost.
+    Raises LeaseLost.
     """
     with writing() as connection:
-        hold(connection, feature_sets.ensure(connection, spec), spec, batch, run_id)
+        hold(connection, feature_sets.ensure(connection, run.spec), run)
 
 
-def renew_if_possible(spec: FeatureSetSpec, batch: str, run_id: str) -> str | None:
+def renew_if_possible(run: Run) -> str | None:
     """As `renew`, beside work that a registry which is away for a while must not end: returns why it could not.
 
-    Raises ClaimLost.
+    Raises LeaseLost.
     """
     try:
-        renew(spec, batch, run_id)
+        renew(run)
     except (RegistryUnavailable, SQLAlchemyError) as error:
-        return f"the claim on batch {batch} is not renewed now, but soon: {error}"
+        return f"the lease on batch {run.batch} could not be renewed, trying again soon: {error}"
     return None
 
 
 def release(connection: Connection, feature_set: int, run_id: str, batches: Sequence[str] | None = None) -> None:
-    """Give back these batches, or everything that a run holds of a feature set."""
+    """Give back these batches, or every lease that a run holds of a feature set."""
     _lock(connection, feature_set, run_id)
-    mine = delete(Claim).where(Claim.feature_set_id == feature_set, Claim.owner == run_id)
-    connection.execute(mine if batches is None else mine.where(Claim.batch.in_(batches)))
+    mine = delete(Lease).where(Lease.feature_set_id == feature_set, Lease.owner == run_id)
+    connection.execute(mine if batches is None else mine.where(Lease.batch.in_(batches)))
 
 
 def _lock(connection: Connection, feature_set: int, run_id: str) -> None:
-    """Lock a run's claims day by day, as discovery takes them: else two runs could wait for each other."""
-    mine = select(Claim.batch).where(Claim.feature_set_id == feature_set, Claim.owner == run_id)
-    connection.execute(mine.order_by(Claim.batch).with_for_update())
+    """Lock a run's leases day by day, as discovery takes them: else two runs could wait for each other."""
+    mine = select(Lease.batch).where(Lease.feature_set_id == feature_set, Lease.owner == run_id)
+    connection.execute(mine.order_by(Lease.batch).with_for_update())
 
 
-def _lease(spec: FeatureSetSpec) -> datetime.timedelta:
+def _duration(spec: FeatureSetSpec) -> datetime.timedelta:
     return datetime.timedelta(minutes=spec.limits.lease_minutes)

@@ -143,7 +143,7 @@ class Reject(Outcome, Base):
     run_id: Mapped[str]
 
 
-class Claim(Base):
+class Lease(Base):
     """Who works on a batch, until when."""
 
     __tablename__ = "claims"

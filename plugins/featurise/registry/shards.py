@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, func, select
+from sqlalchemy import Connection, Row, Select, exists, func, select
 
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.registry import feature_sets
 from featurise.registry.bulk import insert_into
 from featurise.registry.models import Image, Shard
@@ -17,20 +18,22 @@ PAGE = 10_000
 """Addresses in one statement: PostgreSQL takes 65,535 parameters."""
 
 
-def find(spec: FeatureSetSpec, batch: str, run_id: str, name: str) -> Row[Any] | None:
+def find(run: Run, name: str) -> Row[Any] | None:
     """A run's shard, when it is registered: then nothing is left to do for it."""
     with reading() as connection:
-        number = feature_sets.find(connection, spec)
-        mine = (Shard.feature_set_id == number, Shard.batch == batch, Shard.run_id == run_id, Shard.name == name)
-        return connection.execute(select(Shard.__table__).where(*mine)).first()
+        return connection.execute(_of_run(connection, run).where(Shard.name == name)).first()
 
 
-def of_run(spec: FeatureSetSpec, batch: str, run_id: str) -> dict[str, Row[Any]]:
+def of_run(run: Run) -> dict[str, Row[Any]]:
     """A run's registered shards, by name."""
     with reading() as connection:
-        number = feature_sets.find(connection, spec)
-        mine = (Shard.feature_set_id == number, Shard.batch == batch, Shard.run_id == run_id)
-        return {row.name: row for row in connection.execute(select(Shard.__table__).where(*mine))}
+        return {row.name: row for row in connection.execute(_of_run(connection, run))}
+
+
+def _of_run(connection: Connection, run: Run) -> Select[Any]:
+    number = feature_sets.find(connection, run.spec)
+    mine = (Shard.feature_set_id == number, Shard.batch == run.batch, Shard.run_id == run.run_id)
+    return select(Shard.__table__).where(*mine)
 
 
 def history(spec: FeatureSetSpec, files: int) -> Statistics:

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from extractor.core import storage
 from extractor.core.backbone_specs import specs
-from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.failures.taxonomy import Reason, batch_divisor, memory_factor
 from featurise.steps.plan import Shard
 
@@ -48,16 +48,15 @@ def output(shard: Shard) -> str:
     return storage.join(shard.work_uri, f"{shard.name}.h5")
 
 
-def specification(
-    spec: FeatureSetSpec, shard: Shard, batch: str, attempt: Attempt, *, summary_path: str | None = None
-) -> Job:
+def specification(run: Run, shard: Shard, attempt: Attempt, *, summary_path: str | None = None) -> Job:
     """The job for one attempt; `summary_path` is where its summary goes, by default to the termination message."""
+    spec = run.spec
     argv = [
         *("run", "--backbone", spec.backbone),
         *("--manifest", shard.manifest_uri),
         *("--weights", spec.weights.uri, "--weights-sha256", str(spec.weights.sha256)),
         *("--output", output(shard)),
-        *("--dataset", spec.dataset, "--batch", batch, "--revision", spec.revision),
+        *("--dataset", spec.dataset, "--batch", run.batch, "--revision", spec.revision),
         *("--precision", spec.precision.value),
         *("--min-boxes", str(spec.rule.min_boxes), "--max-boxes", str(spec.rule.max_boxes)),
         *("--confidence-threshold", str(spec.rule.confidence_threshold)),
@@ -78,7 +77,7 @@ def specification(
             "dataset": spec.dataset,
             "backbone": spec.backbone,
             "revision": spec.revision,
-            "batch": batch,
+            "batch": run.batch,
             "shard": shard.name,
         },
         output_uri=output(shard),

@@ -17,7 +17,8 @@ from sqlalchemy import Row
 from extractor.core import manifest, storage
 from extractor.core.manifest import IndexEntry, Reject
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.declaration.run_options import Options
+from featurise.declaration.run import Run
+from featurise.declaration.run_options import RunOptions
 from featurise.objects import layout, scratch
 from featurise.registry import leases, shards
 from featurise.steps.discover.step import Discovered, Fresh
@@ -45,42 +46,41 @@ class Plan(BaseModel):
     dry_run: bool
 
 
-def run(spec: FeatureSetSpec, discovered: Discovered, run_id: str, options: Options) -> list[Shard]:
+def run(run: Run, discovered: Discovered, options: RunOptions) -> list[Shard]:
     """Write one manifest per shard; the same images give the same shards. A dry run plans and returns nothing to do.
 
-    Raises storage.StorageError, or claims.ClaimLost when another run works on the batch by now.
+    Raises storage.StorageError, or leases.LeaseLost when another run works on the batch by now.
     """
-    spec = options.applied(spec)
     if discovered.fresh == 0:
         return []
-    registered = shards.of_run(spec, discovered.batch, run_id)
-    earlier = made(spec, discovered.batch, run_id)
+    registered = shards.of_run(run)
+    earlier = made(run)
     if earlier is not None and registered.keys() >= {shard.name for shard in earlier.shards}:
         return earlier.shards  # all of them are done, and their work objects are gone
     if not options.dry_run:
-        leases.renew(spec, discovered.batch, run_id)
-    size, groups = split(_images(discovered), spec)
+        leases.renew(run)
+    size, groups = split(_images(discovered), run.spec)
     planned = []
     for node, members in groups:
         name = _named(node, members, registered)
-        work = storage.join(layout.work(spec, discovered.batch, run_id), name)
+        work = storage.join(layout.work(run), name)
         uri = storage.join(work, "manifest.jsonl")
         # In the order of keys: of two images with one id, the earlier day's keeps it.
         storage.write_bytes(uri, b"".join(sorted(members)), content_type="application/jsonl")
         planned.append(Shard(name=name, manifest_uri=uri, work_uri=work, images=len(members)))
     plan = Plan(shards=planned, images_per_shard=size, dry_run=options.dry_run)
-    uri = layout.plan(spec, discovered.batch, run_id)
+    uri = layout.plan(run)
     storage.write_bytes(uri, plan.model_dump_json().encode(), content_type="application/json")
     return [] if options.dry_run else planned
 
 
-def made(spec: FeatureSetSpec, batch: str, run_id: str) -> Plan | None:
+def made(run: Run) -> Plan | None:
     """What a run has planned, if it has come so far.
 
     Raises storage.StorageError.
     """
     try:
-        return Plan.model_validate_json(storage.read_bytes(layout.plan(spec, batch, run_id)))
+        return Plan.model_validate_json(storage.read_bytes(layout.plan(run)))
     except storage.NotFound:
         return None
 

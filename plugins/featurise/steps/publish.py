@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from extractor.core import storage
 from extractor.core.weights import sha256_of
-from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.errors import FeaturiseError
 from featurise.objects import layout, orphans, scratch
 from featurise.registry import leases, shards
@@ -31,17 +31,17 @@ class PublicationFailed(FeaturiseError):
     """Raised when what would be published is not what was validated."""
 
 
-def run(spec: FeatureSetSpec, shard: Shard, validated: Validated, batch: str, run_id: str) -> Published:
+def run(run: Run, shard: Shard, validated: Validated) -> Published:
     """Upload index, rejects and at last the file, each only if absent and checked by SHA-256.
 
     What an earlier attempt at this shard published and nobody registered is removed: another file of the same images.
-    Raises PublicationFailed, storage.StorageError, or claims.ClaimLost when another run works on the batch by now.
+    Raises PublicationFailed, storage.StorageError, or leases.LeaseLost when another run works on the batch by now.
     """
-    if (done := shards.find(spec, batch, run_id, shard.name)) is not None:
+    if (done := shards.find(run, shard.name)) is not None:
         return Published.model_validate({name: getattr(done, name) for name in Published.model_fields})
-    leases.renew(spec, batch, run_id)
-    uri = layout.published(spec, batch, shard.name, validated.sha256)
-    orphans.remove(spec, batch, f"{shard.name}-", keep=uri)
+    leases.renew(run)
+    uri = layout.published(run.spec, run.batch, shard.name, validated.sha256)
+    orphans.remove(run.spec, run.batch, f"{shard.name}-", keep=uri)
     with scratch.folder() as folder:
         local = folder / "shard.h5"
         storage.download(validated.file_uri, local)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from extractor.core import manifest, storage
 from extractor.core.manifest import IndexEntry, Reject
-from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.objects import latest, layout
 from featurise.registry import feature_sets, image_ids, leases, outcomes, shards, upsert
 from featurise.registry.session import writing
@@ -17,7 +17,7 @@ from featurise.steps.discover import step as discover
 from featurise.steps.discover.step import Fresh
 from featurise.steps.plan import Shard
 from featurise.steps.publish import PublicationFailed, Published
-from featurise.steps.validate.shard_file import Report
+from featurise.steps.validate.shard_file import ValidationReport
 
 
 class Registered(BaseModel):
@@ -29,43 +29,43 @@ class Registered(BaseModel):
     rejects: int
 
 
-def run(spec: FeatureSetSpec, shard: Shard, published: Published, batch: str, run_id: str) -> Registered:
+def run(run: Run, shard: Shard, published: Published) -> Registered:
     """Commit a shard's rows, update `latest.json`, and remove the shard's work objects; repeatable at any point.
 
-    Raises storage.StorageError, publish.PublicationFailed when the file is gone, or claims.ClaimLost when another run
+    Raises storage.StorageError, publish.PublicationFailed when the file is gone, or leases.LeaseLost when another run
     works on the batch by now: then the published file is taken back.
     """
-    if (done := shards.find(spec, batch, run_id, shard.name)) is None:
+    if (done := shards.find(run, shard.name)) is None:
         try:
-            leases.renew(spec, batch, run_id)
+            leases.renew(run)
             if storage.head(published.uri) is None:
                 raise PublicationFailed(f"{published.uri} is not there any more; clear the shard's publish task")
-            found = _commit(spec, shard, published, batch, run_id)
-        except leases.ClaimLost:
+            found = _commit(run, shard, published)
+        except leases.LeaseLost:
             storage.delete([published.uri, published.index_uri, published.rejects_uri])
             raise
     else:
         found = Registered(images=done.images, rejects=done.rejects)
-    latest.update(spec)
+    latest.update(run.spec)
     storage.delete_below(shard.work_uri)
     return found
 
 
-def _commit(spec: FeatureSetSpec, shard: Shard, published: Published, batch: str, run_id: str) -> Registered:
+def _commit(run: Run, shard: Shard, published: Published) -> Registered:
     planned = manifest.fetch(Fresh, shard.manifest_uri)
     batch_of = {entry.key: entry.batch for entry in planned}
     index = manifest.fetch(IndexEntry, published.index_uri)
     rejects = manifest.fetch(Reject, published.rejects_uri)
-    report = Report.model_validate_json(storage.read_bytes(layout.validation(shard.work_uri)))
-    seen = discover.of_run(spec, batch, run_id)
+    report = ValidationReport.model_validate_json(storage.read_bytes(layout.validation(shard.work_uri)))
+    seen = discover.of_run(run)
     with writing() as connection:
-        number = feature_sets.ensure(connection, spec)
-        leases.hold(connection, number, spec, batch, run_id)
+        number = feature_sets.ensure(connection, run.spec)
+        leases.hold(connection, number, run)
         feature_sets.lock(connection, number)
         facts = published.model_dump() | {
             "feature_set_id": number,
-            "batch": batch,
-            "run_id": run_id,
+            "batch": run.batch,
+            "run_id": run.run_id,
             "name": shard.name,
             "rejects": len(rejects),
             "statistics": report.statistics.model_dump(mode="json"),
@@ -74,10 +74,10 @@ def _commit(spec: FeatureSetSpec, shard: Shard, published: Published, batch: str
             "published_at": datetime.datetime.now(datetime.UTC),
         }
         file = shards.add(connection, facts)
-        done, refused = _rows(connection, number, file, index, rejects, batch_of, run_id, seen.listed_at)
+        done, refused = _rows(connection, number, file, index, rejects, batch_of, run.run_id, seen.listed_at)
         touched = upsert.images(connection, number, done, seen_at=seen.listed_at)
         touched |= upsert.rejects(connection, number, refused, seen_at=seen.listed_at)
-        outcomes.recount(connection, number, touched, run_id)
+        outcomes.recount(connection, number, touched, run.run_id)
         if report.provenance is not None:
             feature_sets.mark(connection, number, synthetic=report.provenance.synthetic)
     return Registered(images=len(done), rejects=len(refused))

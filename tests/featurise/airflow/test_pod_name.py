@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from featurise.airflow.operators.kubernetes import pod_name
 from featurise.declaration.feature_set import NAME, FeatureSetSpec, Weights
-from featurise.registry import attempts
+from featurise.declaration.run import Run
 
 DNS_LABEL = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -17,7 +17,7 @@ def attempt(dataset: str, run: str, shard: int, number: int) -> str:
     spec = FeatureSetSpec(
         dataset=dataset, backbone="resnext101", bucket="images", start_date="2026-11-01", weights=weights
     )
-    return pod_name(attempts.Of(spec, "2026-11-23", run, f"shard-{shard:05d}"), number)
+    return pod_name(Run(spec, "2026-11-23", run), f"shard-{shard:05d}", number)
 
 
 def test_shards_runs_and_attempts_have_names_of_their_own() -> None:

@@ -17,6 +17,7 @@ import pytest
 from featurise.airflow.operators.process import ProcessOperator
 from featurise.airflow.retry_policy import AttemptFailed
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.failures.taxonomy import Reason
 from featurise.registry import attempts, engine, feature_sets, leases, schema
 from featurise.registry.engine import RegistryUnavailable
@@ -70,7 +71,7 @@ def context(try_number: int = 1, max_tries: int = 3) -> Any:
 
 
 def past(spec: FeatureSetSpec) -> list[attempts.Past]:
-    return attempts.of(attempts.Of(spec, BATCH, RUN, SHARD.name))
+    return attempts.of(Run(spec, BATCH, RUN), SHARD.name)
 
 
 def test_a_shard_that_is_done(
@@ -206,7 +207,7 @@ def test_an_attempt_that_nobody_saw_end_is_closed_by_the_next(
     spec: FeatureSetSpec, script: Callable[[str], Path]
 ) -> None:
     script(f"echo '{SUMMARY}' > $summary")
-    attempts.begin(attempts.Of(spec, BATCH, RUN, SHARD.name), number=1, try_number=1, launcher="process", place="x")
+    attempts.begin(Run(spec, BATCH, RUN), SHARD.name, number=1, try_number=1, launcher="process", place="x")
     operator(spec).execute(context(2))
     lost, done = past(spec)
     assert (lost.reason, lost.running) == (Reason.UNKNOWN, False)
@@ -217,8 +218,8 @@ def test_a_run_that_lost_its_batch_starts_nothing(spec: FeatureSetSpec, script: 
     folder = script(f"echo '{SUMMARY}' > $summary")
     now = datetime.datetime.now(datetime.UTC)
     with writing() as connection:
-        leases.take(connection, feature_sets.ensure(connection, spec), spec, BATCH, "another", now)
-    with pytest.raises(leases.ClaimLost, match="run another works on it"):
+        leases.take(connection, feature_sets.ensure(connection, spec), Run(spec, BATCH, "another"), now)
+    with pytest.raises(leases.LeaseLost, match="run another holds the lease"):
         operator(spec).execute(context())
     assert not (folder / "arguments").exists()
 

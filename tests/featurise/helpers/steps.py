@@ -1,16 +1,36 @@
-"""The steps of a run that follow extraction, as its DAG takes them."""
+"""The steps of a run, as its DAG takes them."""
+
+from typing import Any
 
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.steps import publish, register
+from featurise.declaration.run import Run
+from featurise.declaration.run_options import RunOptions
+from featurise.steps import plan, publish, register
+from featurise.steps.discover import step as discover
+from featurise.steps.discover.step import Discovered
 from featurise.steps.plan import Shard
 from featurise.steps.validate import step as validate
 
 
-def up_to_publication(spec: FeatureSetSpec, shard: Shard, batch: str, run_id: str) -> publish.Published:
+def discovered(spec: FeatureSetSpec, batch: str, run_id: str, **options: Any) -> Discovered:
+    """What a run with these options discovers."""
+    chosen = RunOptions(**options)
+    return discover.run(Run(chosen.applied(spec), batch, run_id), chosen)
+
+
+def planned(spec: FeatureSetSpec, found: Discovered, run_id: str, **options: Any) -> list[Shard]:
+    """The shards of what a run has discovered."""
+    chosen = RunOptions(**options)
+    return plan.run(Run(chosen.applied(spec), found.batch, run_id), found, chosen)
+
+
+def up_to_publication(run: Run, shard: Shard) -> publish.Published:
     """Validated and published, and not registered."""
-    return publish.run(spec, shard, validate.run(spec, shard, batch, run_id), batch, run_id)
+    return publish.run(run, shard, validate.run(run, shard))
 
 
-def finish(spec: FeatureSetSpec, shard: Shard, batch: str, run_id: str) -> None:
-    """All of it."""
-    register.run(spec, shard, up_to_publication(spec, shard, batch, run_id), batch, run_id)
+def finish(run: Run, shard: Shard) -> publish.Published:
+    """Everything that follows extraction."""
+    published = up_to_publication(run, shard)
+    register.run(run, shard, published)
+    return published

@@ -16,7 +16,7 @@ POKE = timedelta(minutes=1)
 class DiscoverOperator(BaseSensorOperator):
     """Returns what `discover` found; gives its worker back between two looks at a batch that is not complete yet.
 
-    :param feature set: the dataset under its backbone.
+    :param spec: the dataset under its backbone.
     """
 
     def __init__(self, *, spec: FeatureSetSpec, **kwargs: Any) -> None:
@@ -27,13 +27,14 @@ class DiscoverOperator(BaseSensorOperator):
 
     def poke(self, context: Any) -> PokeReturnValue:
         """One look at the batch."""
+        from featurise.steps.discover import readiness
         from featurise.steps.discover import step as discover
 
-        run = run_context.run(self.spec, context)
-        if reason := discover.not_ready(run.spec, run.batch):
+        run = run_context.current_run(self.spec, context)
+        if reason := readiness.not_ready(run.spec, run.batch):
             self.log.info("%s is not complete: %s", run.batch, reason)
             return PokeReturnValue(is_done=False)
-        found = discover.run(run.spec, run.batch, run.run_id, run.options)
+        found = discover.run(run, run_context.run_options(context))
         self.log.info("%s: %d images, %d of them new", run.batch, found.found, found.fresh)
         for reason in found.passed_over:
             self.log.info("left for another night: %s", reason)

@@ -24,10 +24,19 @@ from sqlalchemy.exc import OperationalError
 from urllib3.exceptions import HTTPError
 
 from featurise.airflow import run_context
-from featurise.airflow.retry_policy import AttemptFailed, failed, final_verdict
-from featurise.airflow.tries import BLIND_DELAY, HEADROOM, OnlyCounted, OutOfSight, first_try
-from featurise.airflow.triggers.pod import PodTrigger, is_lost
+from featurise.airflow.retry_policy import (
+    BLIND_DELAY,
+    HEADROOM,
+    AttemptFailed,
+    OnlyCounted,
+    OutOfSight,
+    failed,
+    final_verdict,
+    first_try,
+)
+from featurise.airflow.triggers.pod import PodTrigger, is_lost, lease_of
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.failures.classify import Evidence
 from featurise.failures.log_lines import readable
 from featurise.failures.pod_evidence import CONTAINER, gather
@@ -120,14 +129,15 @@ class PodOperator(KubernetesPodOperator):
         """The attempt's pod: the one that is there already, else a new one.
 
         Raises AttemptFailed when the pod was there and is gone, or when the cluster does not accept it; and
-        claims.ClaimLost when another run works on the batch by now: no GPU is asked for in vain.
+        leases.LeaseLost when another run works on the batch by now: no GPU is asked for in vain.
         """
         name, namespace = pod_request_obj.metadata.name, pod_request_obj.metadata.namespace
         self._remove_strays(namespace, context, keep=name)
         if self._under_way is None:
-            leases.renew(self._whose.spec, self._whose.batch, self._whose.run_id)
+            leases.renew(self._run)
             self._row = attempts.begin(
-                self._whose,
+                self._run,
+                self._shard,
                 number=self._attempt.number,
                 try_number=context["ti"].try_number,
                 launcher="kubernetes",
@@ -160,10 +170,7 @@ class PodOperator(KubernetesPodOperator):
     def defer(self, *, trigger: Any, **kwargs: Any) -> NoReturn:
         """Wait with the trigger of this operator instead of the plain one."""
         if isinstance(trigger, KubernetesPodTrigger):
-            claim = {"spec": self._whose.spec.model_dump_json(), "batch": self._whose.batch}
-            trigger = PodTrigger(
-                claim={**claim, "run_id": self._whose.run_id}, attempt=self._row, **trigger.serialize()[1]
-            )
+            trigger = PodTrigger(lease=lease_of(self._run), attempt=self._row, **trigger.serialize()[1])
         super().defer(trigger=trigger, **kwargs)
 
     def on_kill(self) -> None:
@@ -173,12 +180,12 @@ class PodOperator(KubernetesPodOperator):
             attempts.stopped(self._row)
 
     def _prepare(self, context: Any) -> None:
-        run = run_context.run(self.spec, context)
+        run = self._run = run_context.current_run(self.spec, context)
         shard = Shard.model_validate(self.shard)
         ti = context["ti"]
-        self._whose = attempts.Of(run.spec, run.batch, run.run_id, shard.name)
-        self._registered = shards.find(run.spec, run.batch, run.run_id, shard.name) is not None
-        past = attempts.of(self._whose)
+        self._shard = shard.name
+        self._registered = shards.find(run, shard.name) is not None
+        past = attempts.of(run, shard.name)
         since = first_try(ti.max_tries, self.spec.limits.retries + HEADROOM)
         self.verdicts = attempts.failures(past, since)
         self._tries = run.spec.limits.retries + 1
@@ -188,11 +195,11 @@ class PodOperator(KubernetesPodOperator):
         self._avoid = sorted({each.node for each in this_round if each.reason is Reason.GPU_FAULT and each.node})
         self._under_way = past[-1] if past and past[-1].running else None
         self._attempt = following(self._under_way.number if self._under_way else len(past) + 1, self.verdicts)
-        job = specification(run.spec, shard, run.batch, self._attempt, summary_path=TERMINATION_MESSAGE)
+        job = specification(run, shard, self._attempt, summary_path=TERMINATION_MESSAGE)
         self.arguments = job.argv
         self._row = self._under_way.id if self._under_way else 0
         self.labels = {name: make_safe_label_value(value) for name, value in job.labels.items()}
-        self.name = pod_name(self._whose, self._attempt.number)
+        self.name = pod_name(run, shard.name, self._attempt.number)
 
     def _conclude(self, event: dict[str, Any]) -> None:
         """Write down how the attempt ended, remove its pod, and fail the task if it failed."""
@@ -308,10 +315,10 @@ def _why(error: ApiException) -> str:
     return f"{error.status} {error.reason}: {error.body or ''}".strip()
 
 
-def pod_name(whose: attempts.Of, number: int) -> str:
+def pod_name(run: Run, shard: str, number: int) -> str:
     """A name that only this attempt can have: a pod that exists is found again, and is never made twice."""
-    identity = f"{whose.spec.feature_set} {whose.batch} {whose.run_id} {whose.shard}"
-    readable_part = f"{whose.spec.dataset[:DATASET_LETTERS]}-{whose.spec.backbone}-{whose.shard}"
+    identity = f"{run.spec.feature_set} {run.batch} {run.run_id} {shard}"
+    readable_part = f"{run.spec.dataset[:DATASET_LETTERS]}-{run.spec.backbone}-{shard}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
     return f"{re.sub('[^a-z0-9]+', '-', readable_part.lower())}-{digest}-{number}"
 

@@ -17,9 +17,9 @@ from airflow.sdk import BaseOperator
 
 from extractor.core.exit_codes import Exit, Summary
 from featurise.airflow import run_context
-from featurise.airflow.retry_policy import failed, final_verdict
-from featurise.airflow.tries import first_try
+from featurise.airflow.retry_policy import failed, final_verdict, first_try
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.failures.classify import Evidence
 from featurise.failures.log_lines import readable
 from featurise.failures.taxonomy import Reason
@@ -27,7 +27,7 @@ from featurise.failures.taxonomy import Reason
 GRACE_SECONDS = 60.0
 """For the extractor to save its part after SIGTERM."""
 RENEW_SECONDS = 60.0
-"""How often the run's claim on its batch is prolonged."""
+"""How often the run's leases are renewed."""
 LOG_LINES = 50
 PR_SET_PDEATHSIG = 1
 NICENESS = 10
@@ -46,7 +46,7 @@ class ProcessOperator(BaseOperator):
     Its lines appear readable in the task's log, each attempt is a row in the registry, and a failed one raises
     AttemptFailed with the taxonomy's verdict.
 
-    :param feature set: the dataset under its backbone.
+    :param spec: the dataset under its backbone.
     :param shard: the shard, as `plan` wrote it down. (templated)
     """
 
@@ -64,17 +64,16 @@ class ProcessOperator(BaseOperator):
         from featurise.steps import extract
         from featurise.steps.plan import Shard
 
-        run = run_context.run(self.spec, context)
+        run = run_context.current_run(self.spec, context)
         shard = Shard.model_validate(self.shard)
-        if (registered := shards.find(run.spec, run.batch, run.run_id, shard.name)) is not None:
+        if (registered := shards.find(run, shard.name)) is not None:
             self.log.info("The shard is registered already; nothing is left to do for it.")
             return str(registered.uri)
-        whose = attempts.Of(run.spec, run.batch, run.run_id, shard.name)
         ti = context["ti"]
-        past = attempts.of(whose)
+        past = attempts.of(run, shard.name)
         for lost in (each for each in past if each.running):
             attempts.failed(lost.id, Evidence(node=lost.node), Reason.UNKNOWN, "retry", "its task ended before it did")
-        past = attempts.of(whose)
+        past = attempts.of(run, shard.name)
         # After a task is cleared its tries begin anew; what failed before that does not count.
         retries = self.retries or 0
         earlier = attempts.failures(past, first_try(ti.max_tries, retries))
@@ -82,12 +81,11 @@ class ProcessOperator(BaseOperator):
             raise over
         attempt = extract.following(len(past) + 1, earlier)
         with tempfile.TemporaryDirectory(prefix="featurise-") as folder:
-            job = extract.specification(
-                run.spec, shard, run.batch, attempt, summary_path=str(Path(folder) / "summary.json")
-            )
-            leases.renew(run.spec, run.batch, run.run_id)
+            job = extract.specification(run, shard, attempt, summary_path=str(Path(folder) / "summary.json"))
+            leases.renew(run)
             row = attempts.begin(
-                whose,
+                run,
+                shard.name,
                 number=attempt.number,
                 try_number=ti.try_number,
                 launcher="process",
@@ -96,7 +94,7 @@ class ProcessOperator(BaseOperator):
             )
             try:
                 evidence = self._run(job, run)
-            except leases.ClaimLost as error:
+            except leases.LeaseLost as error:
                 attempts.failed(row, Evidence(node=_node()), Reason.UNKNOWN, "fail", str(error))
                 raise
         if evidence.exit_code == Exit.OK:
@@ -104,7 +102,7 @@ class ProcessOperator(BaseOperator):
             return job.output_uri
         raise failed(row, evidence, earlier, retries + 1)
 
-    def _run(self, job: Any, run: run_context.Run) -> Evidence:
+    def _run(self, job: Any, run: Run) -> Evidence:
         from featurise.settings import settings
 
         environment = {
@@ -145,8 +143,8 @@ class ProcessOperator(BaseOperator):
             log_tail=tuple(last),
         )
 
-    def _follow(self, process: "subprocess.Popen[str]", run: run_context.Run, last: "deque[str]") -> None:
-        """Tell what the extractor tells until it is silent for good; keep the run's claim alive meanwhile."""
+    def _follow(self, process: "subprocess.Popen[str]", run: Run, last: "deque[str]") -> None:
+        """Tell what the extractor tells until it is silent for good; keep the run's leases alive meanwhile."""
         from featurise.registry import leases
 
         renewed = time.monotonic()
@@ -156,7 +154,7 @@ class ProcessOperator(BaseOperator):
             self.log.info(text)
             if time.monotonic() - renewed > RENEW_SECONDS:
                 renewed = time.monotonic()
-                if missed := leases.renew_if_possible(run.spec, run.batch, run.run_id):
+                if missed := leases.renew_if_possible(run):
                     self.log.warning(missed)
 
     def _pass_limit(self, late: threading.Event) -> None:

@@ -25,9 +25,9 @@ class ReportLink(BaseOperatorLink):
 
 
 class ReportOperator(BaseOperator):
-    """Writes the run's page and JSON, closes attempts that were left open, and gives the run's claims back.
+    """Writes the run's page and JSON, closes attempts that were left open, and releases the run's leases.
 
-    :param feature set: the dataset under its backbone.
+    :param spec: the dataset under its backbone.
     """
 
     operator_extra_links = (ReportLink(),)
@@ -40,7 +40,7 @@ class ReportOperator(BaseOperator):
         """Report; returns the page's address, a line of text, and counts."""
         from featurise.steps.report import step as report
 
-        run = run_context.run(self.spec, context)
-        done = report.run(run.spec, run.batch, run.run_id)
+        run = run_context.current_run(self.spec, context)
+        done = report.run(run)
         self.log.info("%s\n%s", done.text, done.uri)
         return done.model_dump(mode="json")

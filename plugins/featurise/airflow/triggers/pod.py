@@ -17,7 +17,9 @@ from airflow.sdk.timezone import parse as parse_time
 from airflow.triggers.base import TriggerEvent
 from kubernetes_asyncio.client.api_client import ApiClient
 from kubernetes_asyncio.client.exceptions import ApiException
+from pydantic import TypeAdapter
 
+from featurise.declaration.run import Run
 from featurise.failures.log_lines import readable
 
 OUTAGE_SECONDS = 900
@@ -26,7 +28,7 @@ LONGEST_WAIT_SECONDS = 10
 LOST_SECONDS = 30
 """Beyond its grace: a deleted pod that has not ended by then is on a node that nobody hears of any more."""
 RENEW_SECONDS = 300
-"""Between two renewals of the claim: often enough for a lease to live through an outage of the registry."""
+"""Between two renewals of the leases: often enough for a lease to live through an outage of the registry."""
 FRESH_SECONDS = 1.0
 """How long an answer of the API is good for: a trigger that starts would else ask five times at once."""
 SETTLE_SECONDS = 10.0
@@ -92,6 +94,15 @@ class _ReadableLogs(AsyncPodManager):
         super()._emit_container_logs([_told(line) for line in logs], now, container_name)
 
 
+_RUN = TypeAdapter(Run)
+
+
+def lease_of(run: Run) -> dict[str, Any]:
+    """A run as a trigger keeps it, in JSON's types."""
+    kept: dict[str, Any] = _RUN.dump_python(run, mode="json")
+    return kept
+
+
 def _told(line: str) -> str:
     stamp, _, said = line.partition(" ")
     return f"{stamp} {readable(said)}"
@@ -100,13 +111,13 @@ def _told(line: str) -> str:
 class PodTrigger(KubernetesPodTrigger):
     """Watches one attempt's pod.
 
-    `claim` names what the run works on (feature set as JSON, batch, run id) and is renewed while the pod works;
+    `lease` names the run whose leases are renewed while the pod works (see `lease_of`);
     `attempt` is the attempt's number in the registry, closed when a person ends the task.
     """
 
-    def __init__(self, *, claim: dict[str, str], attempt: int, **kwargs: Any) -> None:
+    def __init__(self, *, lease: dict[str, Any], attempt: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.claim = claim
+        self.lease = lease
         self.attempt = attempt
         self._told = False
         self._ending: asyncio.Task[None] | None = None
@@ -117,7 +128,7 @@ class PodTrigger(KubernetesPodTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", {
             **kwargs,
             "log_events_on_startup": self.log_events_on_startup,
-            "claim": self.claim,
+            "lease": self.lease,
             "attempt": self.attempt,
         }
 
@@ -138,7 +149,7 @@ class PodTrigger(KubernetesPodTrigger):
         return _ReadableLogs(async_hook=self.hook)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Watch the pod to its end, keeping the run's claim alive."""
+        """Watch the pod to its end, keeping the run's leases alive."""
         renewing = asyncio.create_task(self._renew())
         settled = asyncio.create_task(asyncio.sleep(SETTLE_SECONDS))
         try:
@@ -186,17 +197,14 @@ class PodTrigger(KubernetesPodTrigger):
         return state
 
     async def _renew(self) -> None:
-        from featurise.declaration.feature_set import FeatureSetSpec
         from featurise.registry import leases
 
-        spec = FeatureSetSpec.model_validate_json(self.claim["spec"])
+        run = _RUN.validate_python(self.lease)
         while True:
-            await asyncio.sleep(min(RENEW_SECONDS, spec.limits.lease_minutes * 60 / 3))
+            await asyncio.sleep(min(RENEW_SECONDS, run.spec.limits.lease_minutes * 60 / 3))
             try:
-                missed = await asyncio.to_thread(
-                    leases.renew_if_possible, spec, self.claim["batch"], self.claim["run_id"]
-                )
-            except leases.ClaimLost as error:
+                missed = await asyncio.to_thread(leases.renew_if_possible, run)
+            except leases.LeaseLost as error:
                 # The pod goes on; nothing of it can be registered, and the steps that follow say so.
                 self.log.warning("%s", error)
                 return

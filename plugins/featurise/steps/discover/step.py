@@ -15,13 +15,14 @@ from extractor.core.manifest import Entry, Reason, dump, image_id
 from extractor.core.storage import ObjectInfo
 from featurise.declaration import batches
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.declaration.run_options import Options
+from featurise.declaration.run import Run
+from featurise.declaration.run_options import RunOptions
 from featurise.objects import latest, layout, orphans, scratch
 from featurise.registry import feature_sets, image_ids, leases, outcomes, upsert
 from featurise.registry.image_ids import Owner
 from featurise.registry.session import reading, writing
 from featurise.registry.upsert import Row
-from featurise.steps.discover import diff, external_sort
+from featurise.steps.discover import diff, external_sort, readiness
 from featurise.steps.discover.diff import Tally
 from featurise.steps.discover.second_look import confirm_gone
 
@@ -53,14 +54,14 @@ class Discovered(BaseModel):
     passed_over: list[str] = []
     """Why earlier batches are left for another night although there may be new images."""
     left: str | None = None
-    """Why nothing is done although there may be new images: another run's claim, or a batch that is not ready."""
+    """Why nothing is done although there may be new images: another run's lease, or a batch that is not ready."""
 
 
 @dataclass
 class _Seen:
     """What one look at the store has found."""
 
-    run_id: str
+    run: Run
     tally: Tally = field(default_factory=Tally)
     fresh: Counter[str] = field(default_factory=Counter)
     conflicts: list[tuple[Fresh, list[Owner]]] = field(default_factory=list)
@@ -68,76 +69,58 @@ class _Seen:
     rejected: list[Row] = field(default_factory=list)
 
 
-def not_ready(spec: FeatureSetSpec, batch: str) -> str | None:
-    """Why a batch is not complete yet, or None; for a sensor before `discover`. A batch without any image is.
-
-    Raises storage.StorageError.
-    """
-    if spec.batches.by == "modified" and _unsettled(spec, batches.end(batch)) is None:
-        return None  # by its date alone: no need to list every day's images
-    prefix, batch_of = next(batches.scans(spec, [batch]))
-    folder = f"s3://{spec.bucket}/{prefix}"
-    images = (item for item in storage.listing(folder) if batches.is_image(spec, item.key) and batch_of(item))
-    if spec.ready.success is None:
-        return _unsettled(spec, max((item.modified for item in images), default=None))
-    success = storage.join(folder, spec.ready.success)
-    if storage.head(success) is not None or next(images, None) is None:
-        return None
-    return f"{success} is not there yet"
-
-
-def run(spec: FeatureSetSpec, batch: str, run_id: str, options: Options) -> Discovered:
+def run(run: Run, options: RunOptions) -> Discovered:
     """List the batch and the look-back window, compare them with the registry, and write down what is new.
 
-    The run claims every batch that it looks at; an earlier one that is not ready, or that another run works on, is left
-    alone. A dry run claims nothing and leaves the registry as it is.
+    The run takes the lease on every batch that it looks at; an earlier one that is not ready, or that another run
+    holds, is left alone. A dry run takes no lease and leaves the registry as it is.
     Raises storage.StorageError naming endpoint and bucket when the store is down or the bucket missing.
     """
-    spec = options.applied(spec)
-    found = _run(spec, batch, run_id, options)
+    found = _discovered(run, options)
     # What an earlier discovery of this run led to holds no more.
-    storage.delete([layout.plan(spec, batch, run_id)])
-    uri = layout.discovered(spec, batch, run_id)
+    storage.delete([layout.plan(run)])
+    uri = layout.discovered(run)
     storage.write_bytes(uri, found.model_dump_json().encode(), content_type="application/json")
     return found
 
 
-def of_run(spec: FeatureSetSpec, batch: str, run_id: str) -> Discovered:
+def of_run(run: Run) -> Discovered:
     """What a run discovered.
 
     Raises storage.NotFound, storage.StorageError.
     """
-    return Discovered.model_validate_json(storage.read_bytes(layout.discovered(spec, batch, run_id)))
+    return Discovered.model_validate_json(storage.read_bytes(layout.discovered(run)))
 
 
-def _run(spec: FeatureSetSpec, batch: str, run_id: str, options: Options) -> Discovered:
-    nothing = Discovered(batch=batch, listing_uri=layout.fresh(spec, batch, run_id))
-    if spec.ready.success is not None and (why := not_ready(spec, batch)) is not None:
+def _discovered(run: Run, options: RunOptions) -> Discovered:
+    spec, batch = run.spec, run.batch
+    nothing = Discovered(batch=batch, listing_uri=layout.fresh(run))
+    if spec.ready.success is not None and (why := readiness.not_ready(spec, batch)) is not None:
         return nothing.model_copy(update={"left": f"batch {batch} is not ready: {why}"})
-    reasons = {one: not_ready(spec, one) for one in batches.earlier(spec, batch)}
+    reasons = {one: readiness.not_ready(spec, one) for one in batches.earlier(spec, batch)}
     passed_over = [f"batch {one} is not ready: {why}" for one, why in reasons.items() if why is not None]
     nothing = nothing.model_copy(update={"passed_over": passed_over})
     # The run's own batch comes first: `limit` takes from it.
     wanted = [batch, *(one for one, why in reasons.items() if why is None)]
-    claimed, holder = (wanted, None) if options.dry_run else _claim(spec, wanted, run_id)
+    leased, holder = (wanted, None) if options.dry_run else _lease(run, wanted)
     if holder is not None:
-        return nothing.model_copy(update={"left": f"batch {batch} is being worked on by run {holder}"})
+        return nothing.model_copy(update={"left": f"batch {batch} is leased to run {holder}"})
     if not options.dry_run:
         orphans.remove(spec, batch)
     listed_at = datetime.datetime.now(datetime.UTC)
     with scratch.folder() as folder:
         lines = folder / "fresh.jsonl"
-        seen = _Seen(run_id)
-        _look(spec, claimed, options, lines, seen)
-        if (why := _unsettled(spec, seen.tally.newest.get(batch))) is not None:
-            _release(spec, run_id)
+        seen = _Seen(run)
+        _look(leased, options, lines, seen)
+        if (why := readiness.unsettled(spec, seen.tally.newest.get(batch))) is not None:
+            _release(run)
             return nothing.model_copy(update={"left": f"batch {batch} is not ready: {why}"})
         with lines.open("ab") as file:
-            _settle(spec, options, seen, file)
+            _settle(options, seen, file)
         storage.upload(lines, nothing.listing_uri)
     if not options.dry_run:
         confirm_gone(spec.bucket, seen.tally.deleted)
-        _write_down(spec, batch, claimed, seen)
+        _write_down(leased, seen)
         latest.update(spec)
     return nothing.model_copy(
         update={
@@ -153,28 +136,28 @@ def _run(spec: FeatureSetSpec, batch: str, run_id: str, options: Options) -> Dis
     )
 
 
-def _claim(spec: FeatureSetSpec, wanted: Sequence[str], run_id: str) -> tuple[list[str], str | None]:
+def _lease(run: Run, wanted: Sequence[str]) -> tuple[list[str], str | None]:
     """The batches that this run has now; or the run that holds the first one, which is the run's own."""
     now = datetime.datetime.now(datetime.UTC)
     with writing() as connection:
-        feature_set = feature_sets.ensure(connection, spec)
-        holders = {batch: leases.take(connection, feature_set, spec, batch, run_id, now) for batch in sorted(wanted)}
+        number = feature_sets.ensure(connection, run.spec)
+        holders = {batch: leases.take(connection, number, run.on(batch), now) for batch in sorted(wanted)}
         if (holder := holders[wanted[0]]) is not None:
-            leases.release(connection, feature_set, run_id)
+            leases.release(connection, number, run.run_id)
         return [batch for batch in wanted if holders[batch] is None], holder
 
 
-def _release(spec: FeatureSetSpec, run_id: str) -> None:
+def _release(run: Run) -> None:
     with writing() as connection:
-        if (number := feature_sets.find(connection, spec)) is not None:
-            leases.release(connection, number, run_id)
+        if (number := feature_sets.find(connection, run.spec)) is not None:
+            leases.release(connection, number, run.run_id)
 
 
-def _look(spec: FeatureSetSpec, claimed: Sequence[str], options: Options, lines: Path, seen: _Seen) -> None:
+def _look(leased: Sequence[str], options: RunOptions, lines: Path, seen: _Seen) -> None:
     """One pass over listing and registry: the new images into `lines`, everything else into `seen`."""
     with lines.open("wb") as file, reading() as connection:
-        number = feature_sets.find(connection, spec)
-        images = _new(connection, number, spec, claimed, options, seen)
+        number = feature_sets.find(connection, seen.run.spec)
+        images = _new(connection, number, leased, options, seen)
         for image, owners in image_ids.owned(connection, number, images):
             if options.limit is not None and seen.fresh.total() + len(seen.conflicts) >= options.limit:
                 continue
@@ -186,14 +169,10 @@ def _look(spec: FeatureSetSpec, claimed: Sequence[str], options: Options, lines:
 
 
 def _new(
-    connection: Connection,
-    number: int | None,
-    spec: FeatureSetSpec,
-    claimed: Sequence[str],
-    options: Options,
-    seen: _Seen,
+    connection: Connection, number: int | None, leased: Sequence[str], options: RunOptions, seen: _Seen
 ) -> Iterator[Fresh]:
-    for prefix, batch_of in batches.scans(spec, claimed):
+    spec = seen.run.spec
+    for prefix, batch_of in batches.scans(spec, leased):
         listed = external_sort.by_key(storage.listing(f"s3://{spec.bucket}/{prefix}"))
         images = (item for item in listed if batches.is_image(spec, item.key))
         known = outcomes.known(connection, number, prefix)
@@ -203,7 +182,7 @@ def _new(
             try:
                 yield _entry(spec, item, batch)
             except ValidationError as error:
-                seen.rejected.append(_unusable(spec, item, batch, seen.run_id, error))
+                seen.rejected.append(_unusable(seen.run.on(batch), item, error))
                 seen.tally.rejected[batch] += 1
 
 
@@ -213,14 +192,15 @@ def _entry(spec: FeatureSetSpec, item: ObjectInfo, batch: str) -> Fresh:
     return Fresh(key=item.key, etag=item.etag, size=item.size, image_id=name, bucket=elsewhere, batch=batch)
 
 
-def _unusable(spec: FeatureSetSpec, item: ObjectInfo, batch: str, run_id: str, error: ValidationError) -> Row:
+def _unusable(run: Run, item: ObjectInfo, error: ValidationError) -> Row:
     """The row of an image that has no usable id."""
-    name = image_id(item.key, spec.image_ids, spec.prefix)
-    facts = {"key": item.key, "etag": item.etag, "size": item.size, "image_id": name, "batch": batch, "run_id": run_id}
-    return facts | {"reason": Reason.UNSUPPORTED.value, "detail": error.errors()[0]["msg"]}
+    name = image_id(item.key, run.spec.image_ids, run.spec.prefix)
+    facts = {"key": item.key, "etag": item.etag, "size": item.size, "image_id": name}
+    why = {"reason": Reason.UNSUPPORTED.value, "detail": error.errors()[0]["msg"]}
+    return facts | why | {"batch": run.batch, "run_id": run.run_id}
 
 
-def _settle(spec: FeatureSetSpec, options: Options, seen: _Seen, file: IO[bytes]) -> None:
+def _settle(options: RunOptions, seen: _Seen, file: IO[bytes]) -> None:
     """Decide about the new images whose id another key has; one whose owners are gone, or replaced, is new after all.
 
     With `force` a copy is, too: its owner's file may be what is to be replaced.
@@ -229,7 +209,7 @@ def _settle(spec: FeatureSetSpec, options: Options, seen: _Seen, file: IO[bytes]
     for image, owners in seen.conflicts:
         owner = next((one for one in owners if one.key not in gone), owners[0])
         try:
-            same = image_ids.same_bytes(f"s3://{spec.bucket}/{image.key}", image, owner)
+            same = image_ids.same_bytes(f"s3://{seen.run.spec.bucket}/{image.key}", image, owner)
         except storage.NotFound:
             same = False
         if same and not options.force:
@@ -239,41 +219,33 @@ def _settle(spec: FeatureSetSpec, options: Options, seen: _Seen, file: IO[bytes]
             file.write(dump([image]))
             seen.fresh[image.batch] += 1
         else:
-            seen.rejected.append(image_ids.reject_row(image, image.batch, owner, seen.run_id))
+            seen.rejected.append(image_ids.reject_row(image, image.batch, owner, seen.run.run_id))
             seen.tally.rejected[image.batch] += 1
 
 
-def _write_down(spec: FeatureSetSpec, batch: str, claimed: Sequence[str], seen: _Seen) -> None:
+def _write_down(leased: Sequence[str], seen: _Seen) -> None:
     """Everything that the look at the store changes in the registry, in one transaction.
 
-    Claims on earlier batches without anything new are given back: a backfill may want them.
+    Leases on earlier batches without anything new are given back: a backfill may want them.
     """
+    run = seen.run
     with writing() as connection:
-        number = feature_sets.ensure(connection, spec)
-        idle = [one for one in claimed if one != batch and not seen.fresh[one]]
-        leases.release(connection, number, seen.run_id, idle)  # claims are locked before the feature set, as elsewhere
+        number = feature_sets.ensure(connection, run.spec)
+        idle = [one for one in leased if one != run.batch and not seen.fresh[one]]
+        leases.release(connection, number, run.run_id, idle)  # leases are locked before the feature set, as elsewhere
         feature_sets.lock(connection, number)
         touched = outcomes.note_deleted(connection, number, seen.tally.deleted)
         touched |= outcomes.revive(connection, number, seen.tally.revived)
         _give_way(connection, number, seen)
         touched |= upsert.images(connection, number, seen.done) | upsert.rejects(connection, number, seen.rejected)
-        for one in claimed:
-            outcomes.listed(connection, number, one, seen.tally.found[one], seen.run_id)
-        outcomes.recount(connection, number, touched.union(claimed), seen.run_id)
+        for one in leased:
+            outcomes.listed(connection, number, one, seen.tally.found[one], run.run_id)
+        outcomes.recount(connection, number, touched.union(leased), run.run_id)
 
 
 def _give_way(connection: Connection, number: int, seen: _Seen) -> None:
     """Images that came back and whose id another image got meanwhile are rejects now."""
     for image, batch, owner in image_ids.contested(connection, number, seen.tally.revived):
-        seen.rejected.append(image_ids.reject_row(image, batch, owner, seen.run_id))
+        seen.rejected.append(image_ids.reject_row(image, batch, owner, seen.run.run_id))
         seen.tally.done[batch] -= 1
         seen.tally.rejected[batch] += 1
-
-
-def _unsettled(spec: FeatureSetSpec, newest: datetime.datetime | None) -> str | None:
-    if newest is None or spec.ready.settle_seconds is None:
-        return None
-    quiet = (datetime.datetime.now(datetime.UTC) - newest).total_seconds()
-    if quiet >= spec.ready.settle_seconds:
-        return None
-    return f"its last change was {quiet:.0f} s ago, it settles after {spec.ready.settle_seconds} s"

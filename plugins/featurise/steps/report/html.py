@@ -13,7 +13,7 @@ from extractor.core.exit_codes import StorageError
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.registry.statistics import Statistics
 from featurise.steps.report import svg_charts
-from featurise.steps.report.run_summary import Run
+from featurise.steps.report.run_summary import RunSummary
 from featurise.steps.validate.shard_file import Sample
 
 IMAGES, IMAGE_BYTES = 24, 400_000
@@ -51,7 +51,7 @@ class Shown:
     names: list[str]
 
 
-def render(spec: FeatureSetSpec, run: Run, text: str) -> str:
+def render(spec: FeatureSetSpec, run: RunSummary, text: str) -> str:
     """The page."""
     names = _class_names(spec)
     return (
@@ -117,7 +117,7 @@ def _shown(spec: FeatureSetSpec, sample: Sample, names: Sequence[str] | None) ->
     return Shown(sample, _image(spec, sample.key), [_name(number, names) for number in sample.classes])
 
 
-def _boxes(run: Run) -> Markup:
+def _boxes(run: RunSummary) -> Markup:
     """Images by number of boxes, this run's share beside the earlier nights'."""
     before = Statistics.of(night.statistics for night in run.nights)
     numbers = sorted(run.statistics.boxes.keys() | before.boxes.keys())
@@ -126,7 +126,7 @@ def _boxes(run: Run) -> Markup:
     return svg_charts.bars(values, mine="this run", theirs="earlier nights")
 
 
-def _classes(run: Run, names: Sequence[str] | None) -> Markup:
+def _classes(run: RunSummary, names: Sequence[str] | None) -> Markup:
     """Boxes by class, this run's share beside the earlier nights'."""
     before = Statistics.of(night.statistics for night in run.nights)
     mine, theirs = sum(run.statistics.classes.values()) or 1, sum(before.classes.values()) or 1
@@ -139,11 +139,11 @@ def _classes(run: Run, names: Sequence[str] | None) -> Markup:
     return svg_charts.bars(values, mine="this run", theirs="earlier nights")
 
 
-def _throughput(run: Run) -> list[tuple[str, float]]:
+def _throughput(run: RunSummary) -> list[tuple[str, float]]:
     done = [attempt for attempt in run.attempts if attempt.ended_at is not None and attempt.images_per_second > 0]
     return [(f"{attempt.shard} #{attempt.number}", attempt.images_per_second) for attempt in done]
 
 
-def _norms(run: Run) -> list[tuple[str, float]]:
+def _norms(run: RunSummary) -> list[tuple[str, float]]:
     nights = [(night.batch, night.statistics) for night in run.nights] + [(run.batch, run.statistics)]
     return [(batch, found.mean(found.norm)) for batch, found in nights if found.images]

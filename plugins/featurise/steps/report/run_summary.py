@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from extractor.core import storage
 from extractor.core.manifest import Reason
-from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.registry import feature_sets
 from featurise.registry.models import GpuAttempt, Image, Reject, Shard
 from featurise.registry.session import reading
@@ -22,7 +22,7 @@ NIGHTS = 14
 """Earlier batches that a report compares with."""
 
 
-class Refused(BaseModel):
+class RejectedImage(BaseModel):
     """A rejected image."""
 
     key: str
@@ -64,7 +64,7 @@ class Night(BaseModel):
     statistics: Statistics
 
 
-class Run(BaseModel):
+class RunSummary(BaseModel):
     """Everything that a report tells."""
 
     feature_set: str
@@ -76,7 +76,7 @@ class Run(BaseModel):
     files: list[File] = []
     given_away: int = 0
     """Images in the files that were rejects by the time they were registered: another image had got their id."""
-    rejects: list[Refused] = []
+    rejects: list[RejectedImage] = []
     attempts: list[Tried] = []
     samples: list[Sample] = []
     statistics: Statistics = Statistics()
@@ -104,53 +104,53 @@ class Run(BaseModel):
         }
 
 
-def of_run(spec: FeatureSetSpec, batch: str, run_id: str) -> Run:
+def of_run(run: Run) -> RunSummary:
     """What the store and the registry know of a run; what did not happen is missing.
 
     Raises storage.StorageError.
     """
-    run = Run(
-        feature_set=spec.feature_set,
-        batch=batch,
-        run_id=run_id,
-        discovered=_discovered(spec, batch, run_id),
-        plan=made(spec, batch, run_id),
+    found = RunSummary(
+        feature_set=run.spec.feature_set,
+        batch=run.batch,
+        run_id=run.run_id,
+        discovered=_discovered(run),
+        plan=made(run),
     )
     with reading() as connection:
-        number = feature_sets.find(connection, spec)
+        number = feature_sets.find(connection, run.spec)
         if number is not None:
-            _from_registry(connection, number, run)
-    return run
+            _from_registry(connection, number, found)
+    return found
 
 
-def _discovered(spec: FeatureSetSpec, batch: str, run_id: str) -> Discovered | None:
+def _discovered(run: Run) -> Discovered | None:
     try:
-        return discover.of_run(spec, batch, run_id)
+        return discover.of_run(run)
     except storage.NotFound:
         return None
 
 
-def _from_registry(connection: Connection, number: int, run: Run) -> None:
-    run.synthetic = feature_sets.synthetic(connection, number)
-    mine = (Shard.feature_set_id == number, Shard.batch == run.batch, Shard.run_id == run.run_id)
+def _from_registry(connection: Connection, number: int, found: RunSummary) -> None:
+    found.synthetic = feature_sets.synthetic(connection, number)
+    mine = (Shard.feature_set_id == number, Shard.batch == found.batch, Shard.run_id == found.run_id)
     for row in connection.execute(select(Shard.__table__).where(*mine).order_by(Shard.name)):
-        run.files.append(File.model_validate(row, from_attributes=True))
-        run.samples += [Sample.model_validate(sample) for sample in row.samples]
-    run.statistics = Statistics.of(
-        Statistics.model_validate(found) for found in connection.scalars(select(Shard.statistics).where(*mine))
+        found.files.append(File.model_validate(row, from_attributes=True))
+        found.samples += [Sample.model_validate(sample) for sample in row.samples]
+    found.statistics = Statistics.of(
+        Statistics.model_validate(row) for row in connection.scalars(select(Shard.statistics).where(*mine))
     )
-    refused = (Reject.feature_set_id == number, Reject.run_id == run.run_id, ~Reject.superseded)
+    refused = (Reject.feature_set_id == number, Reject.run_id == found.run_id, ~Reject.superseded)
     rows = connection.execute(select(Reject.__table__).where(*refused).order_by(Reject.key))
-    run.rejects = [Refused.model_validate(row, from_attributes=True) for row in rows]
+    found.rejects = [RejectedImage.model_validate(row, from_attributes=True) for row in rows]
     # A file's rows may also have gone to a later file, so only that many can be missing for their ids.
-    clashes = sum(one.reason == Reason.DUPLICATE_ID for one in run.rejects)
+    clashes = sum(one.reason == Reason.DUPLICATE_ID for one in found.rejects)
     counted = select(func.count()).select_from(Image).join(Shard, Image.shard_id == Shard.id).where(*mine)
-    without_row = sum(file.images for file in run.files) - connection.scalars(counted).one()
-    run.given_away = min(max(without_row, 0), clashes)
-    tried = (GpuAttempt.feature_set_id == number, GpuAttempt.batch == run.batch, GpuAttempt.run_id == run.run_id)
+    without_row = sum(file.images for file in found.files) - connection.scalars(counted).one()
+    found.given_away = min(max(without_row, 0), clashes)
+    tried = (GpuAttempt.feature_set_id == number, GpuAttempt.batch == found.batch, GpuAttempt.run_id == found.run_id)
     rows = connection.execute(select(GpuAttempt.__table__).where(*tried).order_by(GpuAttempt.id))
-    run.attempts = [Tried.model_validate(row, from_attributes=True) for row in rows]
-    run.nights = _nights(connection, number, run.batch)
+    found.attempts = [Tried.model_validate(row, from_attributes=True) for row in rows]
+    found.nights = _nights(connection, number, found.batch)
 
 
 def _nights(connection: Connection, number: int, batch: str) -> list[Night]:

@@ -5,12 +5,12 @@ from sqlalchemy import Connection
 
 from extractor.core import storage
 from featurise.declaration import batches
-from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.objects import layout, orphans
 from featurise.registry import attempts, feature_sets, leases, outcomes
 from featurise.registry.session import writing
 from featurise.steps.report import html, run_summary
-from featurise.steps.report.run_summary import Run
+from featurise.steps.report.run_summary import RunSummary
 
 
 class Reported(BaseModel):
@@ -23,42 +23,44 @@ class Reported(BaseModel):
     counts: dict[str, int]
 
 
-def run(spec: FeatureSetSpec, batch: str, run_id: str) -> Reported:
-    """Close attempts that were left open, write the run's page and its JSON, and release the run's claims.
+def run(run: Run) -> Reported:
+    """Close attempts that were left open, write the run's page and its JSON, and release the run's leases.
 
     Works whatever happened before it. Raises storage.StorageError, or engine.RegistryUnavailable.
     """
-    attempts.write_off(spec, batch, run_id)
-    found = run_summary.of_run(spec, batch, run_id)
+    attempts.write_off(run)
+    found = run_summary.of_run(run)
     text = summary(found)
-    place = layout.report(spec, batch, run_id)
+    place = layout.report(run)
     reported = Reported(uri=f"{place}.html", text=text, counts=found.counts)
     storage.write_bytes(f"{place}.json", found.model_dump_json(indent=1).encode(), content_type="application/json")
-    storage.write_bytes(reported.uri, html.render(spec, found, text).encode(), content_type="text/html; charset=utf-8")
+    storage.write_bytes(
+        reported.uri, html.render(run.spec, found, text).encode(), content_type="text/html; charset=utf-8"
+    )
     dry = found.plan is not None and found.plan.dry_run
     finished = found.discovered is not None and (dry or found.counts["pending"] == 0)
     if finished:
-        storage.delete_below(layout.work(spec, batch, run_id))
+        storage.delete_below(layout.work(run))
     with writing() as connection:
-        number = feature_sets.find(connection, spec)
+        number = feature_sets.find(connection, run.spec)
         if number is None:  # a dry run, or one that did not come far: it has nothing to give back
             return reported
-        for one in _held(connection, number, spec, batch, run_id) if finished else ():
+        for one in _held(connection, number, run) if finished else ():
             # With nothing open, whatever failed runs on this batch left on the way is done, too.
-            if not outcomes.is_open(connection, number, [*batches.earlier(spec, one), one]):
-                storage.delete_below(layout.works(spec, one))
-                orphans.remove(spec, one)
-        leases.release(connection, number, run_id)
+            if not outcomes.is_open(connection, number, [*batches.earlier(run.spec, one), one]):
+                storage.delete_below(layout.works(run.spec, one))
+                orphans.remove(run.spec, one)
+        leases.release(connection, number, run.run_id)
     return reported
 
 
-def _held(connection: Connection, feature_set: int, spec: FeatureSetSpec, batch: str, run_id: str) -> list[str]:
+def _held(connection: Connection, feature_set: int, run: Run) -> list[str]:
     """The run's batch, and the earlier ones that it made up for, as far as no other run works on them by now."""
-    covered = [*batches.earlier(spec, batch), batch]
-    return [one for one in covered if leases.holder(connection, feature_set, one) == run_id]
+    covered = [*batches.earlier(run.spec, run.batch), run.batch]
+    return [one for one in covered if leases.holder(connection, feature_set, one) == run.run_id]
 
 
-def summary(run: Run) -> str:
+def summary(run: RunSummary) -> str:
     """A run in one line."""
     if run.discovered is None:
         return "discovery did not finish; see its task's log"

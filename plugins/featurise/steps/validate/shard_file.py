@@ -50,7 +50,7 @@ class Sample(BaseModel):
         )
 
 
-class Report(BaseModel):
+class ValidationReport(BaseModel):
     """What validation found in one file."""
 
     sha256: str
@@ -70,7 +70,7 @@ class Report(BaseModel):
 
 
 @dataclass
-class _Twins:
+class _DuplicateFeatures:
     """Images with equal features although their bytes differ; equal row norms point them out, the features decide."""
 
     images: dict[str, str]
@@ -82,7 +82,7 @@ class _Twins:
         if other == image_id or self.images.get(other) == self.images.get(image_id):
             return
         if np.array_equal(features, file[other]["features"][()]):
-            self.found.append(f"{image_id} has the features of {other}, another image")
+            self.found.append(f"{image_id} has the same features as {other}, a different image")
 
 
 def file(
@@ -92,9 +92,9 @@ def file(
     planned: Manifest,
     index: Sequence[IndexEntry],
     rejects: Sequence[Reject],
-) -> Report:
+) -> ValidationReport:
     """Everything that is wrong with a file and its lists, and its statistics. Memory does not grow with the file."""
-    report = Report(sha256="")
+    report = ValidationReport(sha256="")
     report.note(rules.lists(planned, index, rejects))
     with ThreadPoolExecutor(1) as beside:
         digest = beside.submit(sha256_of, path)
@@ -109,7 +109,13 @@ def file(
 
 
 def _provenance(
-    spec: FeatureSetSpec, batch: str, content: h5py.File, planned: Manifest, images: int, rejects: int, report: Report
+    spec: FeatureSetSpec,
+    batch: str,
+    content: h5py.File,
+    planned: Manifest,
+    images: int,
+    rejects: int,
+    report: ValidationReport,
 ) -> Iterable[str]:
     try:
         report.provenance = contract.read_provenance(content)
@@ -118,9 +124,11 @@ def _provenance(
     return rules.provenance(spec, batch, report.provenance, planned, images, rejects)
 
 
-def _groups(spec: FeatureSetSpec, content: h5py.File, index: Sequence[IndexEntry], report: Report) -> Iterable[str]:
+def _groups(
+    spec: FeatureSetSpec, content: h5py.File, index: Sequence[IndexEntry], report: ValidationReport
+) -> Iterable[str]:
     lines = {line.image_id: line for line in reversed(index)}
-    twins = _Twins({line.image_id: line.sha256 for line in index})
+    duplicates = _DuplicateFeatures({line.image_id: line.sha256 for line in index})
     fields = rules.expected_fields(spec)
     groups = set(content)
     yield from (f"{name} is in the file and not in the index" for name in sorted(groups - lines.keys()))
@@ -129,18 +137,23 @@ def _groups(spec: FeatureSetSpec, content: h5py.File, index: Sequence[IndexEntry
             yield f"{line.image_id} is in the index and not in the file"
             continue
         try:
-            wrong = _image(spec, content, line, fields, twins, report)
+            wrong = _image(spec, content, line, fields, duplicates, report)
             yield from (f"{line.image_id}: {what}" for what in wrong)
         except contract.DAMAGED as error:
             yield f"{line.image_id}: cannot be read: {error}"
-    if len(twins.found) > spec.limits.max_twin_share * len(lines):
-        yield from twins.found
+    if len(duplicates.found) > spec.limits.max_duplicate_share * len(lines):
+        yield from duplicates.found
     else:
-        report.warnings += twins.found
+        report.warnings += duplicates.found
 
 
 def _image(
-    spec: FeatureSetSpec, content: h5py.File, line: IndexEntry, fields: Sequence[Field], twins: _Twins, report: Report
+    spec: FeatureSetSpec,
+    content: h5py.File,
+    line: IndexEntry,
+    fields: Sequence[Field],
+    duplicates: _DuplicateFeatures,
+    report: ValidationReport,
 ) -> Iterable[str]:
     found, wrong = image_group.read(content, line.image_id, fields)
     if found is None:
@@ -150,7 +163,7 @@ def _image(
     if found.num_boxes != line.boxes:
         wrong.append(f"num_boxes is {found.num_boxes}, the index says {line.boxes}")
     if not wrong:
-        twins.look(content, line.image_id, found.features, norms)
+        duplicates.look(content, line.image_id, found.features, norms)
         report.statistics.add(found, norms)
         if len(report.samples) < SAMPLES:
             report.samples.append(Sample.of(line, found))

@@ -7,14 +7,14 @@ from pydantic import BaseModel, ConfigDict
 
 from extractor.core import manifest, storage
 from extractor.core.manifest import IndexEntry, Reject
-from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.errors import FeaturiseError
 from featurise.objects import layout, scratch
 from featurise.registry import shards
 from featurise.steps import extract
 from featurise.steps.plan import Shard
 from featurise.steps.validate import drift, shard_file
-from featurise.steps.validate.shard_file import Report
+from featurise.steps.validate.shard_file import ValidationReport
 
 HISTORY = 50
 """Files of the feature set that a new one is compared with: the latest."""
@@ -37,13 +37,13 @@ class Validated(BaseModel):
     warnings: list[str]
 
 
-def run(spec: FeatureSetSpec, shard: Shard, batch: str, run_id: str) -> Validated:
+def run(run: Run, shard: Shard) -> Validated:
     """Check a shard's file, index and rejects against its manifest, the contract, and the feature set's history.
 
     Raises ValidationFailed, or storage.StorageError.
     """
     report_uri = layout.validation(shard.work_uri)
-    if (done := shards.find(spec, batch, run_id, shard.name)) is not None:
+    if (done := shards.find(run, shard.name)) is not None:
         facts = {"file_uri": done.uri, "sha256": done.sha256, "images": done.images, "rejects": done.rejects}
         return Validated(report_uri=report_uri, warnings=[], **facts)
     uri = extract.output(shard)
@@ -53,12 +53,12 @@ def run(spec: FeatureSetSpec, shard: Shard, batch: str, run_id: str) -> Validate
     with scratch.folder() as folder:
         local = folder / "shard.h5"
         storage.download(uri, local)
-        report = shard_file.file(spec, batch, local, planned, index, rejects)
-        warnings, errors = drift.compare(report.statistics, shards.history(spec, HISTORY), spec.limits)
+        report = shard_file.file(run.spec, run.batch, local, planned, index, rejects)
+        warnings, errors = drift.compare(report.statistics, shards.history(run.spec, HISTORY), run.spec.limits)
         report.warnings += warnings
         report.note(errors)
         if report.problem_count:
-            _quarantine(spec, shard, batch, run_id, report, local)
+            _quarantine(run, shard, report, local)
     storage.write_bytes(report_uri, report.model_dump_json().encode(), content_type="application/json")
     return Validated(
         report_uri=report_uri,
@@ -70,13 +70,13 @@ def run(spec: FeatureSetSpec, shard: Shard, batch: str, run_id: str) -> Validate
     )
 
 
-def _quarantine(spec: FeatureSetSpec, shard: Shard, batch: str, run_id: str, report: Report, local: Path) -> NoReturn:
+def _quarantine(run: Run, shard: Shard, report: ValidationReport, local: Path) -> NoReturn:
     """Move a failing shard's objects out of the way of publication, beside a report.
 
     Raises ValidationFailed, always.
     """
     uri = extract.output(shard)
-    place = layout.quarantine(spec, batch, run_id, shard.name)
+    place = layout.quarantine(run, shard.name)
     storage.write_bytes(
         storage.join(place, "report.json"), report.model_dump_json(indent=1).encode(), content_type="application/json"
     )

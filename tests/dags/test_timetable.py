@@ -8,12 +8,12 @@ import pendulum
 import pytest
 from airflow.timetables.base import DagRunInfo, TimeRestriction
 
-from featurise.airflow.timetable import Nights
+from featurise.airflow.timetable import PreviousDayTimetable
 
-BERLIN = Nights("0 2 * * *", timezone=pendulum.timezone("Europe/Berlin"))
+BERLIN = PreviousDayTimetable("0 2 * * *", timezone=pendulum.timezone("Europe/Berlin"))
 
 
-def scheduled(timetable: Nights, start: datetime, count: int) -> list[DagRunInfo]:
+def scheduled(timetable: PreviousDayTimetable, start: datetime, count: int) -> list[DagRunInfo]:
     """The runs that the scheduler makes from `start` on, catching up."""
     restriction = TimeRestriction(pendulum.instance(start), None, catchup=True)
     found: list[DagRunInfo] = []
@@ -43,7 +43,7 @@ def test_a_partition_is_dated_by_its_midnight_whoever_starts_the_run() -> None:
     assert again.run_after == night.run_after
 
 
-def backfilled(timetable: Nights, first: str, last: str) -> list[DagRunInfo]:
+def backfilled(timetable: PreviousDayTimetable, first: str, last: str) -> list[DagRunInfo]:
     """The runs of a backfill whose days were picked in Airflow's dialog: midnights without a zone, taken as UTC."""
     earliest, latest = (datetime.fromisoformat(f"{day}T00:00:00+00:00") for day in (first, last))
     return list(timetable.iter_partition_dagrun_infos(earliest=earliest, latest=latest))
@@ -62,7 +62,7 @@ def test_a_backfill_ends_with_the_last_day_that_is_over() -> None:
 
 
 def test_a_schedule_that_leaves_days_out_leaves_them_out_of_backfills() -> None:
-    weekdays = Nights("0 2 * * 2-6", timezone=pendulum.timezone("UTC"))
+    weekdays = PreviousDayTimetable("0 2 * * 2-6", timezone=pendulum.timezone("UTC"))
     keys = [run.partition_key for run in backfilled(weekdays, "2026-11-13", "2026-11-17")]
     assert keys == ["2026-11-13", "2026-11-16", "2026-11-17"]
 
@@ -105,7 +105,7 @@ def test_no_change_of_clocks_anywhere_loses_a_day_or_has_it_twice() -> None:
         shown = clocks(name, around[0], around[-1])
         near_midnight = moment.astimezone(zoneinfo.ZoneInfo(name)).hour in (22, 23, 0, 1)
         for tick in SOME + ALL * near_midnight:
-            nights = Nights(f"{tick} * * *", timezone=pendulum.timezone(name))
+            nights = PreviousDayTimetable(f"{tick} * * *", timezone=pendulum.timezone(name))
             runs = scheduled(nights, next(iter(shown.values())), len(around))
             assert [run.partition_key for run in runs] == days, (name, tick)
             for run, day in zip(runs, around, strict=True):
@@ -136,10 +136,10 @@ def due(shown: dict[datetime, datetime], wall: datetime) -> datetime:
 
 
 def test_a_start_between_two_showings_of_an_hour_has_its_day() -> None:
-    havana = Nights("30 0 * * *", timezone=pendulum.timezone("America/Havana"))
+    havana = PreviousDayTimetable("30 0 * * *", timezone=pendulum.timezone("America/Havana"))
     (night,) = scheduled(havana, datetime(2026, 11, 1, 4, 45, tzinfo=UTC), 1)  # 00:45, for the first time
     assert (night.partition_key, night.run_after.isoformat()) == ("2026-10-31", "2026-11-01T05:30:00+00:00")
 
 
 def test_it_survives_the_trip_through_airflow_s_database() -> None:
-    assert Nights.deserialize(BERLIN.serialize()).serialize() == BERLIN.serialize()
+    assert PreviousDayTimetable.deserialize(BERLIN.serialize()).serialize() == BERLIN.serialize()

@@ -5,8 +5,15 @@ from dataclasses import dataclass, field
 import pytest
 from airflow.sdk.definitions.retry_policy import RetryAction
 
-from featurise.airflow.retry_policy import AttemptFailed
-from featurise.airflow.tries import BLIND_DELAY, BLIND_TRIES, HEADROOM, OnlyCounted, OutOfSight, first_try
+from featurise.airflow.retry_policy import (
+    BLIND_DELAY,
+    BLIND_TRIES,
+    HEADROOM,
+    AttemptFailed,
+    OnlyCounted,
+    OutOfSight,
+    first_try,
+)
 from featurise.failures.taxonomy import Reason, next_step
 
 DECLARED = 2

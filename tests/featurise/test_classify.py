@@ -3,7 +3,7 @@
 import pytest
 
 from extractor.core.exit_codes import Exit, Summary
-from featurise.failures.classify import Condition, Event, Evidence, decide, text
+from featurise.failures.classify import Condition, Event, Evidence, classify, text
 from featurise.failures.taxonomy import Reason, next_step
 
 
@@ -29,8 +29,8 @@ def summary(code: Exit, message: str) -> Summary:
 def test_the_extractors_own_codes(code: Exit, reason: Reason) -> None:
     said = summary(code, "what happened")
 
-    assert decide(Evidence(exit_code=code)).reason is reason
-    assert decide(Evidence(exit_code=code, summary=said)).reason is reason
+    assert classify(Evidence(exit_code=code)).reason is reason
+    assert classify(Evidence(exit_code=code, summary=said)).reason is reason
 
 
 SIGTERM_AND_PREEMPTED = Evidence(
@@ -185,14 +185,14 @@ XID_TEXT = "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus
     ],
 )
 def test_facts_to_reason(evidence: Evidence, reason: Reason, seen: str) -> None:
-    failure = decide(evidence)
+    failure = classify(evidence)
 
     assert failure.reason is reason
     assert seen in failure.detail
 
 
 def test_the_text_says_it_all() -> None:
-    found = decide(
+    found = classify(
         Evidence(
             pod="flickr30k-resnet101-shard-00042-try-2",
             node="gpu-node-7",

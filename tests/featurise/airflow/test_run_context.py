@@ -1,0 +1,46 @@
+"""What a task reads from the run that it belongs to."""
+
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from featurise.airflow import run_context
+from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.former_names import FormerName
+
+
+def context(*, conf: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
+    dag_run = SimpleNamespace(run_type="manual", partition_key=None, run_id="run", conf=conf)
+    return {"dag_run": dag_run, "params": params}
+
+
+def test_an_arrivals_run_works_on_its_batch(spec: FeatureSetSpec) -> None:
+    assert run_context.current_run(spec, context(conf={"batch": "2026-11-23"})).batch == "2026-11-23"
+
+
+def test_a_parameter_that_there_is_not_starts_no_run_with_all_defaults(spec: FeatureSetSpec) -> None:
+    asked = {"batch": "2026-11-23", "dryrun": True, "limit": 3}
+    with pytest.raises(AirflowFailException, match="dryrun: Extra inputs are not permitted"):
+        run_context.current_run(spec, context(conf=asked, limit=3))
+
+
+def test_parameters_that_contradict_each_other_are_named(spec: FeatureSetSpec) -> None:
+    with pytest.raises(
+        AirflowFailException, match="invalid run parameters: min_boxes is 50, above max_boxes 20; trigger the run again"
+    ):
+        run_context.current_run(spec, context(conf={"batch": "2026-11-23"}, min_boxes=50, max_boxes=20))
+
+
+@pytest.mark.parametrize(("run_type", "given", "days"), [("manual", 2, 2), ("backfill", 2, 2), ("backfill", None, 0)])
+def test_a_run_triggered_with_an_options_former_name_works_as_before(
+    spec: FeatureSetSpec, run_type: str, given: int | None, days: int
+) -> None:
+    asked = context(conf={"batch": "2026-11-23"} | ({} if given is None else {"look_back_days": given}))
+    asked["params"]["lookback_days"] = None  # as the form has it, whatever the conf says
+    asked["dag_run"].run_type = run_type
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FormerName)
+        assert run_context.current_run(spec, asked).spec.lookback_days == days
