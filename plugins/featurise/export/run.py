@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -65,12 +65,18 @@ def run(dataset: str, backbone: str, revision: str | None, form: str, out: Path,
 
 @contextmanager
 def _alone_in(out: Path, dataset: str, backbone: str, form: str) -> Iterator[None]:
+    was_there = out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ExportFailed(f"{out} cannot be made a folder ({error.strerror}); choose another") from error
-    with lock.held(out, f"{dataset} under {backbone} as {form}"):
-        yield
+    try:
+        with lock.held(out, f"{dataset} under {backbone} as {form}"):
+            yield
+    finally:
+        if not was_there:
+            with suppress(OSError):  # it is kept unless it is empty
+                out.rmdir()
 
 
 def _export(dataset: str, backbone: str, revision: str | None, form: str, out: Path, tell: Tell) -> Exported:
