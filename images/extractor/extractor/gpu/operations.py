@@ -8,6 +8,7 @@ a thousandth of the whole.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,9 @@ PATCH_NUMBERS = 2**25
 
 WEIGHT_NUMBERS = 2**24
 """Weights that are taken to float64 at the most: of a larger matrix, evenly spread columns."""
+
+LAST = 1 - 2**-40
+"""Times a length, the last place of a line."""
 
 PRODUCTS = 8
 """Of a batch of matrix products, so many are compared."""
@@ -258,9 +262,12 @@ class Operation:
         images, down, across = _places(result, PATCH_NUMBERS // (x.shape[1] * height * width))
         y = (down * stride[0] - padding[0])[:, None, None] + _steps_of(height, dilation[0], x.device)[:, None]
         z = (across * stride[1] - padding[1])[:, None, None] + _steps_of(width, dilation[1], x.device)
-        inside = (y >= 0) & (y < x.shape[2]) & (z >= 0) & (z < x.shape[3])
-        taken = x[images[:, None, None], :, y.clamp(0, x.shape[2] - 1), z.clamp(0, x.shape[3] - 1)]
-        taken = torch.where(inside[..., None], taken, 0.0).double()  # [spots, height, width, channels]
+        if any(padding):
+            inside = ((y >= 0) & (y < x.shape[2])) & ((z >= 0) & (z < x.shape[3]))
+            taken = x[images[:, None, None], :, y.clamp(0, x.shape[2] - 1), z.clamp(0, x.shape[3] - 1)]
+            taken = torch.where(inside[..., None], taken, 0.0).double()  # [spots, height, width, channels]
+        else:
+            taken = x[images[:, None, None], :, y, z].double()
         patches = taken.flatten(1, 2).transpose(1, 2).reshape(len(images), groups, per_group * height * width)
         filters = weight.double().reshape(groups, out // groups, -1)
         expected = torch.einsum("sgk,gok->sgo", patches, filters).reshape(len(images), out)
@@ -322,11 +329,17 @@ def _spread(length: int, most: int) -> list[int]:
 def _places(result: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """Image, row and column of each spot, the same ones always: every image in turn, a quarter of them on an edge."""
     images, _, height, width = result.shape
-    count = max(1, min(SPOTS, SPOTS_PER_IMAGE * images, most))
+    which, fractions = _fractions(max(1, min(SPOTS, SPOTS_PER_IMAGE * images, most)), images, result.device)
+    return which, (fractions[0] * height).long(), (fractions[1] * width).long()
+
+
+@lru_cache(maxsize=64)
+def _fractions(count: int, images: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The images of so many spots, and where in an image they lie: [2, spots], from 0 to just below 1. Kept on the
+    device, since each new size asks for them."""
     chosen = torch.Generator().manual_seed(0)
-    down = torch.randint(height, (count,), generator=chosen)
-    across = torch.randint(width, (count,), generator=chosen)
+    places = torch.rand(2, count, generator=chosen, dtype=torch.float64)
     edge = torch.randint(16, (count,), generator=chosen)
-    down[edge == 0], down[edge == 1], across[edge == 2], across[edge == 3] = 0, height - 1, 0, width - 1
+    places[0, edge == 0], places[0, edge == 1], places[1, edge == 2], places[1, edge == 3] = 0.0, LAST, 0.0, LAST
     which = (torch.arange(count) * images // count) if count < images else torch.arange(count) % images
-    return which.to(result.device), down.to(result.device), across.to(result.device)
+    return which.to(device), places.to(device)
