@@ -44,7 +44,7 @@ class Convolution:
 
 
 def image(level: float) -> LoadedImage:
-    prepared = Prepared(torch.full((3, 2, 2), float(level)), 2, 2, 1.0)
+    prepared = Prepared(torch.full((3, 2, 2), float(level)), 2, 2, 1.0, (2, 2))
     return LoadedImage(0, Entry(key="a.jpg", etag="e", size=1, image_id="a"), prepared=prepared)
 
 

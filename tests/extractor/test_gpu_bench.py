@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from extractor.backbone import Prepared
+from extractor.backbone import Backbone, Pending, Prepared
 from extractor.core.backbone_specs import Precision
 from extractor.core.contract import Regions
 from extractor.gpu import startup
@@ -30,7 +30,7 @@ class OnCpu(Host):
         return Memory(15 * GIB, 0, 16 * GIB)
 
 
-class Detector:
+class Detector(Backbone):
     """A convolution whose channels give boxes, confidences and features: what is wrong with it shows in all three."""
 
     synthetic = True
@@ -41,13 +41,14 @@ class Detector:
 
     def prepare(self, pixels: np.ndarray) -> Prepared:
         tensor = torch.from_numpy(pixels[:64, :64].copy()).permute(2, 0, 1).float() / 255
-        return Prepared(tensor, pixels.shape[1], pixels.shape[0], 1.0)
+        return Prepared(tensor, pixels.shape[1], pixels.shape[0], 1.0, pixels.shape[:2])
 
     @torch.inference_mode()
-    def detect(self, batch: list[Prepared]) -> list[Regions]:
+    def start(self, batch: list[Prepared]) -> Pending:
         maps = self.conv(torch.stack([one.tensor for one in batch]))
         means = maps.mean(dim=(2, 3)).view(-1, ROWS, 8).numpy()
-        return [self._regions(one, found) for one, found in zip(batch, means, strict=True)]
+        found = [self._regions(one, own) for one, own in zip(batch, means, strict=True)]
+        return lambda: found
 
     def _regions(self, image: Prepared, found: np.ndarray) -> Regions:
         corners = np.arange(ROWS, dtype=np.float32)[:, None] * 10 + 100 * np.abs(found[:, :2])

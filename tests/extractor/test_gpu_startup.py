@@ -13,7 +13,7 @@ from shards import contents, index, start
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from extractor.backbone import Prepared
+from extractor.backbone import Backbone, Pending, Prepared
 from extractor.core import contract, manifest
 from extractor.core.backbone_specs import Precision, box_rule
 from extractor.core.contract import Regions
@@ -64,7 +64,7 @@ class Figures(Host):
         return self.need(self.batch)
 
 
-class Small:
+class Small(Backbone):
     """A backbone of one convolution, whose features depend on it."""
 
     synthetic = True
@@ -76,17 +76,18 @@ class Small:
 
     def prepare(self, pixels: np.ndarray) -> Prepared:
         tensor = torch.from_numpy(pixels[:16, :24].copy()).permute(2, 0, 1).float() / 255
-        return Prepared(tensor, pixels.shape[1], pixels.shape[0], 1.0)
+        return Prepared(tensor, pixels.shape[1], pixels.shape[0], 1.0, pixels.shape[:2])
 
     @torch.inference_mode()
-    def detect(self, batch: list[Prepared]) -> list[Regions]:
+    def start(self, batch: list[Prepared]) -> Pending:
         self.card.batch = len(batch)
         maps = self.conv(torch.stack([one.tensor for one in batch]))
         boxes, ones = np.array([[0, 0, 1, 1]], np.float32), np.ones(1, np.float32)
-        return [
-            Regions(found.mean(dim=(1, 2))[None].numpy(), boxes, np.zeros(1, int), ones, 1, one.width, one.height)
-            for one, found in zip(batch, maps, strict=True)
+        found = [
+            Regions(own.mean(dim=(1, 2))[None].numpy(), boxes, np.zeros(1, int), ones, 1, one.width, one.height)
+            for one, own in zip(batch, maps, strict=True)
         ]
+        return lambda: found
 
 
 class WrongForEight(TorchFunctionMode):

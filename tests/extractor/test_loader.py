@@ -74,7 +74,7 @@ def test_pixels_that_are_decoded_at_one_time_are_bounded(tmp_path, monkeypatch, 
         time.sleep(0.05)  # for one too many to come
         with lock:
             under_way -= 1
-        return Prepared(torch.zeros(3, 1, 1), 24, 16, 1.0)
+        return Prepared(torch.zeros(3, 1, 1), 24, 16, 1.0, (1, 1))
 
     monkeypatch.setattr(loader, "MAX_PIXELS", pixels)
     options = {"workers": 4, "window": 8, "limits": Limits(max_pixels=384), "max_bytes": 1 << 20}

@@ -13,18 +13,20 @@ from extractor.backbone import Checkpoint, Options, Prepared
 from extractor.core.backbone_specs import Precision, box_rule
 from extractor.core.contract import Regions
 from extractor.core.exit_codes import UsageError
-from resnet101_detectron2 import load, plain
+from resnet101_detectron2 import heads, load, plain
+from resnet101_detectron2.cpu.one_by_one import candidates
+from resnet101_detectron2.cpu.region_features import RegionFeatures
+from resnet101_detectron2.cpu.threads import Threads
 from resnet101_detectron2.detector import Detector
-from resnet101_detectron2.heads import Candidates, regions
-from resnet101_detectron2.roi_head import RegionFeatures
-from resnet101_detectron2.threads import Threads
+from resnet101_detectron2.heads import decode, pack, unpack
 
 
 def image(seed: int, height: int = 48, width: int = 80) -> Prepared:
     """Blots of colour, prepared."""
-    blots = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(seed)) * 255 - 115
-    tensor = torch.nn.functional.interpolate(blots[None], (height, width), mode="bicubic")[0]
-    return Prepared(tensor, width * 2, height * 2, 0.5)
+    blots = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(seed)) * 255
+    values = torch.nn.functional.interpolate(blots[None], (height, width), mode="bicubic")[0]
+    tensor = values.clamp(0, 255).byte().permute(1, 2, 0).contiguous()
+    return Prepared(tensor, width * 2, height * 2, 0.5, (height, width))
 
 
 def assert_equal(one: Regions, other: Regions) -> None:
@@ -109,29 +111,43 @@ def test_an_image_that_cannot_reach_the_minimum_keeps_what_it_has(detector: Dete
     assert (found.boxes[:, 2:] <= 32).all()
 
 
-def test_boxes_without_area_are_left_out(detector: Detector, monkeypatch):
+def rows(detector: Detector, proposals: torch.Tensor, features: torch.Tensor) -> Regions:
+    """What the heads make of one image's proposals."""
     predictor = detector.network.roi_heads.box_predictor
-    prepared = image(0)
-    proposals = torch.tensor([[200.0, 200, 240, 240], [0, 0, 40, 40], [20, 5, 70, 45]])  # the first lies outside
     with torch.inference_mode():
-        monkeypatch.setattr(predictor.box2box_transform, "apply_deltas", lambda deltas, boxes: boxes)
-        found = regions(predictor, Candidates(proposals, torch.rand(3, 2048), 48, 80), prepared, detector.rule)
+        packed = pack(predictor, candidates(proposals, features), [image(0)], detector.compute.rule)
+    return unpack(packed[0].numpy(), image(0))
+
+
+def test_boxes_without_area_are_left_out(detector: Detector, monkeypatch):
+    proposals = torch.tensor([[200.0, 200, 240, 240], [0, 0, 40, 40], [20, 5, 70, 45]])  # the first lies outside
+    monkeypatch.setattr(heads, "decode", lambda deltas, boxes, weights: boxes)
+    found = rows(detector, proposals, torch.rand(3, 2048))
     assert found.num_boxes == len(found.features) == 2
     assert sorted(found.boxes.tolist()) == [[0, 0, 80, 80], [40, 10, 140, 90]]
 
 
 def test_an_image_without_proposals_has_no_rows(detector: Detector):
-    predictor = detector.network.roi_heads.box_predictor
     with torch.inference_mode():
-        features = detector.region_features(torch.rand(3, 3, 1024), torch.zeros(0, 4))
-        found = regions(predictor, Candidates(torch.zeros(0, 4), features, 48, 80), image(0), detector.rule)
+        features = detector.compute.region_features(torch.rand(3, 3, 1024), torch.zeros(0, 4))
+    found = rows(detector, torch.zeros(0, 4), features)
     assert found.num_boxes == 0
     assert found.features.shape == (0, 2048)
     assert found.boxes.shape == (0, 4)
 
 
+@pytest.mark.parametrize("name", ["proposal_generator", "roi_heads.box_predictor"])
+def test_boxes_are_decoded_as_detectron2_does_it(detector: Detector, name: str):
+    transform = detector.network.get_submodule(name).box2box_transform
+    generator = torch.Generator().manual_seed(0)
+    low = torch.rand(1000, 2, generator=generator) * 800
+    boxes = torch.cat((low, low + torch.rand(1000, 2, generator=generator) * 400), dim=1)
+    deltas = torch.randn(1000, 4, generator=generator) * 3
+    assert torch.equal(decode(deltas, boxes, transform.weights), transform.apply_deltas(deltas, boxes))
+
+
 def test_the_adaptive_rule_keeps_between_its_limits(detector: Detector, monkeypatch):
-    monkeypatch.setattr(detector, "rule", box_rule("resnet101", min_boxes=2, max_boxes=4))
+    monkeypatch.setattr(detector.compute, "rule", box_rule("resnet101", min_boxes=2, max_boxes=4))
     (found,) = detector.detect([image(0)])
     assert 2 <= found.num_boxes <= 4
     assert (np.diff(found.obj_conf) <= 0).all()

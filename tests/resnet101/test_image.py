@@ -6,7 +6,7 @@ import torch
 from detectron2.data.transforms import ResizeShortestEdge
 
 from extractor.backbone import Unfit
-from resnet101_detectron2.image import prepare, resized
+from resnet101_detectron2.image import network_input, prepare, resized
 
 SIZES = [
     (640, 427),
@@ -34,10 +34,11 @@ def test_pixels_are_resized_on_8_bits_and_lose_the_mean(width: int, height: int)
     prepared = prepare(pixels)
     transform = ResizeShortestEdge([800, 800], 1333).get_transform(pixels)
     expected = transform.apply_image(pixels).astype(np.float32) - np.array([102.9801, 115.9465, 122.7717], np.float32)
-    np.testing.assert_array_equal(prepared.tensor.permute(1, 2, 0).numpy(), expected)
+    tensor = network_input([prepared], prepared.shape, torch.device("cpu"))
+    np.testing.assert_array_equal(tensor[0].permute(1, 2, 0).numpy(), expected)
     assert (prepared.width, prepared.height) == (width, height)
-    assert prepared.tensor.dtype == torch.float32
-    assert prepared.scale == pytest.approx(prepared.tensor.shape[2] / width, rel=0.01)
+    assert prepared.tensor.dtype == torch.uint8  # bytes travel, a quarter of the numbers
+    assert prepared.scale == pytest.approx(prepared.shape[1] / width, rel=0.01)
 
 
 def test_a_line_of_pixels_is_unfit():

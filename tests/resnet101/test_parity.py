@@ -8,6 +8,7 @@ import torch
 
 from extractor.pipeline.decode.pool import decode
 from resnet101_detectron2.detector import Detector
+from resnet101_detectron2.image import network_input
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = sorted(path.stem for path in (GOLDEN / "images").iterdir())
@@ -18,7 +19,7 @@ def test_an_image_gives_the_reference_s_numbers(detector: Detector, name: str):
     (image,) = (GOLDEN / "images").glob(f"{name}.*")
     expected = np.load(GOLDEN / "resnet101" / f"{name}.npz")
     prepared = detector.prepare(decode(image.read_bytes()))
-    assert prepared.tensor.shape[1:] == tuple(expected["dbg_input_hw"])
+    assert prepared.shape == tuple(expected["dbg_input_hw"])
 
     (found,) = detector.detect([prepared])
 
@@ -42,10 +43,11 @@ def test_the_maps_on_the_way_are_the_reference_s(detector: Detector):
     expected = np.load(GOLDEN / "resnet101" / "china_intermediate.npz")
     prepared = detector.prepare(decode((GOLDEN / "images" / "china.jpg").read_bytes()))
     with torch.inference_mode():
-        features = detector.network.backbone(prepared.tensor[None])["res4"]
+        pixels = network_input([prepared], prepared.shape, detector.device)
+        features = detector.network.backbone(pixels)["res4"]
         (logits,), (deltas,) = detector.network.proposal_generator.rpn_head([features])
     for name, tensor in {
-        "input": prepared.tensor,
+        "input": pixels,
         "res4": features,
         "rpn_logits": logits,
         "rpn_deltas": deltas,

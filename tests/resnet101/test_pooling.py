@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 from torchvision.ops import roi_pool
 
-from resnet101_detectron2.pooling import bin_size, pool
+from resnet101_detectron2.cpu.pooling import bin_size, pool
 
 # Multiples of 8 are the corners that rounding to cells of 16 pixels decides.
 corner = st.one_of(st.integers(0, 40).map(lambda eighth: 8.0 * eighth), st.floats(0, 320, width=32))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou, nms
 
 from extractor.core.backbone_specs import BoxRule, box_rule
-from resnet101_detectron2.selection import overlaps, select
+from resnet101_detectron2.selection import NMS_THRESHOLDS, overlaps, select
 
 EXACTLY_36 = box_rule("resnet101")
 ADAPTIVE = box_rule("resnet101", min_boxes=10, max_boxes=100)
@@ -24,14 +24,19 @@ def plainly(boxes: np.ndarray, scores: np.ndarray, rule: BoxRule) -> tuple[list[
     return kept[:wanted], float(threshold)
 
 
+def selected(boxes: np.ndarray, scores: np.ndarray, rule: BoxRule) -> tuple[list[int], float]:
+    """One image's rows and the threshold that gave them."""
+    valid = torch.ones(1, len(boxes), dtype=torch.bool)
+    found = select(torch.from_numpy(boxes)[None], torch.from_numpy(scores)[None], valid, rule)
+    assert found.settled.all()
+    return found.rows[0, : found.kept[0]].tolist(), NMS_THRESHOLDS[int(found.threshold[0])]
+
+
 def assert_same(boxes: np.ndarray, scores: np.ndarray, rule: BoxRule) -> None:
-    rows, threshold = select(boxes, scores, rule)
-    assert (rows.tolist(), threshold) == plainly(boxes, scores, rule)
+    assert selected(boxes, scores, rule) == plainly(boxes, scores, rule)
 
 
 def test_the_thresholds_are_the_reference_s_to_the_last_bit():
-    from resnet101_detectron2.selection import NMS_THRESHOLDS
-
     assert NMS_THRESHOLDS == (0.5, 0.6, 0.7, 0.7999999999999999, 0.8999999999999999)
 
 
@@ -68,14 +73,15 @@ def test_overlaps_are_torchvision_s_to_the_last_bit():
     generator = np.random.default_rng(0)
     low = generator.random((200, 2), np.float32) * 1000
     boxes = np.concatenate((low, low + generator.random((200, 2), np.float32) * 400), axis=1)
-    np.testing.assert_array_equal(overlaps(boxes), box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).numpy())
+    boxes = torch.from_numpy(boxes)
+    assert torch.equal(overlaps(boxes, boxes), box_iou(boxes, boxes))
 
 
 def test_exactly_36_ignores_the_confidence():
     boxes = np.array([[100 * i, 0, 100 * i + 50, 50] for i in range(60)], np.float32)
     scores = np.linspace(0.001, 0.01, 60, dtype=np.float32)
-    rows, _ = select(boxes, scores, box_rule("resnet101", min_boxes=36, max_boxes=36, confidence_threshold=0.9))
-    assert rows.tolist() == list(range(59, 23, -1))
+    rows, _ = selected(boxes, scores, box_rule("resnet101", min_boxes=36, max_boxes=36, confidence_threshold=0.9))
+    assert rows == list(range(59, 23, -1))
 
 
 @pytest.mark.parametrize(
@@ -84,15 +90,27 @@ def test_exactly_36_ignores_the_confidence():
 def test_the_adaptive_rule_keeps_the_confident_between_10_and_100(confident: int, kept: int):
     boxes = np.array([[100 * i, 0, 100 * i + 50, 50] for i in range(200)], np.float32)
     scores = np.where(np.arange(200) < confident, 0.8, 0.1).astype(np.float32)
-    assert select(boxes, scores, ADAPTIVE)[0].tolist() == list(range(kept))
+    assert selected(boxes, scores, ADAPTIVE)[0] == list(range(kept))
 
 
 def test_fewer_boxes_than_the_minimum_are_all_kept():
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
-    rows, threshold = select(boxes, np.array([0.3, 0.9, 0.5], np.float32), EXACTLY_36)
-    assert (rows.tolist(), threshold) == ([1, 2], 0.8999999999999999)
+    assert selected(boxes, np.array([0.3, 0.9, 0.5], np.float32), EXACTLY_36) == ([1, 2], 0.8999999999999999)
 
 
 def test_no_box_at_all():
-    rows, _ = select(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), EXACTLY_36)
-    assert rows.tolist() == []
+    assert selected(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), EXACTLY_36)[0] == []
+
+
+def test_a_batch_s_images_are_selected_from_apart():
+    generator = np.random.default_rng(0)
+    low = generator.random((3, 40, 2), np.float32) * 100
+    boxes = np.concatenate((low, low + generator.random((3, 40, 2), np.float32) * 100), axis=2)
+    scores = generator.random((3, 40), np.float32)
+    valid = torch.from_numpy(generator.random((3, 40)) < 0.8)
+    found = select(torch.from_numpy(boxes), torch.from_numpy(scores), valid, ADAPTIVE)
+    for image in range(3):
+        rows = valid[image].nonzero()[:, 0].numpy()
+        expected, threshold = plainly(boxes[image, rows], scores[image, rows], ADAPTIVE)
+        assert found.rows[image, : found.kept[image]].tolist() == rows[expected].tolist()
+        assert NMS_THRESHOLDS[int(found.threshold[image])] == threshold

@@ -4,7 +4,7 @@ import threading
 
 import torch
 
-from resnet101_detectron2.threads import Threads
+from resnet101_detectron2.cpu.threads import Threads
 
 
 def test_every_thread_computes_alone_and_the_others_keep_their_number():

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from resnet101_detectron2.threads import Threads
-from resnet101_detectron2.winograd import Winograd3x3
+from resnet101_detectron2.cpu.threads import Threads
+from resnet101_detectron2.cpu.winograd import Winograd3x3
 
 
 @pytest.mark.parametrize(

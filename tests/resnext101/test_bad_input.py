@@ -76,7 +76,8 @@ def test_what_is_no_image_is_refused_with_its_reason(kind: str):
 def test_every_other_image_has_its_input(kind: str):
     data, shape = FEATURISED[kind]
     prepared = prepare(decode(data))
-    assert prepared.shape == (3, *shape)
+    assert prepared.shape == shape
+    assert prepared.tensor.shape == (3, *shape)
     assert torch.isfinite(prepared.tensor).all()
 
 

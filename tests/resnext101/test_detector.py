@@ -19,18 +19,19 @@ from extractor.core.contract import Regions
 from extractor.core.exit_codes import UsageError
 from resnext101_mmf import load, plain
 from resnext101_mmf.config import BoxHead
-from resnext101_mmf.detector import Detector, chosen_regions
-from resnext101_mmf.gathered import gathered
+from resnext101_mmf.cpu.gathered import gathered
+from resnext101_mmf.cpu.one_by_one import candidates
+from resnext101_mmf.detector import Detector
 from resnext101_mmf.network import aligned
-from resnext101_mmf.proposals import Proposals
-from resnext101_mmf.selection import Selected
+from resnext101_mmf.rows import in_pixels, pack, packed, unpack
+from resnext101_mmf.selection import Chosen
 
 
 def image(seed: int, height: int = 64, width: int = 96) -> Prepared:
     """Blots of colour, prepared."""
     blots = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(seed)) * 255 - 115
     tensor = torch.nn.functional.interpolate(blots[None], (height, width), mode="bicubic")[0]
-    return Prepared(tensor, width * 2, height * 2, 0.5)
+    return Prepared(tensor, width * 2, height * 2, 0.5, (height, width))
 
 
 def assert_equal(one: Regions, other: Regions) -> None:
@@ -49,12 +50,6 @@ def alone(detector: Detector) -> list[Regions]:
 def test_batch_mates_and_order_change_no_bit(detector: Detector, alone: list[Regions], order: tuple[int, ...]):
     for found, seed in zip(detector.detect([image(seed) for seed in order]), order, strict=True):
         assert_equal(found, alone[seed])
-
-
-def test_images_of_one_true_batch_are_told_apart(detector: Detector, alone: list[Regions]):
-    """On a GPU a batch runs as one; here the same code does, whose sums only round otherwise."""
-    for found, expected in zip(detector._detect([image(seed) for seed in range(3)]), alone, strict=True):
-        assert_close(found, expected, tolerance=1e-4)
 
 
 def assert_close(one: Regions, other: Regions, *, tolerance: float) -> None:
@@ -136,7 +131,7 @@ def test_fp32_forbids_tf32(resnext101_checkpoint: Path, options: Options):
 
 
 def test_class_probabilities_are_optional(detector: Detector, alone: list[Regions], monkeypatch):
-    monkeypatch.setattr(detector, "options", replace(detector.options, cls_prob=ClsProb.NONE))
+    monkeypatch.setattr(detector.compute, "options", replace(detector.compute.options, cls_prob=ClsProb.NONE))
     (found,) = detector.detect([image(0)])
     assert found.cls_prob is None
     assert_equal(found, replace(alone[0], cls_prob=None))
@@ -153,8 +148,10 @@ def chosen(**rule: float) -> Regions:
     limit = options.rule.max_boxes
     scores = torch.cat([SCORES, torch.zeros(4, 1598)], dim=1)
     boxes = torch.arange(16, dtype=torch.float32).reshape(4, 4)
-    selected = Selected(ROWS[:limit], CONFIDENCE[:limit])
-    return chosen_regions(image(0), boxes, torch.zeros(4, 2048), scores, selected, options)
+    rows, confidence = torch.from_numpy(ROWS[:limit])[None], torch.from_numpy(CONFIDENCE[:limit])[None]
+    found = candidates(boxes, torch.zeros(4, 2048), scores)
+    table = packed(found, found.boxes, Chosen(rows, confidence, torch.ones(1, dtype=torch.bool)), options)
+    return unpack(table[0].numpy(), image(0), options)
 
 
 @pytest.mark.parametrize(
@@ -191,16 +188,22 @@ def test_with_background_it_is_class_0_and_the_others_count_from_1():
     np.testing.assert_array_equal(found.cls_prob[:, :2], SCORES[ROWS, 1:])
 
 
+@pytest.mark.parametrize("rounds", [None, 16])
 @pytest.mark.parametrize(("background", "first"), [(False, 1), (True, 0)])
-def test_background_takes_part_in_the_selection_where_asked(
-    detector: Detector, monkeypatch, background: bool, first: int
-):
-    rule = box_rule("resnext101", max_boxes=1, background=background)
-    monkeypatch.setattr(detector, "options", replace(detector.options, rule=rule))
+def test_background_takes_part_in_the_selection_where_asked(background: bool, first: int, rounds: int | None):
+    options = Options(box_rule("resnext101", max_boxes=1, background=background), torch.device("cpu"))
     boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [50.0, 50.0, 59.0, 59.0]])
     scores = torch.zeros(2, 1601)
     scores[:, :2] = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
 
-    found = detector._select(image(0), Proposals(boxes, torch.ones(2)), torch.zeros(2, 2048), scores)
+    found = pack(candidates(boxes, torch.zeros(2, 2048), scores), [image(0)], options, rounds)
 
-    np.testing.assert_array_equal(found.boxes, 2 * boxes[first : first + 1].numpy())
+    regions = unpack(found[0].numpy(), image(0), options)
+    np.testing.assert_array_equal(regions.boxes, 2 * boxes[first : first + 1].numpy())
+
+
+def test_boxes_are_divided_by_the_scale_as_a_number_divides_them():
+    """The tensor that divides on a GPU gives a CPU's quotients."""
+    boxes, scale = torch.rand(1, 5000, 4) * 1333, 1333 / 1601
+    one = replace(image(0), scale=scale)
+    assert torch.equal(in_pixels(boxes, [one]), boxes / scale)

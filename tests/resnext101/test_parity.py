@@ -9,7 +9,8 @@ import torch
 
 from extractor.core.contract import Regions
 from extractor.pipeline.decode.pool import decode
-from resnext101_mmf.detector import Detector, rois
+from resnext101_mmf.cpu.one_by_one import proposed, rois
+from resnext101_mmf.detector import Detector
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = sorted(path.stem for path in (GOLDEN / "images").iterdir())
@@ -50,8 +51,9 @@ def test_the_tensors_on_the_way_are_the_reference_s(detector: Detector):
 
     with torch.inference_mode():
         maps = detector.network.maps(prepared.tensor[None])
-        (proposals,) = detector.proposer(maps, *prepared.tensor.shape[1:])
-        levels, _ = rois([proposals], detector.config.roi_box_head)
+        proposals = proposed(detector.proposer, maps, prepared)
+        boxes, objectness = proposals.of(0), proposals.objectness[0]
+        levels, _ = rois(boxes, detector.config.roi_box_head)
 
     tensors = {"input_padded": prepared.tensor[None]}
     for level in range(5):
@@ -64,10 +66,10 @@ def test_the_tensors_on_the_way_are_the_reference_s(detector: Detector):
         np.testing.assert_allclose(sample, expected[f"{name}_sample"], rtol=0, atol=1e-4, err_msg=name)
 
     # Proposals of exactly equal objectness stand in the order of the flat anchors here, in any order there.
-    distance = np.abs(proposals.boxes.numpy()[None] - expected["proposals_all"][:, None]).max(axis=2)
+    distance = np.abs(boxes.numpy()[None] - expected["proposals_all"][:, None]).max(axis=2)
     place = distance.argmin(axis=1)
     np.testing.assert_array_equal(np.sort(place), np.arange(1000))
     assert distance.min(axis=1).max() < 0.05
-    np.testing.assert_allclose(proposals.objectness[place], expected["objectness_all"], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(proposals.objectness, expected["objectness_all"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(objectness[place], expected["objectness_all"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(objectness, expected["objectness_all"], rtol=0, atol=1e-5)
     np.testing.assert_array_equal(levels[place], expected["fpn_level_of_proposal"])

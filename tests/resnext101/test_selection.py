@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from resnext101_mmf import plain
 from resnext101_mmf.nms import survivors
-from resnext101_mmf.selection import select
+from resnext101_mmf.selection import select, select_among_first
 
 LIMIT = 100
 
@@ -48,6 +48,10 @@ def assert_same(boxes: np.ndarray, scores: np.ndarray, limit: int, *, against_or
     expected = oracle(boxes, scores, limit) if against_oracle else plain.select(given_boxes, given_scores, limit)
     np.testing.assert_array_equal(rows, expected[0], err_msg=f"rows of case {case}")
     np.testing.assert_array_equal(confidence, expected[1], err_msg=f"confidences of case {case}")
+    among = select_among_first(given_boxes[None], given_scores[None], len(rows), None, pairs=64)
+    if among.final[0]:
+        np.testing.assert_array_equal(among.rows[0], rows, err_msg=f"rows of case {case} among the first pairs")
+        np.testing.assert_array_equal(among.confidence[0], confidence, err_msg=f"case {case}, among the first pairs")
 
 
 def boxes_on_a_grid(random: np.random.Generator, count: int, extent: int) -> np.ndarray:
@@ -157,6 +161,7 @@ def test_survivors_are_those_of_greedy_suppression():
     falling = np.linspace(1, 0, 60, dtype=np.float32)
     for _ in range(200):
         boxes = np.stack([boxes_on_a_grid(random, 60, int(random.integers(2, 40))) for _ in range(2)])
-        kept = survivors(torch.from_numpy(boxes), 0.7)
+        kept, settled = survivors(torch.from_numpy(boxes), 0.7)
+        assert settled.all()
         for own, own_kept in zip(boxes, kept, strict=True):
             assert torch.nonzero(own_kept).squeeze(1).tolist() == kept_rows(own, falling, np.float32(0.7))

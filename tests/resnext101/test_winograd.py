@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from resnext101_mmf.winograd import TILES_AT_ONCE, Winograd
+from resnext101_mmf.cpu.winograd import TILES_AT_ONCE, Winograd
 
 
 @settings(max_examples=60, deadline=None)

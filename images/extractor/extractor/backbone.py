@@ -4,7 +4,7 @@ A package registers `load` under the entry point group `extractor.backbones`, by
 under `extractor.published`, where its published files can be downloaded.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,21 +21,22 @@ from extractor.core.contract import Regions
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image, resized and normalised for the network.
+    """One image as it travels to the network's device.
 
-    `tensor` is float32 [3, H, W] on the CPU; `width` and `height` are the decoded image's in pixels; `scale` is the
-    resize factor that the reference requested (network pixels per image pixel).
+    `tensor` lies on the CPU, in the backbone's own form (bytes for a GPU); `width` and `height` are the decoded
+    image's in pixels; `scale` is the resize factor that the reference requested (network pixels per image pixel);
+    `shape` is the height and width of the network's input.
     """
 
     tensor: torch.Tensor
     width: int
     height: int
     scale: float
+    shape: tuple[int, int]
 
-    @property
-    def shape(self) -> Hashable:
-        """Images of one shape may share a batch: no padding is ever added for a batch mate."""
-        return tuple(self.tensor.shape)
+
+Pending = Callable[[], list[Regions]]
+"""Waits for the regions of a batch that was started."""
 
 
 class Unfit(ValueError):
@@ -74,13 +75,18 @@ class Backbone(Protocol):
         """
         ...
 
-    def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
-        """The regions of each image of a batch, all of one `shape`.
+    def start(self, batch: Sequence[Prepared]) -> Pending:
+        """Begin to detect the regions of each image of a batch; what is returned waits for them, in order.
 
-        An image's result depends neither on its batch mates nor on their order.
-        Raises torch.OutOfMemoryError when the device's memory does not suffice for the batch.
+        A GPU works on while the host begins the next batch; on a CPU all is done when this returns. An image's result
+        depends neither on its batch mates nor on their order; mates of nearly one shape cost the least.
+        Raises torch.OutOfMemoryError when the device's memory does not suffice for the batch, here or when waiting.
         """
         ...
+
+    def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
+        """The regions of each image of a batch, at once."""
+        return self.start(batch)()
 
 
 class Loader(Protocol):

@@ -62,7 +62,10 @@ class CaffeStem(BasicStem):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, 3, H, W] to [N, 64, about H/4, about W/4]."""
-        x = functional.relu_(self.conv1(x))
+        return self.pool(functional.relu_(self.conv1(x)))
+
+    def pool(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, 64, H, W] to about half of each side."""
         return functional.max_pool2d(x, kernel_size=3, stride=2, padding=0, ceil_mode=True)
 
 

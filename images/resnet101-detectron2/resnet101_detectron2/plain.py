@@ -8,18 +8,19 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import ImageList
 from numpy.typing import NDArray
 
-from extractor.backbone import Checkpoint, Options, Prepared
+from extractor.backbone import Backbone, Checkpoint, Options, Pending, Prepared
 from extractor.core.backbone_specs import BoxRule, Precision
 from extractor.core.contract import Regions
 from extractor.core.exit_codes import UsageError
 from extractor.pipeline.stage_timer import stage
 from resnet101_detectron2 import checkpoint as checkpoints
 from resnet101_detectron2 import image
-from resnet101_detectron2.heads import Candidates, regions
+from resnet101_detectron2.cpu.one_by_one import candidates
+from resnet101_detectron2.heads import pack, unpack
 from resnet101_detectron2.network import build
 
 
-class Plain:
+class Plain(Backbone):
     """A `Backbone` without any of the work on speed, in fp32."""
 
     def __init__(self, network: GeneralizedRCNN, rule: BoxRule, device: torch.device, *, synthetic: bool) -> None:
@@ -33,13 +34,14 @@ class Plain:
         return image.prepare(pixels)
 
     @torch.no_grad()
-    def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
-        """The regions of each image, one after the other."""
-        return [self._one(prepared) for prepared in batch]
+    def start(self, batch: Sequence[Prepared]) -> Pending:
+        """Detect the regions of each image, one after the other."""
+        found = [self._one(prepared) for prepared in batch]
+        return lambda: found
 
     def _one(self, prepared: Prepared) -> Regions:
-        height, width = prepared.tensor.shape[1:]
-        images = ImageList(prepared.tensor.contiguous()[None].to(self.device), [(height, width)])
+        pixels = image.network_input([prepared], prepared.shape, self.device).contiguous()
+        images = ImageList(pixels, [prepared.shape])
         heads = self.network.roi_heads
         with stage("backbone"):
             features = self.network.backbone(images.tensor)
@@ -48,8 +50,9 @@ class Plain:
             pooled = heads.pooler([features["res4"]], [proposals.proposal_boxes])
             described = heads.res5(pooled).mean(dim=(2, 3))
         with stage("selection"):
-            found = Candidates(proposals.proposal_boxes.tensor, described, height, width)
-            return regions(heads.box_predictor, found, prepared, self.rule)
+            found = candidates(proposals.proposal_boxes.tensor, described)
+            packed = pack(heads.box_predictor, found, [prepared], self.rule)
+            return unpack(packed[0].cpu().numpy(), prepared)
 
 
 def load(checkpoint: Checkpoint, options: Options) -> Plain:

@@ -10,10 +10,11 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from extractor.core.backbone_specs import Precision
 from extractor.pipeline import machine
+from resnext101_mmf.batched import by_channel
 from resnext101_mmf.config import BoxHead
-from resnext101_mmf.gathered import gathered
+from resnext101_mmf.cpu.gathered import gathered
+from resnext101_mmf.cpu.winograd import Winograd
 from resnext101_mmf.network import Network
-from resnext101_mmf.winograd import Winograd
 
 DTYPES = {
     Precision.FP32: torch.float32,
@@ -29,17 +30,17 @@ def memory_format(precision: Precision) -> torch.memory_format:
     return torch.contiguous_format if precision is Precision.FP32 else torch.channels_last
 
 
-def arrange(network: Network, head: BoxHead, device: torch.device, precision: Precision) -> Network:
+def arrange(network: Network, head: BoxHead, device: torch.device, precision: Precision, *, batched: bool) -> Network:
     """Put the network on its device, in place.
 
-    In fp32 the body keeps every rounding of the reference: its hundred layers amplify each, and whatever order of sums
-    they take moves a class probability by up to 2e-4. What follows the body does not amplify. Any other precision
-    frees the body's order of sums too, and folds its norms into its convolutions. On a CPU, which has no TF32,
-    what follows the body is computed in channels-last fp32, by ways of its own.
+    On a CPU in fp32 the body keeps every rounding of the reference: its hundred layers amplify each, and whatever order
+    of sums they take moves a class probability by up to 2e-4. What follows the body does not amplify. A GPU has sums of
+    its own order, and any other precision frees the body's too: norms are folded into convolutions. On a CPU, which has
+    no TF32, what follows the body is computed in channels-last fp32, by ways of its own.
 
     Sets for the whole process whether a GPU may round fp32 operands to TF32, and on a CPU that freed memory is kept.
     """
-    if precision is Precision.FP32:
+    if precision is Precision.FP32 and not batched:
         _replace_norms(network)
     else:
         _fold_norms(network)
@@ -47,7 +48,7 @@ def arrange(network: Network, head: BoxHead, device: torch.device, precision: Pr
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision is Precision.TF32
     if device.type == "cpu":
         machine.keep_freed_memory()
-        if DTYPES[precision] is torch.float32:
+        if DTYPES[precision] is torch.float32 and not batched:
             _rearrange_heads(network, head)
     return network
 
@@ -110,8 +111,7 @@ def _rearrange_heads(network: Network, head: BoxHead) -> None:
     for owner in [*network.fpn.layer_blocks, network.rpn.conv[0]]:
         owner.register_module("0", Winograd(owner.get_submodule("0")))
     network.pool = partial(gathered, head)
-    by_channel = network.fc6.weight.view(len(network.fc6.weight), -1, head.pooler_resolution**2)
-    network.fc6.weight = nn.Parameter(by_channel.transpose(1, 2).flatten(1).contiguous(), requires_grad=False)
+    by_channel(network, head)
 
 
 def _channels_last(_fpn: nn.Module, stages: tuple[dict[str, Tensor]]) -> tuple[dict[str, Tensor]]:

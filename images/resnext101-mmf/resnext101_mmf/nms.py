@@ -7,6 +7,8 @@ kernel lets exactly the threshold pass; here both devices follow the CPU's rule.
 import torch
 from torch import Tensor
 
+from extractor.gpu.suppression import greedy
+
 
 def overlapping(boxes: Tensor, others: Tensor, threshold: float) -> Tensor:
     """Whether boxes [..., M, 4] overlap others [..., N, 4] at an IoU of `threshold` or more: bool [..., M, N]."""
@@ -20,22 +22,10 @@ def overlapping(boxes: Tensor, others: Tensor, threshold: float) -> Tensor:
     return shared / (area + other_area - shared) >= threshold
 
 
-def survivors(boxes: Tensor, threshold: float) -> Tensor:
-    """Which of the boxes [..., N, 4], best first, greedy suppression keeps: bool [..., N].
-
-    Greedy suppression is the only assignment in which a box is kept exactly if no better kept box overlaps it. The
-    iteration starts from all kept; each round settles at least the next undecided box of every list, in practice a
-    chain of suppressions each.
-    """
-    size = boxes.shape[-2]
-    suppresses = overlapping(boxes, boxes, threshold).triu_(diagonal=1)
-    kept = torch.ones(boxes.shape[:-1], dtype=torch.bool, device=boxes.device)
-    for _ in range(size):
-        settled = ~(suppresses & kept[..., :, None]).any(dim=-2)
-        if torch.equal(settled, kept):
-            break
-        kept = settled
-    return kept
+def survivors(boxes: Tensor, threshold: float, rounds: int | None = None) -> tuple[Tensor, Tensor]:
+    """Which of the boxes [..., N, 4], best first, greedy suppression keeps: bool [..., N]; see
+    `extractor.gpu.suppression.greedy`, also for `rounds` and what else is returned."""
+    return greedy(overlapping(boxes, boxes, threshold).triu_(diagonal=1), rounds)
 
 
 def _area(boxes: Tensor) -> Tensor:

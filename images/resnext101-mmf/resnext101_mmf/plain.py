@@ -11,19 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import nms
 
-from extractor.backbone import Checkpoint, Options, Prepared
+from extractor.backbone import Backbone, Checkpoint, Options, Pending, Prepared
 from extractor.core.backbone_specs import Precision
 from extractor.core.contract import Regions
 from extractor.core.exit_codes import UsageError
 from extractor.pipeline.stage_timer import stage
 from resnext101_mmf import checkpoint as checkpoints
 from resnext101_mmf import config, resize
-from resnext101_mmf.detector import chosen_regions, in_pixels, rois
+from resnext101_mmf.cpu.one_by_one import candidates, proposed, rois
 from resnext101_mmf.proposals import Proposer
-from resnext101_mmf.selection import IOU, Selected
+from resnext101_mmf.rows import in_pixels, packed, unpack
+from resnext101_mmf.selection import IOU, Chosen, Selected
 
 
-class Plain:
+class Plain(Backbone):
     """A `Backbone` without any of the work on speed, in fp32."""
 
     def __init__(self, checkpoint: Checkpoint, options: Options) -> None:
@@ -38,25 +39,29 @@ class Plain:
         return resize.prepare(pixels)
 
     @torch.no_grad()
-    def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
-        """The regions of each image, one after the other."""
-        return [self._one(image) for image in batch]
+    def start(self, batch: Sequence[Prepared]) -> Pending:
+        """Detect the regions of each image, one after the other."""
+        found = [self._one(image) for image in batch]
+        return lambda: found
 
     def _one(self, image: Prepared) -> Regions:
-        tensor = image.tensor[None].to(self.options.device)
+        tensor = resize.network_input([image], image.shape, self.options.device)
         with stage("backbone"):
             maps = self.network.maps(tensor)
         with stage("proposals"):
-            (proposals,) = self.proposer(maps, *tensor.shape[-2:])
+            proposals = proposed(self.proposer, maps, image).of(0)
         with stage("roi_head"):
-            features, logits = self.network.regions(maps.pyramid, *rois([proposals], self.config.roi_box_head))
+            features, logits = self.network.regions(maps.pyramid, *rois(proposals, self.config.roi_box_head))
             scores = logits.softmax(dim=1)
         with stage("selection"):
             rule = self.options.rule
-            boxes = in_pixels(proposals.boxes, image)
-            considered = scores if rule.background else scores[:, 1:]
-            selected = select(boxes.to(scores.device), considered, rule.max_boxes)
-            return chosen_regions(image, boxes, features, scores, selected, self.options)
+            found = candidates(proposals, features, scores)
+            boxes = in_pixels(found.boxes, [image])
+            selected = select(boxes[0], scores if rule.background else scores[:, 1:], rule.max_boxes)
+            rows, confidence = (torch.from_numpy(part).to(scores.device)[None] for part in selected)
+            final = torch.ones(1, dtype=torch.bool, device=scores.device)
+            rows = packed(found, boxes, Chosen(rows, confidence, final), self.options)
+            return unpack(rows[0].cpu().numpy(), image, self.options)
 
 
 def load(checkpoint: Checkpoint, options: Options) -> Plain:

@@ -2,11 +2,15 @@
 levels."""
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from extractor.gpu.frames import Extents
 from resnext101_mmf.config import Rpn
 from resnext101_mmf.network import Maps
 from resnext101_mmf.nms import survivors
@@ -19,10 +23,17 @@ CANONICAL_LEVEL, CANONICAL_SIDE = 4, 224
 
 
 class Proposals(NamedTuple):
-    """One image's proposals, best first: boxes [N, 4] in pixels of the padded input, objectness [N]."""
+    """Proposals of a batch, each image's best first: boxes [B, N, 4] in pixels of the padded input."""
 
     boxes: Tensor
     objectness: Tensor
+    """[B, N], -1 for what is no proposal."""
+    settled: Tensor
+    """Whether more rounds of suppression would change nothing: bool [B]."""
+
+    def of(self, place: int) -> Tensor:
+        """One image's boxes [K, 4]; a device is waited for."""
+        return self.boxes[place, : int((self.objectness[place] >= 0).sum())]
 
 
 def cell_anchors(size: int, stride: int, ratios: tuple[float, ...]) -> Tensor:
@@ -50,36 +61,43 @@ class Proposer:
         self.cells = [
             (computed if given is None else given).to(device) for computed, given in zip(own, anchors, strict=True)
         ]
+        self.anchors = lru_cache(maxsize=64)(self._anchors)
 
-    def __call__(self, maps: Maps, height: int, width: int) -> list[Proposals]:
-        """The proposals of each image of a batch whose padded input is `height` x `width` pixels."""
-        boxes, scores = zip(*(self._level(maps, level, height, width) for level in range(len(self.cells))), strict=True)
-        every, objectness = torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
-        objectness, order = objectness.sort(dim=1, descending=True, stable=True)
-        top = self.config.fpn_post_nms_top_n_test
-        counts = (objectness[:, :top] >= 0).sum(dim=1).tolist()
-        return [
-            Proposals(every[image, order[image, :count]], objectness[image, :count])
-            for image, count in enumerate(counts)
-        ]
+    def __call__(self, maps: Maps, extents: Sequence[Extents], sizes: Tensor, rounds: int | None = None) -> Proposals:
+        """The proposals of each image of a batch whose padded inputs are `sizes` [B, 2] (width, height) in pixels.
 
-    def _level(self, maps: Maps, level: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Boxes [B, K, 4] of one level, best first, and their objectness [B, K], -1 where suppressed."""
+        `extents`: how far each image reaches on the maps of each level. `rounds`: see
+        `extractor.gpu.suppression.greedy`.
+        """
         config = self.config
+        levels = [self._level(maps, level, extents[level]) for level in range(len(self.cells))]
+        most = max(scores.shape[1] for _, scores in levels)
+        boxes = torch.stack([functional.pad(part, (0, 0, 0, most - part.shape[1])) for part, _ in levels], dim=1)
+        objectness = torch.stack(
+            [functional.pad(part, (0, most - part.shape[1]), value=-1) for _, part in levels], dim=1
+        )
+        boxes = torch.minimum(boxes.clamp(min=0), (sizes - 1).repeat(1, 2)[:, None, None])
+        # What is no proposal comes last, and suppresses nothing else.
+        kept, settled = survivors(boxes, config.nms_thresh, rounds)
+        kept &= kept.cumsum(dim=2) <= config.post_nms_top_n_test
+        objectness = objectness.where(kept, -1.0).flatten(1)
+        objectness, order = objectness.sort(dim=1, descending=True, stable=True)
+        order = order[:, : config.fpn_post_nms_top_n_test, None]
+        boxes = boxes.flatten(1, 2).gather(1, order.expand(-1, -1, 4))
+        return Proposals(boxes, objectness[:, : config.fpn_post_nms_top_n_test], settled.all(dim=1))
+
+    def _level(self, maps: Maps, level: int, extent: Extents) -> tuple[Tensor, Tensor]:
+        """Decoded boxes [B, K, 4] of one level, best first, and their objectness [B, K], -1 outside of an image."""
         logits, deltas = maps.objectness[level].float(), maps.deltas[level].float()
         images, _, rows, columns = logits.shape
+        objectness = logits.sigmoid().masked_fill(~extent.inside(rows, columns)[:, None], -1)
         # Flat order (y, x, anchor); equal scores keep it.
-        objectness = logits.permute(0, 2, 3, 1).reshape(images, -1).sigmoid()
+        objectness = objectness.permute(0, 2, 3, 1).reshape(images, -1)
         objectness, index = objectness.sort(dim=1, descending=True, stable=True)
-        objectness, index = (part[:, : config.pre_nms_top_n_test] for part in (objectness, index))
+        objectness, index = (part[:, : self.config.pre_nms_top_n_test] for part in (objectness, index))
         deltas = deltas.permute(0, 2, 3, 1).reshape(images, -1, 4)
         deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4))
-        boxes = decode(self._anchors(level, rows, columns)[index], deltas)
-        limits = torch.tensor([width - 1, height - 1], dtype=boxes.dtype, device=boxes.device).repeat(2)
-        boxes = torch.minimum(boxes.clamp(min=0), limits)
-        kept = survivors(boxes, config.nms_thresh)
-        kept &= kept.cumsum(dim=1) <= config.post_nms_top_n_test
-        return boxes, objectness.where(kept, -1.0)
+        return decode(self.anchors(level, rows, columns)[index], deltas), objectness
 
     def _anchors(self, level: int, rows: int, columns: int) -> Tensor:
         cells, stride = self.cells[level], self.config.anchor_stride[level]
@@ -102,6 +120,8 @@ def decode(anchors: Tensor, deltas: Tensor) -> Tensor:
 def pyramid_levels(boxes: Tensor, scales: tuple[float, ...]) -> Tensor:
     """Which of the pooled levels, whose scales are given, each box [N, 4] is pooled from: int64 [N]."""
     area = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
-    level = torch.floor(CANONICAL_LEVEL + torch.log2(area.sqrt() / CANONICAL_SIDE + 1e-6))
+    # Divided by a tensor: by a number, a GPU would multiply with its inverse, which rounds otherwise.
+    side = torch.full((), float(CANONICAL_SIDE), device=boxes.device)
+    level = torch.floor(CANONICAL_LEVEL + torch.log2(area.sqrt() / side + 1e-6))
     lowest, highest = (-math.log2(scale) for scale in (scales[0], scales[-1]))
     return (level.clamp(lowest, highest) - lowest).long()

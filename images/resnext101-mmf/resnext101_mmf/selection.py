@@ -9,6 +9,9 @@ its best one, hence its confidence, and nothing later changes it. So boxes becom
 confidence, and once as many are final as are wanted the rest of the pairs need not be looked at.
 
 Ties: pairs of equal probability are visited by row, within a class and over all; so equal confidences rank by row.
+
+`select` visits pairs one after the other, as many as it takes. `select_among_first` settles the first few thousand of
+every image of a batch together, as operations on whole tensors, and says whether they sufficed.
 """
 
 from collections.abc import Iterator
@@ -16,12 +19,17 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from extractor.gpu.suppression import greedy, ranked
 from resnext101_mmf.nms import overlapping
 
 IOU = 0.5
+PAIRS = 2048
+"""(Box, class) pairs that `select_among_first` considers."""
+
 FIRST_LOOK = 2
 """Row maxima to look down to at first, in multiples of the boxes wanted; doubled until enough boxes are final."""
 
@@ -31,6 +39,40 @@ class Selected(NamedTuple):
 
     rows: NDArray[np.int64]
     confidence: NDArray[np.float32]
+
+
+class Chosen(NamedTuple):
+    """Kept rows [B, K] of a batch's images, best first, and their confidences; `final` [B]: whether these are they."""
+
+    rows: Tensor
+    confidence: Tensor
+    final: Tensor
+
+
+def select_among_first(boxes: Tensor, scores: Tensor, limit: int, rounds: int | None, pairs: int = PAIRS) -> Chosen:
+    """The `limit` most confident of the boxes [B, N, 4] with class probabilities [B, N, C], 0 for what is no proposal.
+
+    `rounds`: see `extractor.gpu.suppression.greedy`.
+    """
+    size, classes = scores.shape[1:]
+    pairs = min(pairs, size * classes)
+    values, index = scores.flatten(1).topk(pairs, dim=1, sorted=False)
+    # Of the pairs that equal the last, some may be missing: all are left out. By row and class, then by probability.
+    lowest = values.amin(dim=1, keepdim=True).clamp(min=0) if pairs < size * classes else torch.zeros_like(values)
+    index, order = index.sort(dim=1)
+    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    index = index.gather(1, order)
+    row, column = index // classes, index % classes
+    considered = values > lowest
+    over = overlapping(boxes, boxes, IOU)
+    over = over.gather(1, row[..., None].expand(-1, -1, size)).gather(2, row[:, None].expand(-1, pairs, -1))
+    over &= column[:, :, None] == column[:, None, :]
+    kept, settled = greedy(over.triu_(diagonal=1) & considered[:, :, None], rounds)
+    kept &= considered
+    earlier = (row[:, :, None] == row[:, None, :]).triu_(diagonal=1) & kept[:, :, None]
+    first = kept & ~earlier.any(dim=1)
+    rows, count = ranked(row, first, limit)
+    return Chosen(rows, ranked(values, first, limit)[0], settled & (count == limit))
 
 
 def select(boxes: Tensor, scores: Tensor, limit: int) -> Selected:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from extractor.backbone import Checkpoint, Options, Prepared, Unfit
+from extractor.backbone import Backbone, Checkpoint, Options, Pending, Prepared, Unfit
 from extractor.core.contract import Regions
 
 
 @dataclass
-class Stub:
+class Stub(Backbone):
     """Features are drawn from the image's digest: equal images have equal features, others differ.
 
     An image of one grey has no box.
@@ -33,15 +33,15 @@ class Stub:
         height, width = pixels.shape[:2]
         if min(height, width) < 2:
             raise Unfit(f"{width} x {height}: the stub wants two pixels a side")
-        return Prepared(torch.from_numpy(pixels.copy()).permute(2, 0, 1).float(), width, height, 1.0)
+        return Prepared(torch.from_numpy(pixels.copy()).permute(2, 0, 1).float(), width, height, 1.0, (height, width))
 
-    def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
-        assert len({prepared.shape for prepared in batch}) == 1
+    def start(self, batch: Sequence[Prepared]) -> Pending:
         self.batches.append(len(batch))
         if len(self.batches) == int(os.environ.get("STUB_FAULT_IN", "0")):
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         time.sleep(self.seconds * len(batch))
-        return [self._regions(prepared) for prepared in batch]
+        found = [self._regions(prepared) for prepared in batch]
+        return lambda: found
 
     def _regions(self, prepared: Prepared) -> Regions:
         digest = hashlib.sha256(prepared.tensor.numpy().tobytes()).digest()

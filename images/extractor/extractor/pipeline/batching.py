@@ -1,33 +1,56 @@
 """Images into batches and back into the manifest's order."""
 
-from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
+import math
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
-from extractor.backbone import Backbone, Prepared
+from extractor.backbone import Backbone, Pending
 from extractor.core.contract import Regions
 from extractor.gpu.faults import fault_of
 from extractor.pipeline.loader import LoadedImage
 
+WINDOW = 8
+"""Batches' worth of images among which mates are looked for."""
+
+WIDEST = 1.25
+"""A batch's frame may have so many times the pixels of its largest image."""
+
 Found = tuple[LoadedImage, Regions | None]
 
 
-def in_order(images: Iterable[LoadedImage], backbone: Backbone, *, size: int, window: int) -> Generator[Found]:
+def window(size: int) -> int:
+    """How many images wait for mates, for batches of this size: of the sizes that photographs have, batches are full,
+    and at most a tenth of what a network computes is beyond its images."""
+    return WINDOW * size if size > 1 else 1
+
+
+def in_order(images: Iterable[LoadedImage], backbone: Backbone, *, size: int, in_flight: int = 0) -> Generator[Found]:
     """Images with what was found in them, in the order in which they came.
 
-    Images of one shape share a batch of at most `size`; a batch starts when it is full, or when its first image has
-    held up the order for a whole window. Results wait here for their predecessors, so memory is bounded by the window.
+    When a window of images waits, the oldest starts with the `size` - 1 that are nearest to it in shape. Up to
+    `in_flight` batches are computed while the next is begun. Results wait here for their predecessors: each batch takes
+    the oldest along, which bounds how many.
     """
-    waiting: dict[Hashable, list[LoadedImage]] = {}
-    order: list[LoadedImage] = []
+    order: deque[LoadedImage] = deque()
+    waiting: list[LoadedImage] = []
+    started: deque[tuple[list[LoadedImage], Pending]] = deque()
     ready: dict[int, Regions | None] = {}
 
-    def start(shape: Hashable) -> None:
-        batch = waiting.pop(shape)
-        found = _detect(backbone, [image.prepared for image in batch if image.prepared is not None])
-        ready.update(zip((image.position for image in batch), found, strict=True))
+    def start() -> None:
+        batch = nearest(waiting, size)
+        with _told(len(batch)):
+            started.append((batch, backbone.start([image.prepared for image in batch if image.prepared is not None])))
+
+    def finish(most: int) -> None:
+        while len(started) > most:
+            batch, pending = started.popleft()
+            with _told(len(batch)):
+                ready.update(zip((image.position for image in batch), pending(), strict=True))
 
     def finished() -> Iterator[Found]:
         while order and order[0].position in ready:
-            image = order.pop(0)
+            image = order.popleft()
             yield image, ready.pop(image.position)
 
     for image in images:
@@ -35,25 +58,60 @@ def in_order(images: Iterable[LoadedImage], backbone: Backbone, *, size: int, wi
         if image.prepared is None:
             ready[image.position] = None
         else:
-            shape = image.prepared.shape
-            waiting.setdefault(shape, []).append(image)
-            if len(waiting[shape]) >= size:
-                start(shape)
+            waiting.append(image)
+        if len(waiting) >= window(size):
+            start()
+            finish(in_flight)
         yield from finished()
-        if len(order) >= window and (oldest := order[0].prepared) is not None:
-            start(oldest.shape)
-            yield from finished()
     while waiting:
-        start(next(iter(waiting)))
+        start()
+        finish(in_flight)
         yield from finished()
+    finish(0)
+    yield from finished()
 
 
-def _detect(backbone: Backbone, batch: Sequence[Prepared]) -> list[Regions]:
+def nearest(waiting: list[LoadedImage], size: int) -> list[LoadedImage]:
+    """Take the oldest image out of those that wait, and those that waste the fewest pixels beside it.
+
+    None is taken that would widen the batch's frame far beyond its largest image: an upright one for a landscape.
+    """
+    oldest, *others = waiting
+    batch = [oldest]
+    for other in sorted(others, key=lambda other: _wasted([oldest, other])):
+        if len(batch) < size and _frame([*batch, other]) <= WIDEST * max(map(_pixels, [*batch, other])):
+            batch.append(other)
+    taken = {image.position for image in batch}
+    waiting[:] = [image for image in waiting if image.position not in taken]
+    return batch
+
+
+def _pixels(image: LoadedImage) -> int:
+    return math.prod(_shape(image))
+
+
+def _frame(images: Sequence[LoadedImage]) -> int:
+    """Pixels of the smallest frame that holds each of these."""
+    return math.prod(map(max, zip(*map(_shape, images), strict=True)))
+
+
+def _wasted(images: Sequence[LoadedImage]) -> int:
+    """Pixels that are not filled when these share a batch."""
+    return len(images) * _frame(images) - sum(map(_pixels, images))
+
+
+def _shape(image: LoadedImage) -> tuple[int, int]:
+    return image.prepared.shape if image.prepared is not None else (0, 0)
+
+
+@contextmanager
+def _told(images: int) -> Iterator[None]:
+    """What a device raises, as the outcome that it means."""
     try:
-        return backbone.detect(batch)
+        yield
     except RuntimeError as error:
-        if (fault := fault_of(error, f"in a batch of {len(batch)}")) is not None:
+        if (fault := fault_of(error, f"in a batch of {images}")) is not None:
             raise fault from error
         if "DefaultCPUAllocator" in str(error):
-            raise MemoryError(f"a batch of {len(batch)} images did not fit: {error}") from error
+            raise MemoryError(f"a batch of {images} images did not fit: {error}") from error
         raise

@@ -173,20 +173,20 @@ def _featurise(
     """
     before = parts.settled(earlier)
     owners = {result.done.image_id: result.done for result in before.values() if result.done is not None}
-    window = max(4 * size, request.workers)
+    in_flight = 0 if machine.device_of(request.device).type == "cpu" else 1
     loaded = ahead(
         request.manifest,
         [position for position in range(progress.of) if position not in before],
         backbone.prepare,
         workers=request.workers,
-        window=window,
+        window=max(2 * size, request.workers),
         limits=Limits(request.max_pixels, request.max_seconds),
         max_bytes=request.max_bytes,
     )
     with (
         Saver(request.output, identity, scratch, images=request.part_images, seconds=request.part_seconds) as saver,
         closing(loaded),
-        closing(in_order(loaded, backbone, size=size, window=window)) as found_in_order,
+        closing(in_order(loaded, backbone, size=size, in_flight=in_flight)) as found_in_order,
     ):
         for each in found_in_order:
             image, found = exact.checked(*each)

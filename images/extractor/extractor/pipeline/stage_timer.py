@@ -16,9 +16,13 @@ def stage(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        spent = time.perf_counter() - started
-        with _lock:
-            _spent[name] = _spent.get(name, 0.0) + spent
+        charge(name, time.perf_counter() - started)
+
+
+def charge(name: str, seconds: float) -> None:
+    """Add to a stage what was measured otherwise."""
+    with _lock:
+        _spent[name] = _spent.get(name, 0.0) + seconds
 
 
 def collect() -> dict[str, float]:

@@ -1,6 +1,7 @@
 """How fast a backbone is, against a plain run of the same network in the same process, and what it costs in memory.
 
     python -m extractor.bench [--backbone resnet101] [--device cuda] [--precision bf16]
+    python -m extractor.bench host
 
 Every figure is a ratio of two runs that took turns in one process, with its spread; machines differ, ratios less so.
 """
@@ -25,14 +26,14 @@ from cyclopts import App
 from numpy.typing import NDArray
 
 from extractor import log
-from extractor.backbone import Loader, Options, Prepared, loader
+from extractor.backbone import Backbone, Loader, Options, Pending, Prepared, loader
 from extractor.core import manifest
 from extractor.core.backbone_specs import Precision, box_rule, specs
 from extractor.core.contract import Regions
 from extractor.pipeline import machine, stage_timer
 from extractor.pipeline.progress import Progress
 from extractor.pipeline.runner import Request, run
-from extractor.tools import gpu_bench, synthetic_checkpoint
+from extractor.tools import gpu_bench, host_bench, synthetic_checkpoint
 
 app = App(name="extractor.bench", help="Measure backbones against plain runs of the same networks.")
 
@@ -178,19 +179,21 @@ def _device_memory(device: torch.device) -> str:
     return f", {torch.cuda.max_memory_allocated(device) / 2**20:,.0f} MiB of the GPU's"
 
 
-class _Blank:
+class _Blank(Backbone):
     """A network that costs nothing, so that what surrounds it can be measured over many images."""
 
     synthetic = True
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Prepared:
-        return Prepared(torch.from_numpy(pixels).permute(2, 0, 1).float(), pixels.shape[1], pixels.shape[0], 1.0)
+        height, width = pixels.shape[:2]
+        return Prepared(torch.from_numpy(pixels).permute(2, 0, 1).float(), width, height, 1.0, (height, width))
 
-    def detect(self, batch: Sequence[Prepared]) -> list[Regions]:
+    def start(self, batch: Sequence[Prepared]) -> Pending:
         boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (36, 1))
         ids, ones = np.zeros(36, np.int64), np.ones(36, np.float32)
         features = np.random.default_rng(0).random((36, 2048), np.float32)
-        return [Regions(features, boxes, ids, ones, 36, one.width, one.height, ids, ones) for one in batch]
+        found = [Regions(features, boxes, ids, ones, 36, one.width, one.height, ids, ones) for one in batch]
+        return lambda: found
 
 
 @app.command
@@ -237,6 +240,9 @@ def gpu(
         for name in backbone
     ]
     gpu_bench.bench(candidates, measured, precision, json)
+
+
+app.command(host_bench.bench, name="host")
 
 
 @app.command(show=False)

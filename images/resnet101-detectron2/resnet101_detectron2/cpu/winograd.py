@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from resnet101_detectron2.threads import Threads
+from resnet101_detectron2.cpu.threads import Threads
 
 TAPS, OUTPUTS, POINTS = 3, 4, 6
 _INPUT = (

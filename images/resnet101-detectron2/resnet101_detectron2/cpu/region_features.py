@@ -1,4 +1,4 @@
-"""res5 on pooled RoIs, where nearly all of an image's time goes.
+"""res5 on pooled RoIs on a CPU, where nearly all of an image's time goes.
 
 Cells lie one after the other with their channels together, so that 1x1 convolutions are plain matrix products. The
 first block's run on distinct pooled rectangles only.
@@ -9,9 +9,9 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 from torch.nn import functional
 
-from resnet101_detectron2.pooling import pool
-from resnet101_detectron2.threads import Threads
-from resnet101_detectron2.winograd import Winograd3x3
+from resnet101_detectron2.cpu.pooling import pool
+from resnet101_detectron2.cpu.threads import Threads
+from resnet101_detectron2.cpu.winograd import Winograd3x3
 from resnet101_spec import SPEC
 
 ROIS_AT_ONCE = 8
@@ -19,9 +19,9 @@ ROIS_AT_ONCE = 8
 
 
 class RegionFeatures:
-    """Region features by detectron2's res5, its norms folded; on a CPU, RoIs are spread over `threads`."""
+    """Region features by detectron2's res5, its norms folded; RoIs are spread over `threads`."""
 
-    def __init__(self, res5: nn.Sequential, threads: Threads | None) -> None:
+    def __init__(self, res5: nn.Sequential, threads: Threads) -> None:
         self.blocks: list[BottleneckBlock] = list(res5)
         self.threads = threads
         # Winograd's transforms want the lines of all RoIs side by side, other convolutions one RoI after the other.
@@ -44,8 +44,6 @@ class RegionFeatures:
             places = tuple(axis for axis in range(3) if axis != self.roi_axis)
             return x.view(*some.shape, -1).mean(dim=places, dtype=torch.float32)
 
-        if self.threads is None:
-            return described(bins)
         return torch.cat(self.threads.map(described, torch.split(bins, ROIS_AT_ONCE, dim=self.roi_axis)))
 
 

@@ -1,0 +1,1 @@
+"""How a CPU computes the network: with fewer multiplications, and each image by itself."""
