@@ -2,7 +2,7 @@
 
 import math
 
-from extractor.core.backbone_specs import BackboneSpec, Choice, Frame
+from extractor.core.backbone_specs import BackboneSpec, Choice, Frame, Preprocessing
 
 BOXES, FEWEST = 100, 10
 SHORT_SIDE, LONG_SIDE = 800, 1333
@@ -44,5 +44,6 @@ SPEC = BackboneSpec(
     choose=choose,
     class_probabilities=True,
     background=True,
+    preprocessings=(Preprocessing.IGLUE, Preprocessing.MMF),
     frame=frame,
 )

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from extractor.core.backbone_specs import BoxRule, ClsProb, Precision, box_rule, revision
+from extractor.core.backbone_specs import BoxRule, ClsProb, Precision, Preprocessing, box_rule, revision
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,12 @@ RULE = BoxRule(min_boxes=36, max_boxes=36)
 )
 def test_revision_changes_with_whatever_changes_a_number(other):
     assert revision(*other) != revision("resnet101", "a" * 64, RULE)
+
+
+def test_revision_names_a_preprocessing_that_is_not_the_usual():
+    usual = revision("resnext101", "a" * 64, RULE)
+    assert revision("resnext101", "a" * 64, RULE, preprocessing=Preprocessing.IGLUE) == usual
+    assert revision("resnext101", "a" * 64, RULE, preprocessing=Preprocessing.MMF) != usual
 
 
 def test_revision_knows_which_fields_a_backbone_has():

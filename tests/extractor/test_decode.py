@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from extractor.core.rejection import Reason, Undecodable
 from extractor.pipeline.decode import header, jpeg
+from extractor.pipeline.decode.facts import Reader
 from extractor.pipeline.decode.pool import Decoders, Limits, decode
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "images"
@@ -161,6 +162,23 @@ def test_what_the_reference_can_read_is_read_as_it_reads_it(tmp_path: Path, name
 def test_a_rotated_photo_stands_upright():
     assert Image.open(GOLDEN / "chelsea_exif6.jpg").size == (451, 300)
     assert decode(FEATURISED["EXIF-rotated JPEG"]).shape == (451, 300, 3)
+
+
+@pytest.mark.parametrize(
+    "name", ["EXIF-rotated JPEG", "RGBA PNG", "grey JPEG", "palette PNG", "CMYK JPEG", "EXIF-rotated TIFF"]
+)
+def test_mmf_s_own_reader_gives_what_pillow_gives(name: str):
+    """As the image lies, in RGB order; also where `cv2.imread` reads nothing."""
+    data = FEATURISED.get(name) or REJECTED[name][0]
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(decode(data, reader=Reader.PILLOW), expected)
+
+
+@pytest.mark.parametrize("name", ["JPEG cut in its pixels and closed", "JPEG cut in its pixels", "PNG cut", "WebP cut"])
+def test_mmf_s_own_reader_takes_no_image_for_whole_that_is_not(name: str):
+    with pytest.raises(Undecodable) as rejected:
+        decode(REJECTED[name][0], reader=Reader.PILLOW)
+    assert rejected.value.reason in (Reason.TRUNCATED, Reason.UNREADABLE)
 
 
 def test_alpha_is_dropped_and_not_blended():

@@ -15,6 +15,7 @@ from extractor.backbone import Prepared
 from extractor.core import manifest
 from extractor.core.manifest import Entry, Manifest, Reason
 from extractor.pipeline import loader
+from extractor.pipeline.decode.facts import Reader
 from extractor.pipeline.decode.pool import Limits
 from extractor.pipeline.loader import Room, ahead
 
@@ -27,7 +28,7 @@ def unwanted(*_: object) -> Prepared:
 def test_a_file_above_the_limit_is_refused_before_it_is_fetched(tmp_path, size, reason):
     """What is fetched would be found missing."""
     listed = Manifest(str(tmp_path), (Entry(key="a.png", etag="e", size=size, image_id="a"),), sha256="")
-    found = loader.load(listed, 0, unwanted, Room(1000), Limits(max_pixels=1000), max_bytes=100)
+    found = loader.load(listed, 0, unwanted, Room(1000), Reader.OPENCV, Limits(max_pixels=1000), max_bytes=100)
     assert found.refused is not None
     assert found.refused[0] is reason
 
@@ -39,7 +40,9 @@ def too_much(*_: object) -> None:
 
 def load_one(folder: Path, prepare: Callable[..., Prepared]) -> loader.LoadedImage:
     (folder / "a.png").write_bytes(image(1))
-    return loader.load(manifest.of_images(str(folder)), 0, prepare, Room(1000), Limits(), max_bytes=1 << 20)
+    return loader.load(
+        manifest.of_images(str(folder)), 0, prepare, Room(1000), Reader.OPENCV, Limits(), max_bytes=1 << 20
+    )
 
 
 def test_memory_that_opencv_lacks_is_no_property_of_the_image(tmp_path):
@@ -77,7 +80,8 @@ def test_pixels_that_are_decoded_at_one_time_are_bounded(tmp_path, monkeypatch, 
         return Prepared(torch.zeros(3, 1, 1), 24, 16, 1.0, (1, 1))
 
     monkeypatch.setattr(loader, "MAX_PIXELS", pixels)
-    options = {"workers": 4, "window": 8, "limits": Limits(max_pixels=384), "max_bytes": 1 << 20}
+    options = {"workers": 4, "window": 8, "reader": Reader.OPENCV, "limits": Limits(max_pixels=384)}
+    options["max_bytes"] = 1 << 20
     found = list(ahead(manifest.of_images(str(tmp_path)), range(8), prepare, **options))
     assert [one.entry.key for one in found] == [f"{n}.png" for n in range(8)]
     assert all(one.prepared for one in found)

@@ -219,6 +219,7 @@ def test_a_next_attempt_needs_no_room_for_parts_that_are_there(night, extract, m
         (["--weights-sha256", "0" * 64], Exit.WEIGHTS_INVALID, "SHA-256"),
         (["--images", "."], Exit.USAGE, "not both"),
         (["--revision", "0" * 12], Exit.WEIGHTS_INVALID, "000000000000"),
+        (["--preprocessing", "mmf"], Exit.USAGE, "resnet101 has none such; expected iglue"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(night, change, code, text, extract):

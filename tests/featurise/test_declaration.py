@@ -123,6 +123,12 @@ def test_a_mistake_breaks_its_dataset_and_leaves_the_others_alone(tmp_path):
         ("prefix: images/flowers/", "schedule: {cron: daily}", 20, "schedule.cron: 'daily' is no cron expression"),
         ("prefix: images/flowers/", "schedule: {cron: 99 2 * * x}", 20, r"schedule.cron: '99 2 \* \* x' is no cron"),
         ("prefix: images/flowers/", "schedule: {cron: 0 0 30 2 *}", 20, "schedule.cron: .*failed to find next date"),
+        (
+            "precision: bf16",
+            "preprocessing: mmf",
+            23,
+            "preprocessing: resnet101 has no preprocessing mmf; expected iglue",
+        ),
         ("min_boxes: 10", "background: true", 24, "boxes: background is for resnext101, and resnet101 knows no such"),
         (
             "prefix: images/flowers/",

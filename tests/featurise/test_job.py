@@ -43,10 +43,12 @@ def test_no_secret_is_in_a_job(spec: FeatureSetSpec, shard, monkeypatch):
     assert "do-not-show" not in made.model_dump_json()
 
 
-@pytest.mark.parametrize("backbone", ["resnet101", "resnext101"])
-def test_the_extractor_understands_the_arguments(spec: FeatureSetSpec, shard, tmp_path, backbone):
+@pytest.mark.parametrize(
+    ("backbone", "extra"), [("resnet101", {}), ("resnext101", {"cls_prob": "none", "preprocessing": "mmf"})]
+)
+def test_the_extractor_understands_the_arguments(spec: FeatureSetSpec, shard, tmp_path, backbone, extra):
     summary = tmp_path / "summary.json"
-    other = FeatureSetSpec.model_validate({**spec.model_dump(), "backbone": backbone, "cls_prob": "none"})
+    other = FeatureSetSpec.model_validate({**spec.model_dump(), "backbone": backbone, **extra})
     made = extract.specification(
         Run(other, "2026-11-23", "run"), shard, Attempt(batch_size=2), summary_path=str(summary)
     )

@@ -104,6 +104,10 @@ def other_rule(file: h5py.File) -> None:
     file.attrs["box_rule"] = '{"max_boxes": 100}'
 
 
+def other_preprocessing(file: h5py.File) -> None:
+    file.attrs["preprocessing"] = "mmf"
+
+
 def no_provenance(file: h5py.File) -> None:
     del file.attrs["weights_sha256"]
 
@@ -147,6 +151,7 @@ def test_a_good_file_passes_with_its_numbers(spec, shard):
         (folder_for_field, "a: attr_conf is no dataset"),
         (other_revision, "attribute revision is '000000000000', expected"),
         (other_rule, "attribute box_rule is '{\"max_boxes\": 100}', expected"),
+        (other_preprocessing, "attribute preprocessing is 'mmf', expected 'iglue'"),
         (no_provenance, "attribute weights_sha256: Field required"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from extractor.core.contract import Regions
+from extractor.pipeline.decode.facts import Reader
 from extractor.pipeline.decode.pool import decode
 from resnext101_mmf.cpu.one_by_one import proposed, rois
 from resnext101_mmf.detector import Detector
@@ -30,6 +31,20 @@ def test_an_image_gives_the_reference_s_rows_in_the_reference_s_order(found: Cal
     np.testing.assert_allclose(best, expected["cls_prob_top5"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(regions.cls_prob.sum(axis=1), expected["cls_prob_rowsum"], rtol=0, atol=1e-4)
     np.testing.assert_array_equal(regions.obj_conf, regions.cls_prob.max(axis=1))
+
+
+@pytest.mark.parametrize("name", ["china", "rocket_rgba", "chelsea_exif6", "chelsea_gray"])
+def test_with_mmf_s_own_reader_the_rows_are_its_own(detector: Detector, name: str):
+    """Read by Pillow: not rotated, and colours less the mean of their own channel."""
+    expected = np.load(GOLDEN / "resnext101_pil" / f"{name}.npz")
+    (path,) = (GOLDEN / "images").glob(f"{name}.*")
+    (regions,) = detector.detect([detector.prepare(decode(path.read_bytes(), reader=Reader.PILLOW))])
+
+    np.testing.assert_allclose(regions.boxes, expected["bbox"], rtol=0, atol=0.05)
+    np.testing.assert_array_equal(regions.obj_id, expected["objects"])
+    assert (regions.img_w, regions.img_h) == (expected["image_width"], expected["image_height"])
+    assert cosines(regions.features, expected["features"]).min() >= 0.99999
+    np.testing.assert_allclose(regions.cls_prob.sum(axis=1), expected["cls_prob_rowsum"], rtol=0, atol=1e-4)
 
 
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -68,7 +68,8 @@ class Backbone(Protocol):
     """Whether the checkpoint is marked as synthetic."""
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Prepared:
-        """Resize and normalise one image, uint8 [H, W, 3] in BGR order as `cv2.imread` gives it.
+        """Resize and normalise one image, uint8 [H, W, 3] as the reader gives it: BGR by OpenCV, RGB by
+        Pillow (`Preprocessing`).
 
         Runs on the CPU and may be called from several threads at once.
         Raises Unfit when the image has no valid resized form.

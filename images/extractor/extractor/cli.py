@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from extractor import __version__, log
 from extractor.core import manifest, storage
-from extractor.core.backbone_specs import ClsProb, Precision, box_rule, specs
+from extractor.core.backbone_specs import ClsProb, Precision, Preprocessing, box_rule, specs
 from extractor.core.exit_codes import Exit, ExtractorError, Interrupted, Summary, UsageError
 from extractor.core.manifest import MAX_PIXELS, ImageIds
 from extractor.pipeline.progress import Progress
@@ -51,6 +51,7 @@ def run(
     device: str = "auto",
     precision: Precision = Precision.FP32,
     cls_prob: ClsProb = ClsProb.FULL,
+    preprocessing: Preprocessing = Preprocessing.IGLUE,
     min_boxes: int | None = None,
     max_boxes: int | None = None,
     confidence_threshold: float | None = None,
@@ -94,6 +95,8 @@ def run(
         Arithmetic of the network; `fp32` is the parity reference.
     cls_prob
         `none` leaves the class probabilities of `resnext101` out of the file.
+    preprocessing
+        Whose script's reading of images is followed: `iglue`, or `mmf` (`resnext101`).
     min_boxes
         The fewest boxes of an image; without any of these four, the rule is the reference's own.
     max_boxes
@@ -131,6 +134,7 @@ def run(
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         _check_backbone(backbone)
+        _check_preprocessing(backbone, preprocessing)
         try:
             rule = box_rule(
                 backbone,
@@ -165,6 +169,7 @@ def run(
                 device=device,
                 precision=precision,
                 cls_prob=cls_prob,
+                preprocessing=preprocessing,
                 batch_size=batch_size,
                 part_images=part_images,
                 part_seconds=part_seconds,
@@ -328,6 +333,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _check_backbone(backbone: str) -> None:
     if backbone not in specs():
         raise UsageError(f"--backbone {backbone}: there is no such backbone; expected {' or '.join(specs())}")
+
+
+def _check_preprocessing(backbone: str, preprocessing: Preprocessing) -> None:
+    if preprocessing not in (able := specs()[backbone].preprocessings):
+        raise UsageError(f"--preprocessing {preprocessing}: {backbone} has none such; expected {' or '.join(able)}")
 
 
 def _manifest(uri: str | None, images: str | None, rule: ImageIds, output: str) -> manifest.Manifest:

@@ -9,7 +9,7 @@ from croniter import CroniterError, croniter  # type: ignore[import-untyped]
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from extractor.core import backbone_specs
-from extractor.core.backbone_specs import BoxRule, ClsProb, Precision
+from extractor.core.backbone_specs import BoxRule, ClsProb, Precision, Preprocessing
 from extractor.core.manifest import ImageIds
 from featurise.declaration import former_names
 
@@ -216,6 +216,10 @@ class FeatureSetSpec(Section):
     cls_prob: ClsProb = Field(
         default=ClsProb.FULL, description="whether files carry class probabilities, where the backbone has them"
     )
+    preprocessing: Preprocessing = Field(
+        default=Preprocessing.IGLUE,
+        description="whose reading of images is followed: IGLUE's, or mmf's own (`mmf`, `resnext101` only)",
+    )
     images_per_shard: int = Field(default=2000, ge=1, description="images that one GPU task works through")
     launcher: Literal["process", "kubernetes"] = Field(
         default="process", description="where extract tasks run: on this machine, or as pods"
@@ -245,6 +249,15 @@ class FeatureSetSpec(Section):
             _check_background(info.data["backbone"], value.background)
         return value
 
+    @field_validator("preprocessing")
+    @classmethod
+    def _of_the_backbone(cls, value: Preprocessing, info: ValidationInfo) -> Preprocessing:
+        if "backbone" in info.data:
+            able = backbone_specs.specs()[info.data["backbone"]].preprocessings
+            if value not in able:
+                raise ValueError(f"{info.data['backbone']} has no preprocessing {value}; expected {' or '.join(able)}")
+        return value
+
     @field_validator("ready")
     @classmethod
     def _per_batch(cls, value: Ready, info: ValidationInfo) -> Ready:
@@ -265,7 +278,13 @@ class FeatureSetSpec(Section):
         """The digest of everything that changes a number of the feature set."""
         sha256 = self.weights.sha256 or ""
         return backbone_specs.revision(
-            self.backbone, sha256, self.rule, self.precision, self.cls_prob, self.weights.config_sha256
+            self.backbone,
+            sha256,
+            self.rule,
+            self.precision,
+            self.cls_prob,
+            self.weights.config_sha256,
+            self.preprocessing,
         )
 
     @property

@@ -65,6 +65,8 @@ def specification(run: Run, shard: Shard, attempt: Attempt, *, summary_path: str
     ]
     if specs()[spec.backbone].class_probabilities:
         argv += ["--cls-prob", spec.cls_prob.value]
+    if len(specs()[spec.backbone].preprocessings) > 1:
+        argv += ["--preprocessing", spec.preprocessing.value]
     if spec.rule.background:
         argv += ["--background"]
     if attempt.batch_size is not None:

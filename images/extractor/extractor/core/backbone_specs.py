@@ -36,6 +36,15 @@ class ClsProb(StrEnum):
     NONE = "none"
 
 
+class Preprocessing(StrEnum):
+    """Whose script's reading of an image is followed: the same network sees other numbers."""
+
+    IGLUE = "iglue"
+    """`cv2.imread`: upright by EXIF, in BGR order."""
+    MMF = "mmf"
+    """Pillow: as the image lies, in RGB order."""
+
+
 class BoxRule(BaseModel):
     """Which boxes of an image are kept."""
 
@@ -96,6 +105,8 @@ class BackboneSpec:
     class_probabilities: bool = False
     background: bool = False
     """Whether a rule may let the background compete for a box's class."""
+    preprocessings: tuple[Preprocessing, ...] = (Preprocessing.IGLUE,)
+    """What a user may choose from."""
     feature_width: int = 2048
     ordered: bool = False
     """Whether an image's rows come in descending order of `obj_conf`."""
@@ -142,6 +153,7 @@ def revision(
     precision: Precision = Precision.FP32,
     cls_prob: ClsProb = ClsProb.FULL,
     config_sha256: str | None = None,
+    preprocessing: Preprocessing = Preprocessing.IGLUE,
 ) -> str:
     """The digest (12 hex digits) of everything that changes a number or a field of a feature set."""
     spec = specs()[backbone]
@@ -154,4 +166,6 @@ def revision(
         "precision": precision.value,
         "cls_prob": cls_prob.value if spec.class_probabilities else None,
     }
+    if preprocessing is not Preprocessing.IGLUE:  # which was the only one, and goes without saying
+        facts["preprocessing"] = preprocessing.value
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]

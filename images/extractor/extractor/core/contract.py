@@ -17,6 +17,8 @@ from h5py import h5d, h5g, h5p, h5s, h5t
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from extractor.core.backbone_specs import Preprocessing
+
 SCHEMA_VERSION = 1
 
 DAMAGED = (OSError, RuntimeError, KeyError, TypeError, ValueError)
@@ -110,6 +112,7 @@ class Provenance(BaseModel):
     images: int
     rejects: int
     created_at: str
+    preprocessing: str = Preprocessing.IGLUE.value
     known_answers: str = ""
     """Operations that were computed in another way than usual, as that was wrong or slow on the device; one a line."""
 

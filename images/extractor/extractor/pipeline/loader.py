@@ -17,11 +17,15 @@ from numpy.typing import NDArray
 
 from extractor.backbone import Prepared, Unfit
 from extractor.core import storage
+from extractor.core.backbone_specs import Preprocessing
 from extractor.core.manifest import MAX_PIXELS, Entry, Manifest
 from extractor.core.rejection import Reason, Undecodable
+from extractor.pipeline.decode.facts import Reader
 from extractor.pipeline.decode.pool import Limits, shared
 from extractor.pipeline.machine import short_of_memory
 from extractor.pipeline.stage_timer import stage
+
+READERS = {Preprocessing.IGLUE: Reader.OPENCV, Preprocessing.MMF: Reader.PILLOW}
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,13 @@ class Room:
 
 
 def load(
-    manifest: Manifest, position: int, prepare: Callable[..., Prepared], room: Room, limits: Limits, max_bytes: int
+    manifest: Manifest,
+    position: int,
+    prepare: Callable[..., Prepared],
+    room: Room,
+    reader: Reader,
+    limits: Limits,
+    max_bytes: int,
 ) -> LoadedImage:
     """Fetch, decode and prepare one image; what is wrong with the image itself becomes its refusal.
 
@@ -83,7 +93,7 @@ def load(
         )
         return LoadedImage(position, entry, sha256, refused=(Reason.CHANGED, detail))
     try:
-        with shared().opened(data, limits) as image, room.taken(image.pixels):
+        with shared().opened(data, limits, reader) as image, room.taken(image.pixels):
             with stage("decode"):
                 pixels = image.decode()
             with stage("prepare"):
@@ -115,6 +125,7 @@ def ahead(
     *,
     workers: int,
     window: int,
+    reader: Reader,
     limits: Limits,
     max_bytes: int,
 ) -> Generator[LoadedImage]:
@@ -124,7 +135,7 @@ def ahead(
     with ThreadPoolExecutor(workers, thread_name_prefix="load") as pool:
         try:
             for position in positions:
-                pending.append(pool.submit(load, manifest, position, prepare, room, limits, max_bytes))
+                pending.append(pool.submit(load, manifest, position, prepare, room, reader, limits, max_bytes))
                 if len(pending) >= window:
                     yield pending.popleft().result()
             while pending:

@@ -13,7 +13,7 @@ import torch
 from extractor import __version__
 from extractor.backbone import Backbone, Checkpoint, Loader, Options
 from extractor.core import storage
-from extractor.core.backbone_specs import BoxRule, ClsProb, Precision, revision, specs
+from extractor.core.backbone_specs import BoxRule, ClsProb, Precision, Preprocessing, revision, specs
 from extractor.core.contract import Provenance, Regions, image_bytes
 from extractor.core.exit_codes import Interrupted, Summary, TooManyRejects, WeightsInvalid
 from extractor.core.manifest import MAX_PIXELS, IndexEntry, Manifest, Reason, Reject
@@ -27,7 +27,7 @@ from extractor.pipeline import machine, parts
 from extractor.pipeline.batching import in_order
 from extractor.pipeline.decode.pool import Limits
 from extractor.pipeline.finite import Finite
-from extractor.pipeline.loader import LoadedImage, ahead
+from extractor.pipeline.loader import READERS, LoadedImage, ahead
 from extractor.pipeline.part_writer import Saver
 from extractor.pipeline.parts import Part, Result
 from extractor.pipeline.progress import Progress
@@ -53,6 +53,7 @@ class Request:
     device: str = "auto"
     precision: Precision = Precision.FP32
     cls_prob: ClsProb = ClsProb.FULL
+    preprocessing: Preprocessing = Preprocessing.IGLUE
     batch_size: int | None = None
     part_images: int = 256
     part_seconds: float = 600.0
@@ -118,6 +119,7 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
             device=machine.device_name(device),
             precision=request.precision.value,
             box_rule=request.rule.recorded,
+            preprocessing=request.preprocessing.value,
             manifest_sha256=request.manifest.sha256,
             images=progress.featurised,
             rejects=progress.rejected,
@@ -133,7 +135,13 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
 
 def _revision(request: Request, weights: Weights) -> str:
     found = revision(
-        request.backbone, weights.sha256, request.rule, request.precision, request.cls_prob, weights.config_sha256
+        request.backbone,
+        weights.sha256,
+        request.rule,
+        request.precision,
+        request.cls_prob,
+        weights.config_sha256,
+        request.preprocessing,
     )
     if request.revision not in (None, found):
         raise WeightsInvalid(
@@ -180,6 +188,7 @@ def _featurise(
         backbone.prepare,
         workers=request.workers,
         window=max(2 * size, request.workers),
+        reader=READERS[request.preprocessing],
         limits=Limits(request.max_pixels, request.max_seconds),
         max_bytes=request.max_bytes,
     )

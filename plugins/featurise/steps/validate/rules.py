@@ -135,6 +135,7 @@ def provenance(
         "weights_sha256": spec.weights.sha256,
         "precision": spec.precision.value,
         "box_rule": spec.rule.recorded,
+        "preprocessing": spec.preprocessing.value,
         "manifest_sha256": manifest.sha256,
         "images": images,
         "rejects": rejects,

@@ -8,9 +8,9 @@ class Reader(StrEnum):
     """Which library's pixels are meant."""
 
     OPENCV = "opencv"
-    """`cv2.imread`: both references; upright by EXIF."""
+    """`cv2.imread`: upright by EXIF, in BGR order."""
     PILLOW = "pillow"
-    """mmf's own script: not rotated."""
+    """`Image.open`, as mmf's own script calls it: as the image lies, in RGB order."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from extractor.core.rejection import Reason, Undecodable
 from extractor.pipeline.decode.facts import Header
 
-OPENED = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")
+OPENED = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """Pillow's other formats may run foreign programs and stay closed."""
 
 _ANIMATED = {"GIF", "AVIF"}
@@ -53,13 +53,13 @@ def refusal(kind: str, data: bytes | mmap) -> tuple[Reason, str] | None:
 
 
 def pixels(data: bytes | mmap) -> NDArray[np.uint8]:
-    """The pixels that mmf's script reads: not rotated by EXIF, converted to RGB, in BGR order, uint8 [H, W, 3].
+    """The pixels that mmf's script reads: not rotated by EXIF, converted to RGB, uint8 [H, W, 3].
 
     Raises Undecodable when Pillow does not read the image.
     """
     try:
         with Image.open(io.BytesIO(data), formats=OPENED) as image:
-            return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
+            return np.array(image.convert("RGB"))
     except MemoryError:
         raise
     except Exception as error:  # on bytes of unknown origin Pillow's readers raise anything

@@ -60,7 +60,7 @@ class Opened:
         """The process that decodes it."""
 
     def decode(self) -> NDArray[np.uint8]:
-        """The pixels, uint8 [H, W, 3] in BGR order.
+        """The pixels, uint8 [H, W, 3] in the reader's channel order.
 
         Raises Undecodable with the reason; MemoryError when the machine's memory does not suffice; DecoderEnded.
         """
@@ -129,7 +129,7 @@ def shared() -> Decoders:
 
 
 def decode(data: bytes, limits: Limits = Limits(), reader: Reader = Reader.OPENCV) -> NDArray[np.uint8]:
-    """The pixels of one image, uint8 [H, W, 3] in BGR order.
+    """The pixels of one image, uint8 [H, W, 3] in the reader's channel order.
 
     Raises Undecodable with the reason: empty, not an image, unsupported, truncated, unreadable, too large, too costly.
     Raises MemoryError when the machine's memory does not suffice: that is no property of the image.

@@ -35,7 +35,7 @@ class StandardError:
 
 
 def read(file: int, data: mmap, kind: header.Format, reader: Reader, told: StandardError) -> NDArray[np.uint8]:
-    """The pixels of the image in an open file, uint8 [H, W, 3] in BGR order; `data` is the file's content.
+    """The pixels of the image in an open file, whose content is `data`: uint8 [H, W, 3] in the reader's channel order.
 
     Raises Undecodable when the reference's reader reads no such pixels, or makes some up; MemoryError.
     """
