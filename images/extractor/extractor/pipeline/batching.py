@@ -2,12 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-from extractor.backbone import Backbone, Pending
-from extractor.core.contract import Regions
-from extractor.gpu.faults import fault_of
+from extractor.backbone import Backbone
+from extractor.pipeline.detection import Detection, Found
 from extractor.pipeline.loader import LoadedImage
 
 WINDOW = 8
@@ -15,8 +13,6 @@ WINDOW = 8
 
 WIDEST = 1.25
 """A batch's frame may have so many times the pixels of its largest image."""
-
-Found = tuple[LoadedImage, Regions | None]
 
 
 def window(size: int) -> int:
@@ -34,29 +30,25 @@ def in_order(images: Iterable[LoadedImage], backbone: Backbone, *, size: int, in
     """
     order: deque[LoadedImage] = deque()
     waiting: list[LoadedImage] = []
-    started: deque[tuple[list[LoadedImage], Pending]] = deque()
-    ready: dict[int, Regions | None] = {}
+    detection = Detection(backbone)
+    started: deque[Callable[[], list[Found]]] = deque()
+    ready: dict[int, Found] = {}
 
     def start() -> None:
-        batch = nearest(waiting, size)
-        with _told(len(batch)):
-            started.append((batch, backbone.start([image.prepared for image in batch if image.prepared is not None])))
+        started.append(detection.start(nearest(waiting, size)))
 
     def finish(most: int) -> None:
         while len(started) > most:
-            batch, pending = started.popleft()
-            with _told(len(batch)):
-                ready.update(zip((image.position for image in batch), pending(), strict=True))
+            ready.update((found[0].position, found) for found in started.popleft()())
 
     def finished() -> Iterator[Found]:
         while order and order[0].position in ready:
-            image = order.popleft()
-            yield image, ready.pop(image.position)
+            yield ready.pop(order.popleft().position)
 
     for image in images:
         order.append(image)
         if image.prepared is None:
-            ready[image.position] = None
+            ready[image.position] = image, None
         else:
             waiting.append(image)
         if len(waiting) >= window(size):
@@ -102,16 +94,3 @@ def _wasted(images: Sequence[LoadedImage]) -> int:
 
 def _shape(image: LoadedImage) -> tuple[int, int]:
     return image.prepared.shape if image.prepared is not None else (0, 0)
-
-
-@contextmanager
-def _told(images: int) -> Iterator[None]:
-    """What a device raises, as the outcome that it means."""
-    try:
-        yield
-    except RuntimeError as error:
-        if (fault := fault_of(error, f"in a batch of {images}")) is not None:
-            raise fault from error
-        if "DefaultCPUAllocator" in str(error):
-            raise MemoryError(f"a batch of {images} images did not fit: {error}") from error
-        raise
