@@ -347,3 +347,32 @@ def test_class_and_confidence_are_the_largest_probability_s(spec, extract, backg
         getattr(found, name)[row] = value
     told = list(rules.regions(other, found, np.linalg.norm(found.features, axis=1)))
     assert told == [] if says is None else any(re.match(says, one) for one in told), told
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+WRITTEN = sorted(path for path in GOLDEN.glob("res*/*.npz") if not path.stem.endswith("_intermediate"))
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_what_the_references_themselves_found_passes(spec, path):
+    """Of class probabilities, golden files keep the five largest of a row."""
+    values = np.load(path)
+    if path.parent.name == "resnet101":
+        names = ("features", "boxes", "obj_id", "obj_conf", "img_w", "img_h", "attr_id", "attr_conf")
+        found = Regions(**{name: values[name] for name in names}, num_boxes=36)
+    else:
+        spec = spec.model_copy(update={"backbone": "resnext101"})
+        cls_prob = np.zeros((len(values["features"]), 1600), np.float32)
+        best, largest = values["cls_prob_top5_idx"].astype(np.int64), values["cls_prob_top5"]
+        np.put_along_axis(cls_prob, best, largest, axis=1)
+        found = Regions(
+            values["features"],
+            values["bbox"],
+            values["objects"],
+            largest[:, 0],
+            int(values["num_boxes"]),
+            int(values["image_width"]),
+            int(values["image_height"]),
+            cls_prob=cls_prob,
+        )
+    assert list(rules.regions(spec, found, np.linalg.norm(found.features, axis=1))) == []
