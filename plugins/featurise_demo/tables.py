@@ -1,7 +1,6 @@
-"""The README's tables, made from what they describe; `python -m featurise_demo.tables README.md` renews them."""
+"""The tables of the reference pages, made from what they describe; `python -m featurise_demo.tables` renews them."""
 
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
@@ -51,6 +50,18 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+PAGES = tuple(
+    Path(__file__).parents[2] / page
+    for page in (
+        "plugins/featurise/README.md",
+        "plugins/featurise/declaration/README.md",
+        "plugins/featurise/failures/README.md",
+        "images/extractor/README.md",
+    )
+)
+"""The pages that have a table, each beside the code that it is made from."""
+
+
 def renewed(text: str) -> str:
     """A document with what stands between `<!-- name -->` and `<!-- /name -->` replaced by that table."""
     return re.sub(
@@ -86,5 +97,5 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    for path in map(Path, sys.argv[1:]):
-        path.write_text(renewed(path.read_text()))
+    for page in PAGES:
+        page.write_text(renewed(page.read_text()))

@@ -42,6 +42,9 @@ class MmfFiles:
     def close(self) -> None:
         """Nothing is left to do."""
 
+    def release(self) -> None:
+        """No file is kept open."""
+
     def _put(self, name: str, data: bytes) -> None:
         partial = self.target / ".partial"
         partial.write_bytes(data)

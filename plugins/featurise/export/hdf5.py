@@ -6,7 +6,7 @@ folder can be moved as a whole. A crash while an HDF5 file is written may spoil 
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -50,6 +50,11 @@ class Hdf5:
                 for image_id in source.ids:
                     file[image_id] = h5py.ExternalLink(f"{source.name}.h5", f"/{image_id}")
         partial.replace(self.target)
+
+    def release(self) -> None:
+        if self._open is not None:
+            with suppress(OSError, RuntimeError):  # what is still to be written does not matter, and may find no room
+                self._open.close()
 
     @contextmanager
     def _room_to_close(self, source: Source) -> Iterator[None]:

@@ -54,6 +54,10 @@ class _Lightning:
     def close(self) -> None:
         self._environment.close()
 
+    def release(self) -> None:
+        if "_environment" in self.__dict__:
+            self._environment.close()
+
     @cached_property
     def _environment(self) -> lmdb.Environment:
         return lmdb.open(str(self.target), map_size=self._size, subdir=True, meminit=False)

@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -65,12 +65,18 @@ def run(dataset: str, backbone: str, revision: str | None, form: str, out: Path,
 
 @contextmanager
 def _alone_in(out: Path, dataset: str, backbone: str, form: str) -> Iterator[None]:
+    was_there = out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ExportFailed(f"{out} cannot be made a folder ({error.strerror}); choose another") from error
-    with lock.held(out, f"{dataset} under {backbone} as {form}"):
-        yield
+    try:
+        with lock.held(out, f"{dataset} under {backbone} as {form}"):
+            yield
+    finally:
+        if not was_there:
+            with suppress(OSError):  # it is kept unless it is empty
+                out.rmdir()
 
 
 def _export(dataset: str, backbone: str, revision: str | None, form: str, out: Path, tell: Tell) -> Exported:
@@ -84,36 +90,58 @@ def _export(dataset: str, backbone: str, revision: str | None, form: str, out: P
     with disk.writing(out):
         begun, done = _written(journal, form, name, planned)
         writer = FORMATS[form](out, dataset, planned, max(done.values(), default=0))
-        if not begun and writer.target.exists():
-            raise ExportFailed(
-                f"{writer.target} is there, and {journal.name} does not say that this export made it; "
-                f"choose another folder, or remove {writer.target}"
-            )
-        there = [source for source in planned if source.name in done]
-        _check_held(writer, journal, there)
-    todo = [source for source in planned if source.name not in done]
-    before = count = _images(there)
-    total = _images(planned)
-    tell(count, total)
-    for source in todo:
-        with scratch.folder() as folder:
-            local = _fetch(source, folder)
-            line = Line(form=form, feature_set=name, source=source.name, digest=source.digest)
-            if source.name not in begun:
-                with disk.writing(out):
-                    _append(journal, line)
-            with h5py.File(local, "r") as file:
-                for image_id in source.ids:
-                    group = file[image_id]
-                    with disk.writing(out):
-                        writer.add(source, image_id, group)
-                    count += 1
-                    tell(count, total)
+    try:
         with disk.writing(out):
-            _append(journal, line.model_copy(update={"offset": writer.commit(source)}))
-    with disk.writing(out):
-        writer.close()
-    return Exported(feature_set=name, synthetic=found.synthetic, images=total, before=before)
+            _check_there(writer, journal, begun, [source for source in planned if source.name in done])
+        progress = _Progress(tell, done=_images(planned, done), of=_images(planned))
+        before = progress.done
+        for source in planned:
+            if source.name not in done:
+                line = Line(form=form, feature_set=name, source=source.name, digest=source.digest)
+                _add(source, writer, journal, line, progress, begun=source.name in begun)
+        with disk.writing(out):
+            writer.close()
+    finally:
+        writer.release()
+    return Exported(feature_set=name, synthetic=found.synthetic, images=progress.of, before=before)
+
+
+class _Progress:
+    """Images done and in all, told at each step."""
+
+    def __init__(self, tell: Tell, done: int, of: int) -> None:
+        self._tell, self.done, self.of = tell, done, of
+        tell(done, of)
+
+    def one_more(self) -> None:
+        self.done += 1
+        self._tell(self.done, self.of)
+
+
+def _check_there(writer: Writer, journal: Path, begun: set[str], there: list[Source]) -> None:
+    if not begun and writer.target.exists():
+        raise ExportFailed(
+            f"{writer.target} is there, and {journal.name} does not say that this export made it; "
+            f"choose another folder, or remove {writer.target}"
+        )
+    _check_held(writer, journal, there)
+
+
+def _add(source: Source, writer: Writer, journal: Path, line: Line, progress: _Progress, *, begun: bool) -> None:
+    """One published file, image by image."""
+    with scratch.folder() as folder:
+        local = _fetch(source, folder)
+        if not begun:
+            with disk.writing(journal.parent):
+                _append(journal, line)
+        with h5py.File(local, "r") as file:
+            for image_id in source.ids:
+                group = file[image_id]
+                with disk.writing(journal.parent):
+                    writer.add(source, image_id, group)
+                progress.one_more()
+    with disk.writing(journal.parent):
+        _append(journal, line.model_copy(update={"offset": writer.commit(source)}))
 
 
 def renew(dataset: str, backbone: str, revision: str | None, form: str, out: Path, tell: Tell) -> Exported:
@@ -137,8 +165,8 @@ def renew(dataset: str, backbone: str, revision: str | None, form: str, out: Pat
             return done
 
 
-def _images(planned: list[Source]) -> int:
-    return sum(len(source.ids) for source in planned)
+def _images(planned: list[Source], names: Container[str] | None = None) -> int:
+    return sum(len(source.ids) for source in planned if names is None or source.name in names)
 
 
 def _written(journal: Path, form: str, name: str, planned: list[Source]) -> tuple[set[str], dict[str, int]]:

@@ -3,6 +3,7 @@
 import base64
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -47,6 +48,11 @@ class Lxmert:
 
     def close(self) -> None:
         self._file.close()
+
+    def release(self) -> None:
+        if "_file" in self.__dict__:
+            with suppress(OSError):  # what is still to be written does not matter, and may find no room
+                self._file.close()
 
     @cached_property
     def _file(self) -> BinaryIO:

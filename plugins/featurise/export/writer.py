@@ -35,3 +35,6 @@ class Writer(Protocol):
 
     def close(self) -> None:
         """Finish the export."""
+
+    def release(self) -> None:
+        """Let go of every file, finished or not: another attempt, in this process too, may follow at once."""
