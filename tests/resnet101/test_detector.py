@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from extractor.backbone import Checkpoint, Options, Prepared
 from extractor.core.backbone_specs import Precision, box_rule
 from extractor.core.contract import Regions
 from extractor.core.exit_codes import UsageError
+from extractor.core.manifest import Entry, Reason
+from extractor.pipeline.finite import Finite
+from extractor.pipeline.loader import LoadedImage
 from resnet101_detectron2 import heads, load, plain
 from resnet101_detectron2.cpu.one_by_one import candidates
 from resnet101_detectron2.cpu.region_features import RegionFeatures
@@ -134,6 +138,23 @@ def test_an_image_without_proposals_has_no_rows(detector: Detector):
     assert found.num_boxes == 0
     assert found.features.shape == (0, 2048)
     assert found.boxes.shape == (0, 4)
+
+
+class Sick(TorchFunctionMode):
+    """A device whose convolutions give NaN."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        return result * torch.nan if func is torch.conv2d else result
+
+
+def test_an_image_whose_numbers_are_nan_is_not_told_as_one_without_boxes(detector: Detector, options: Options):
+    loaded = LoadedImage(0, Entry(key="a.jpg", etag="e", size=1, image_id="a"), prepared=image(1))
+    with Sick():
+        (found,) = detector.detect([loaded.prepared])
+        refused, _ = Finite(lambda _: detector, options, detector).checked(loaded, found)
+    assert len(found.features) == 0
+    assert refused.refused[0] is Reason.NOT_FINITE
 
 
 @pytest.mark.parametrize("name", ["proposal_generator", "roi_heads.box_predictor"])
