@@ -30,8 +30,8 @@ def greedy(suppresses: Tensor, rounds: int | None = None) -> tuple[Tensor, Tenso
 
 def at_most(threshold: float) -> float:
     """The largest float32 that is no more than this: what a float32 exceeds exactly if it exceeds the threshold."""
-    nearest = np.float32(threshold)
-    return float(nearest if nearest <= threshold else np.nextafter(nearest, np.float32(-np.inf)))
+    nearest = np.float32(threshold)  # numpy would compare it with a number as float32, too
+    return float(nearest if float(nearest) <= threshold else np.nextafter(nearest, np.float32(-np.inf)))
 
 
 def ranked(values: Tensor, chosen: Tensor, limit: int) -> tuple[Tensor, Tensor]:
