@@ -1,6 +1,8 @@
 """One installation for all end-to-end tests: Airflow's four processes, SeaweedFS, the registry, the real extractor."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,6 +16,7 @@ import queue_stand_in
 import sqlalchemy
 from botocore.config import Config
 
+from extractor.core.weights import sha256_of
 from featurise.registry import engine
 from featurise.registry.models import GpuAttempt, Image, Reject
 from featurise_demo import embedded, platform, processes, state, weights
@@ -44,6 +47,7 @@ datasets:
   year: {start_date: 2025-11-01}
   arriving: {ready: {success: _SUCCESS, settle_seconds: null}}
   mistaken: {images_per_shard: many}
+  third: {backbones: {tiny: {weights: {uri: "${TINY_WEIGHTS}", sha256: "${TINY_SHA256}"}}}}
 """
 
 
@@ -148,11 +152,26 @@ class Installation:
         )
 
 
+def _third_backbone(folder: Path) -> dict[str, str]:
+    """A backbone that no shared code knows: installed as a package of its own, with a synthetic checkpoint."""
+    installed, checkpoint = folder / "tiny", folder / "tiny.pt"
+    install = [ROOT / ".tools/bin/uv", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    where = ["--python", sys.executable, "--target", installed]
+    subprocess.run([*install, *where, ROOT / "tests/tiny_backbone"], check=True)
+    python = state.EXTRACTOR.with_name("python")
+    subprocess.run([python, installed / "tiny_backbone.py", checkpoint], check=True)
+    return {
+        "PYTHONPATH": str(installed),
+        "TINY_WEIGHTS": str(checkpoint),
+        "TINY_SHA256": sha256_of(checkpoint),
+    }
+
+
 def _extractor(folder: Path) -> Path:
     """The extractor: with its network for the dataset `nights`, with the stub of its own tests for the others."""
     file = folder / "extractor"
     stub = ROOT / "tests/extractor/stub"
-    choice = f'case " $* " in *" --dataset nights "*) ;; *) export PYTHONPATH={stub};; esac'
+    choice = f'case " $* " in *" --dataset nights "*) ;; *) export PYTHONPATH={stub}:{folder}/tiny;; esac'
     file.write_text(f'#!/bin/sh\n{choice}\nexec {state.EXTRACTOR} "$@"\n')
     file.chmod(0o755)
     return file
@@ -180,6 +199,7 @@ def installation() -> Iterator[Installation]:
             "FEATURISE_TRAINING": str(folder / "training"),
             "FEATURISE_ARRIVALS": queue.url,
             "AWS_ENDPOINT_URL_SQS": queue.address,
+            **_third_backbone(folder),
         }
         with platform.running(folder, ROOT / "dags", variables, refresh_seconds=10) as up:
             yield Installation(folder, up.airflow, up.store, up.environment, queue, stack)
