@@ -276,3 +276,15 @@ def night(registry: str, spec: FeatureSetSpec, extract: Extractor) -> Night:
         return found
 
     return run
+
+
+@pytest.fixture
+def featurised(upload, night) -> dict[str, bytes]:
+    """Two nights' images by id, featurised."""
+    first = {f"bird_{n}": f"image {n}".encode() for n in range(6)}
+    second = {"late": b"another"}
+    upload({f"2026-11-22/{name}.jpg": data for name, data in first.items()})
+    night("2026-11-22")
+    upload({f"2026-11-23/{name}.jpg": data for name, data in second.items()})
+    night("2026-11-23")
+    return first | second

@@ -1,29 +1,22 @@
-"""Exports as their readers see them, resumed and refused."""
+"""Exports as their readers see them, and resumed."""
 
 import base64
-import dataclasses
 import json
 import os
-import pickle
-import resource
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
-import lmdb
 import numpy as np
 import pytest
+from exporting import content, entries, export
 
-from extractor.core import contract, storage
+from extractor.core import storage
 from extractor.core.contract import Regions
-from featurise.declaration.feature_set import FeatureSetSpec, Weights
-from featurise.export import mmf_names, pickles, run
-from featurise.export.source import ExportFailed, Source
-from featurise.registry.feature_sets import NoSuchFeatureSet
-from featurise.registry.session import reading
+from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.export import run
+from featurise.export.source import ExportFailed
 
 DAY, NEXT = "2026-11-22", "2026-11-23"
 EXTRACTOR = Path("images/extractor/.venv/bin/python")
@@ -32,31 +25,6 @@ pytestmark = [
     pytest.mark.usefixtures("registry"),
     pytest.mark.parametrize("database", ["sqlite"], indirect=True),
 ]
-
-
-@pytest.fixture
-def featurised(upload, night) -> dict[str, bytes]:
-    """Two nights' featurised by id, featurised."""
-    first = {f"bird_{n}": f"image {n}".encode() for n in range(6)}
-    second = {"late": b"another"}
-    upload({f"{DAY}/{name}.jpg": data for name, data in first.items()})
-    night(DAY)
-    upload({f"{NEXT}/{name}.jpg": data for name, data in second.items()})
-    night(NEXT)
-    return first | second
-
-
-def export(spec: FeatureSetSpec, form: str, out: Path) -> run.Exported:
-    return run.run(spec.dataset, spec.backbone, None, form, out, lambda done, of: None)
-
-
-def entries(path: Path) -> tuple[list[bytes], dict[bytes, dict]]:
-    with (
-        lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False) as environment,
-        environment.begin() as look,
-    ):
-        keys = pickle.loads(look.get(b"keys"))
-        return keys, {key: pickle.loads(look.get(key)) for key in keys}
 
 
 def test_h5_shows_every_image_as_a_group_of_one_file(spec, featurised, extract, tmp_path):
@@ -223,20 +191,6 @@ def test_what_another_program_or_export_wrote_is_left_as_it_is(spec, featurised,
     assert content(tmp_path) == there
 
 
-def content(folder: Path) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.name == "data.mdb":
-            found[name] = {key: repr(item) for key, item in entries(path.parent)[1].items()}
-        elif path.suffix == ".h5":
-            with h5py.File(path) as file:
-                found[name] = {image: group["features"][()].tobytes() for image, group in file.items()}
-        elif path.is_file() and path.name != "lock.mdb":
-            found[name] = path.read_bytes()
-    return found
-
-
 def test_replaced_images_and_other_exports_are_not_mixed_in(spec, featurised, upload, night, tmp_path):
     export(spec, "h5", tmp_path)
     with pytest.raises(ExportFailed, match=r"as h5, asked is .* as npy-mmf; choose another folder"):
@@ -307,130 +261,3 @@ def test_a_tsv_that_lost_its_end_is_not_filled_up(spec, featurised, tmp_path):
     with pytest.raises(ExportFailed, match="is gone although"):
         export(spec, "tsv-lxmert", tmp_path)
     assert table.read_bytes() == left
-
-
-def test_a_folder_that_takes_no_files_is_said(spec, featurised):
-    for form in run.FORMATS:
-        with pytest.raises(ExportFailed, match=r"/proc/self cannot be written to \(.*No such file.*another folder"):
-            export(spec, form, Path("/proc/self"))
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Files may not grow beyond this size: writing fails as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.parametrize("form", list(run.FORMATS))
-def test_an_export_to_a_full_disk_says_so_and_goes_on_later(spec, featurised, tmp_path, form, monkeypatch):
-    def full(method):
-        def call(*args):
-            with room_for(100_000):
-                return method(*args)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for name in ("add", "commit"):
-            patch.setattr(run.FORMATS[form], name, full(getattr(run.FORMATS[form], name)))
-        with pytest.raises(ExportFailed, match=r"/out cannot be written to \(.*(too large|Input/output).*free space"):
-            export(spec, form, tmp_path / "out")
-    assert export(spec, form, tmp_path / "out").images == len(featurised)
-    export(spec, form, tmp_path / "whole")
-    assert content(tmp_path / "out") == content(tmp_path / "whole")
-
-
-def test_a_source_that_cannot_be_read_is_not_laid_to_the_folder(spec, featurised, tmp_path, monkeypatch):
-    def spoilt(group):
-        raise OSError("Can't read data")
-
-    monkeypatch.setattr(contract, "read_image", spoilt)
-    with pytest.raises(ExportFailed, match=r"s3://.*\.h5: image /bird_\d cannot be read \(Can't read data\)"):
-        export(spec, "npy-mmf", tmp_path)
-
-
-def test_a_file_that_is_no_journal_is_said_and_left(spec, featurised, tmp_path):
-    journal = tmp_path / "export.jsonl"
-    for text in ("no newline", "a list of exports\nend", '{"form": "h5"}\nend', "\0\nend"):
-        journal.write_text(text)
-        with pytest.raises(ExportFailed, match=r"/export.jsonl is no journal of an export; choose another folder"):
-            export(spec, "h5", tmp_path)
-        assert journal.read_text() == text
-
-
-def test_an_export_that_lxmert_cannot_hold_leaves_no_file(spec, featurised, tmp_path, monkeypatch):
-    def without_attributes(group):
-        return dataclasses.replace(read(group), attr_id=None, attr_conf=None)
-
-    read = contract.read_image
-    monkeypatch.setattr(contract, "read_image", without_attributes)
-    with pytest.raises(ExportFailed, match="this backbone has none"):
-        export(spec, "tsv-lxmert", tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["export.jsonl"]
-
-
-def test_a_feature_set_without_images_makes_no_export(spec, upload, night, tmp_path):
-    upload({f"{DAY}/x.jpg": b"bad"})
-    night(DAY)
-    with pytest.raises(ExportFailed, match=f"{spec.feature_set} has no image to export"):
-        export(spec, "h5", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name", ['"a', "a\rb", "a\tb", "a\nb"])
-def test_ids_that_lxmert_would_read_as_others_are_refused_before_anything_is_written(name, tmp_path):
-    with pytest.raises(ExportFailed, match="holds a tab, a line break or a quotation mark"):
-        run.FORMATS["tsv-lxmert"](tmp_path, "birds", [Source("s3://b/f/d/x.h5", "0", 1, ("b", name))], 0)
-    assert not (tmp_path / "birds_obj.tsv").exists()
-
-
-def test_ids_are_as_long_as_mmf_s_file_names_allow(spec, upload, night, tmp_path):
-    upload({f"{DAY}/{246 * 'a'}.jpg": b"a"})
-    night(DAY)
-    export(spec, "npy-mmf", tmp_path)
-    assert len(list((tmp_path / "birds").iterdir())) == 2
-    with pytest.raises(ExportFailed, match=r"is 248 bytes long, and .* have room for 246"):
-        run.FORMATS["npy-mmf"](tmp_path, "other", [Source("s3://b/f/d/x.h5", "0", 1, (124 * "\u00e9",))], 0)
-    assert not (tmp_path / "other").exists()
-
-
-def test_what_is_not_there_or_not_meant_is_said(spec, featurised, night, tmp_path):
-    with pytest.raises(NoSuchFeatureSet, match=f"no feature set of dataset 'cats'.*{spec.feature_set}"):
-        run.run("cats", "resnet101", None, "h5", tmp_path, lambda done, of: None)
-    other = spec.model_copy(update={"weights": Weights(uri="s3://models/new/", sha256="b" * 64)})
-    night(DAY, of=other)
-    with pytest.raises(ExportFailed, match=f"2 revisions.*{spec.revision}, {other.revision}"):
-        export(spec, "h5", tmp_path)
-
-
-def test_an_altered_object_is_not_exported(spec, featurised, tmp_path):
-    with reading() as connection:
-        first = run.sources(connection, 1)[0]
-    data = bytearray(storage.read_bytes(first.uri))
-    data[-1] ^= 1
-    storage.write_bytes(first.uri, bytes(data))
-    with pytest.raises(ExportFailed, match="the object was altered"):
-        export(spec, "h5", tmp_path)
-
-
-def test_ids_that_mmf_confuses_are_refused():
-    def source(*ids: str) -> list[Source]:
-        return [Source("s3://b/f/d/x.h5", "0", 1, ids)]
-
-    mmf_names.check_lmdb(source("COCO_7", "8"))
-    with pytest.raises(ExportFailed, match="'COCO_0007' for '7'"):
-        mmf_names.check_lmdb(source("COCO_0007", "7"))
-    mmf_names.check_files(source("a", "b_info"))
-    with pytest.raises(ExportFailed, match="'a_info' for 'a'"):
-        mmf_names.check_files(source("a", "a_info"))
-
-
-def test_pickles_name_the_module_that_every_numpy_has():
-    data = pickles.dumps({"array": np.arange(3)})
-    assert b"numpy._core" not in data
-    np.testing.assert_array_equal(pickle.loads(data)["array"], np.arange(3))

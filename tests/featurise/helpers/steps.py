@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from extractor.core import manifest, storage
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
 from featurise.steps import plan, publish, register
 from featurise.steps.discover import step as discover
-from featurise.steps.discover.step import Discovered
+from featurise.steps.discover.step import Discovered, Fresh
 from featurise.steps.plan import Shard
 from featurise.steps.validate import step as validate
 
@@ -34,3 +35,13 @@ def finish(run: Run, shard: Shard) -> publish.Published:
     published = up_to_publication(run, shard)
     register.run(run, shard, published)
     return published
+
+
+def fresh(spec: FeatureSetSpec, run_id: str = "run", batch: str = "2026-11-23", **options: Any) -> list[str]:
+    """The names below the prefix of what a run finds new."""
+    found = discovered(spec, batch, run_id, **options)
+    if found.left:
+        return [found.left]
+    lines = manifest.load(Fresh, storage.read_bytes(found.listing_uri), found.listing_uri)
+    assert len(lines) == found.fresh
+    return [line.key.removeprefix(spec.prefix) for line in lines]
