@@ -110,12 +110,21 @@ system:
 		else echo "the tests need more; run: sudo apt-get install -y" $$missing >&2; exit 1; fi; }
 
 .PHONY: lint
-lint: setup ## ruff, mypy --strict, import-linter
+lint: setup types ## ruff, codespell, mypy --strict, import-linter
 	$(CONTROL)/bin/ruff check $(OURS)
 	$(CONTROL)/bin/ruff format --check $(OURS)
-	$(CONTROL)/bin/mypy
-	cd images/extractor && .venv/bin/mypy
+	git ls-files | grep -Ev '\.(png|jpg|webp|npz|lock)$$' | xargs $(CONTROL)/bin/codespell
 	$(CONTROL)/bin/lint-imports
+
+# A run for each folder of tests: each has a conftest of its own.
+.PHONY: types
+types: setup
+	$(CONTROL)/bin/mypy
+	for folder in cluster dags e2e featurise helm images kubernetes repository; do \
+		$(CONTROL)/bin/mypy --config-file tests/mypy.ini tests/$$folder; done
+	cd images/extractor && ../../$(EXTRACTOR)/bin/mypy
+	for folder in extractor resnet101 resnext101; do \
+		$(EXTRACTOR)/bin/mypy --config-file tests/mypy.ini tests/$$folder; done
 
 .PHONY: audit
 audit: setup ## known advisories against every locked package (asks osv.dev, or the mirror OSV_URL)

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import boto3
 import psycopg
 from sqlalchemy import make_url
 
@@ -81,6 +80,8 @@ def serve(folder: Path, dags: Path, variables: dict[str, str]) -> None:
 
 
 def _bucket(store: embedded.ObjectStore) -> None:
+    import boto3
+
     client = boto3.client(
         "s3",
         endpoint_url=store.endpoint,

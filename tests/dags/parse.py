@@ -5,6 +5,7 @@ Any attempt to connect to anything fails the parsing: DAG files touch no network
 
 import json
 import sys
+from datetime import timedelta
 from typing import Any
 
 
@@ -55,7 +56,7 @@ def main(folder: str) -> None:
             "partitions": [
                 (info.run_after.isoformat(), info.partition_key)
                 for info in serialized.iter_dagrun_infos_between(
-                    serialized.start_date.subtract(days=1), serialized.start_date.add(days=2)
+                    serialized.start_date - timedelta(days=1), serialized.start_date + timedelta(days=2)
                 )
             ],
             "first_run": _first_run(serialized),

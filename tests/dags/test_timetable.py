@@ -31,7 +31,9 @@ def test_each_day_has_one_run_also_when_the_clocks_change(first: datetime) -> No
     keys = [run.partition_key for run in runs]
     assert keys == [pendulum.instance(first).add(days=day).format("YYYY-MM-DD") for day in range(4)]
     for run in runs:
-        assert run.run_after.in_timezone("Europe/Berlin").date() == pendulum.parse(run.partition_key).add(days=1).date()
+        assert run.run_after.in_timezone("Europe/Berlin").date() == pendulum.Date.fromisoformat(run.partition_key).add(
+            days=1
+        )
 
 
 def test_a_partition_is_dated_by_its_midnight_whoever_starts_the_run() -> None:

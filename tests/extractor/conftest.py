@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def night(make_shard) -> Shard:
 
 
 @pytest.fixture
-def extract(monkeypatch, capsys) -> Callable[[Sequence[str]], Ended]:
+def extract(monkeypatch, capsys) -> Iterator[Callable[[Sequence[str]], Ended]]:
     """Run the extractor's command line in this process, with the stub backbone."""
     monkeypatch.syspath_prepend(STUB)
     before = signal.getsignal(signal.SIGTERM)
@@ -61,7 +61,7 @@ def extract(monkeypatch, capsys) -> Callable[[Sequence[str]], Ended]:
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory) -> ObjectStore:
+def store(tmp_path_factory) -> Iterator[ObjectStore]:
     """A SeaweedFS of this session, with its credentials in the environment."""
     with object_store(tmp_path_factory.mktemp("seaweedfs")) as running, pytest.MonkeyPatch.context() as patch:
         for name, value in running.environment.items():
@@ -107,7 +107,7 @@ class OwnStore:
 
 
 @pytest.fixture
-def own_store(tmp_path, monkeypatch) -> OwnStore:
+def own_store(tmp_path, monkeypatch) -> Iterator[OwnStore]:
     """A store of this test's own, in the environment."""
     running = OwnStore(tmp_path / "store")
     for name, value in running.environment.items():

@@ -4,6 +4,7 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -202,7 +203,7 @@ class Answer(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def flaky(monkeypatch) -> Flaky:
+def flaky(monkeypatch) -> Iterator[Flaky]:
     with Flaky(("127.0.0.1", 0), Answer) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)

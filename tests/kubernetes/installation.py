@@ -50,8 +50,8 @@ class Installation:
     folder: Path
     stub: Path
     cluster: StandIn
-    airflow: airflow.Airflow
     settings: airflow.Settings
+    airflow: airflow.Airflow
     spec: FeatureSetSpec
     registry: str
     variables: dict[str, str]
@@ -186,4 +186,4 @@ def install(folder: Path) -> Iterator[Installation]:
             refresh_seconds=3,
         )
         running = stack.enter_context(airflow.run(settings, variables))
-        yield Installation(folder, stub, cluster, running, settings, spec, registry, {**os.environ, **variables})
+        yield Installation(folder, stub, cluster, settings, running, spec, registry, {**os.environ, **variables})

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from itertools import cycle
 
 import pytest
@@ -37,8 +38,11 @@ def test_every_image_is_featurised_once(installation: Installation) -> None:
     def done() -> int:
         return sum(len(installation.done(shard)) >= IMAGES for shard in SHARDS)
 
+    def reached(share: float) -> bool:
+        return done() >= share * len(SHARDS)
+
     for share in (0.2, 0.6):
-        installation.wait(lambda share=share: done() >= share * len(SHARDS), 1800, f"{share:.0%} of the shards")
+        installation.wait(partial(reached, share), 1800, f"{share:.0%} of the shards")
         cluster.stop_listening()
         processes.wait_until(lambda: False, OUTAGE_SECONDS, "")
         cluster.start()

@@ -1,7 +1,8 @@
 """One run, a misfortune for each shard: every row of the taxonomy, through Airflow and the API, to its action."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -83,9 +84,7 @@ class Run:
 def run(installation: Installation) -> Iterator[Run]:
     for name, case in CASES.items():
         if case.fault is not None:
-            installation.cluster.faults.add(
-                case.fault, lambda labels, name=name: labels.get("shard") == f"shard-{name}", after=1.5
-            )
+            installation.cluster.faults.add(case.fault, partial(_is_of, f"shard-{name}"), after=1.5)
     installation.script("taxonomy", {f"shard-{name}": case.script for name, case in CASES.items()})
     made = Run(installation, installation.start("taxonomy"))
 
@@ -99,6 +98,10 @@ def run(installation: Installation) -> Iterator[Run]:
     yield made
     path = f"/dags/taxonomy/dagRuns/{made.id}"
     installation.airflow.api.call("PATCH", path, {"state": "failed"})
+
+
+def _is_of(shard: str, labels: Mapping[str, str]) -> bool:
+    return labels.get("shard") == shard
 
 
 def _at_rest(rows: list[dict[str, Any]], case: Case) -> bool:

@@ -157,7 +157,7 @@ def test_names_match_by_their_ending(path: Path):
 
 def test_a_checkpoint_s_own_anchors_replace_the_computed_ones(path: Path, options: Options):
     own = {f"{CELLS}.{level}": torch.full((3, 4), float(level)) for level in range(5)}
-    detector = load(Checkpoint(save(path, shapes() | own)), options)
+    detector = load(Checkpoint(save(path, {**shapes(), **own})), options)
     assert [cells.unique().tolist() for cells in detector.proposer.cells] == [[0.0], [1.0], [2.0], [3.0], [4.0]]
 
 

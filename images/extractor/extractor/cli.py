@@ -37,7 +37,7 @@ app.command(weights)
 
 
 @app.command
-def run(
+def run(  # long: every option and what it means, which is the help text
     *,
     backbone: str,
     weights: str,

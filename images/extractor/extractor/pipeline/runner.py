@@ -105,32 +105,46 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
         every = parts.in_order([*earlier, *made])
         outcomes = parts.settled(every).values()
         _check_rejects(request, [outcome.reject for outcome in outcomes if outcome.reject is not None])
-        provenance = Provenance(
-            dataset=request.dataset,
-            batch=request.batch,
-            backbone=request.backbone,
-            revision=planned,
-            weights_uri=request.weights,
-            weights_sha256=weights.sha256,
-            synthetic=backbone.synthetic,
-            extractor_version=__version__,
-            git_commit=machine.git_commit(),
-            torch_version=torch.__version__,
-            device=machine.device_name(device),
-            precision=request.precision.value,
-            box_rule=request.rule.recorded,
-            preprocessing=request.preprocessing.value,
-            manifest_sha256=request.manifest.sha256,
-            images=progress.featurised,
-            rejects=progress.rejected,
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            known_answers="\n".join(answers.notes()) if answers else "",
-        )
+        notes = answers.notes() if answers else ()
+        provenance = _provenance(request, weights, planned, progress, device, notes, synthetic=backbone.synthetic)
         with stage("write"):
             parts.assemble(request.output, every, provenance, scratch)
         parts.remove(request.output)
     progress.tell(now=True)
     return progress.summary(synthetic=backbone.synthetic)
+
+
+def _provenance(
+    request: Request,
+    weights: Weights,
+    planned: str,
+    progress: Progress,
+    device: torch.device,
+    notes: Sequence[str],
+    *,
+    synthetic: bool,
+) -> Provenance:
+    return Provenance(
+        dataset=request.dataset,
+        batch=request.batch,
+        backbone=request.backbone,
+        revision=planned,
+        weights_uri=request.weights,
+        weights_sha256=weights.sha256,
+        synthetic=synthetic,
+        extractor_version=__version__,
+        git_commit=machine.git_commit(),
+        torch_version=torch.__version__,
+        device=machine.device_name(device),
+        precision=request.precision.value,
+        box_rule=request.rule.recorded,
+        preprocessing=request.preprocessing.value,
+        manifest_sha256=request.manifest.sha256,
+        images=progress.featurised,
+        rejects=progress.rejected,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        known_answers="\n".join(notes),
+    )
 
 
 def _revision(request: Request, weights: Weights) -> str:
