@@ -14,7 +14,8 @@ from fastapi.responses import HTMLResponse
 from extractor.core import storage
 from extractor.core.exit_codes import StorageError
 
-app = FastAPI(title="Featurise")
+# Airflow's own routes check who asks; FastAPI's pages about the routes would answer everybody.
+app = FastAPI(title="Featurise", docs_url=None, redoc_url=None, openapi_url=None)
 
 MAY_READ = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.XCOM))
 # The page is ours, but it shows names that others gave their files.
