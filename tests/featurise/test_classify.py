@@ -23,7 +23,7 @@ def summary(code: Exit, message: str) -> Summary:
         (Exit.MANIFEST_INVALID, Reason.MISCONFIGURED),
         (Exit.USAGE, Reason.MISCONFIGURED),
         (Exit.CRASH, Reason.CRASH),
-        (Exit.INTERRUPTED, Reason.EVICTED),
+        (Exit.INTERRUPTED, Reason.INTERRUPTED),
     ],
 )
 def test_the_extractors_own_codes(code: Exit, reason: Reason) -> None:
@@ -217,3 +217,22 @@ def test_the_text_says_it_all() -> None:
     ):
         assert part in said
     assert "line 19\n" not in said
+
+
+def test_a_failure_tells_no_secret_of_what_others_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "open-sesame")
+    evidence = Evidence(
+        exit_code=1, message="no answer from http://me:hunter22@store", log_tail=("a library signed with open-sesame",)
+    )
+    failure = decide(evidence)
+    told = text(failure, next_step(failure.reason, [], tries=3))
+    assert "http://me:***@store" in told
+    assert "a library signed with ***" in told
+    assert not any(secret in told + failure.detail for secret in ("hunter22", "open-sesame"))
+
+
+def test_a_pod_is_evicted_and_a_process_interrupted() -> None:
+    assert decide(Evidence(exit_code=143, pod="extract-1")).reason is Reason.EVICTED
+    process = decide(Evidence(exit_code=143, node="this-machine"))
+    assert process.reason is Reason.INTERRUPTED
+    assert "the cluster" not in text(process, next_step(process.reason, [], tries=3))

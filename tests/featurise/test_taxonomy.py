@@ -11,6 +11,7 @@ ACTIONS = {
     Reason.HOST_OUT_OF_MEMORY: Action.MORE_MEMORY,
     Reason.PREEMPTED: Action.NOW,
     Reason.EVICTED: Action.NOW,
+    Reason.INTERRUPTED: Action.NOW,
     Reason.NODE_LOST: Action.NOW,
     Reason.UNSCHEDULABLE: Action.LATER,
     Reason.IMAGE_PULL: Action.FAIL,
@@ -31,7 +32,7 @@ def test_each_reason_has_one_action(reason: Reason) -> None:
     assert RULES[reason].meaning
 
 
-@pytest.mark.parametrize("reason", [Reason.PREEMPTED, Reason.EVICTED, Reason.NODE_LOST])
+@pytest.mark.parametrize("reason", [Reason.PREEMPTED, Reason.EVICTED, Reason.INTERRUPTED, Reason.NODE_LOST])
 def test_disruptions_use_up_no_tries(reason: Reason) -> None:
     earlier = [reason] * 20 + [Reason.CRASH] * 2
 

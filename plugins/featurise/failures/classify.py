@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 from extractor.core.exit_codes import Exit, Summary
+from extractor.core.redact import redacted
 from featurise.failures.taxonomy import RULES, Reason, Rule, Step
 
 LOG_LINES = 10
@@ -157,7 +158,7 @@ def classify(evidence: Evidence) -> Failure:
         found = look(evidence)
         if found is not None:
             reason, detail = found
-            return Failure(reason, " ".join(detail.split()), evidence)
+            return Failure(reason, redacted(" ".join(detail.split())), evidence)
     return Failure(Reason.UNKNOWN, "no state, message, condition or event was left to read", evidence)
 
 
@@ -183,7 +184,7 @@ def text(failure: Failure, step: Step) -> str:
         lines.append("  last log lines:")
         lines.extend(f"    {line}" for line in evidence.log_tail[-LOG_LINES:])
     lines.append(f"  next: {step.text}")
-    return "\n".join(lines)
+    return redacted("\n".join(lines))
 
 
 _Found = tuple[Reason, str] | None
@@ -291,8 +292,9 @@ def _ending(evidence: Evidence) -> _Found:
         return (Reason.UNKNOWN, seen) if seen else None
     if code in _CANNOT_EXECUTE:
         return Reason.MISCONFIGURED, f"exit code {code}: {_CANNOT_EXECUTE[code]}"
-    if code == Exit.INTERRUPTED:
-        return Reason.EVICTED, "SIGTERM arrived from outside; the current part was saved"
+    if code == Exit.INTERRUPTED:  # nobody evicts a process: that word is for pods
+        reason = Reason.INTERRUPTED if evidence.pod is None else Reason.EVICTED
+        return reason, "SIGTERM arrived from outside; the current part was saved"
     if code == _KILLED:
         return Reason.CRASH, "killed (SIGKILL) without a word of why: often memory of the whole node, or a lost grace"
     if code == Exit.OK:

@@ -3,9 +3,15 @@
 import json
 from collections.abc import Sequence
 
+from extractor.core.redact import redacted
+
 
 def readable(line: str) -> str:
-    """One line of the extractor's output; what is not one of its JSON lines stays as it is."""
+    """One line of the extractor's output without secrets; what is not one of its JSON lines stays as it is."""
+    return redacted(_readable(line))
+
+
+def _readable(line: str) -> str:
     try:
         said = json.loads(line)
     except ValueError:

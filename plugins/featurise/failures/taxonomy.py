@@ -17,6 +17,7 @@ class Reason(StrEnum):
     HOST_OUT_OF_MEMORY = "host_out_of_memory"
     PREEMPTED = "preempted"
     EVICTED = "evicted"
+    INTERRUPTED = "interrupted"
     NODE_LOST = "node_lost"
     UNSCHEDULABLE = "unschedulable"
     IMAGE_PULL = "image_pull"
@@ -67,6 +68,7 @@ RULES: dict[Reason, Rule] = {
     Reason.HOST_OUT_OF_MEMORY: Rule("the container passed its memory limit", Action.MORE_MEMORY, at_most=2),
     Reason.PREEMPTED: _free("a pod of higher priority took the place on the node"),
     Reason.EVICTED: _free("the cluster, or somebody, asked the pod to leave"),
+    Reason.INTERRUPTED: _free("a signal (SIGTERM) ended the process on this machine"),
     Reason.NODE_LOST: _free("the pod vanished with its node"),
     Reason.UNSCHEDULABLE: Rule(
         "no node had room (a free GPU) in time", Action.LATER, delay=timedelta(minutes=5), counted=False, at_most=12

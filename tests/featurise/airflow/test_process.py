@@ -203,6 +203,19 @@ def test_the_extractor_ends_with_its_task(
         _until(lambda: not _alive(pid))
 
 
+def test_an_attempt_that_a_signal_ended_was_interrupted_and_is_no_try_of_the_task(
+    spec: FeatureSetSpec, script: Callable[[str], Path]
+) -> None:
+    script("kill -TERM $$; sleep 60")
+    with pytest.raises(AttemptFailed, match=r"(?s)interrupted: a signal \(SIGTERM\).*next: retry at once") as error:
+        operator(spec).execute(context())
+    assert error.value.reason is Reason.INTERRUPTED
+    assert "evict" not in str(error.value)
+    assert "the cluster" not in str(error.value)
+    (attempt,) = past(spec)
+    assert attempt.reason is Reason.INTERRUPTED
+
+
 def test_an_attempt_that_nobody_saw_end_is_closed_by_the_next(
     spec: FeatureSetSpec, script: Callable[[str], Path]
 ) -> None:
