@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from steps import finish, up_to_publication
+from steps import discovered, finish, planned, up_to_publication
 
 from extractor.core import storage
 from featurise import cli
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.declaration.run_options import Options
+from featurise.declaration.run import Run
+from featurise.declaration.run_options import RunOptions
 from featurise.export import run as export
 from featurise.objects import identity, latest, layout, verify
 from featurise.objects.identity import Stranger
-from featurise.registry import coverage, engine, models, schema, session
+from featurise.registry import coverage, engine, leases, models, schema, session
 from featurise.registry.models import Base
 from featurise.registry.session import reading
 from featurise.settings import settings
 from featurise.steps import plan, publish, rebuild, register
-from featurise.steps.discover import step as discover
 from featurise.steps.report import step as report
 from featurise.steps.validate import step as validate
 
@@ -101,13 +101,13 @@ def two_nights(registry, spec: FeatureSetSpec, upload, night) -> FeatureSetSpec:
     return spec
 
 
-@pytest.mark.parametrize("options", [{}, {"look_back_days": 3}, {"force": True, "look_back_days": 2}])
+@pytest.mark.parametrize("options", [{}, {"lookback_days": 3}, {"force": True, "lookback_days": 2}])
 def test_a_night_of_an_emptied_registry_takes_in_what_is_published(two_nights, upload, night, extract, options):
     spec, before, whole = two_nights, published(two_nights), listed(two_nights)
     made = len(extract.made)
     restore({})
     upload({f"{THIRD}/f.jpg": b"f"})
-    found = night(THIRD, options=Options(**options))
+    found = night(THIRD, options=RunOptions(**options))
 
     assert found.taken_in == sum(key.endswith(".h5") for key in before)
     assert published(spec).items() >= before.items()
@@ -122,8 +122,8 @@ def test_discovery_of_a_done_day_by_an_emptied_registry_finds_it_done(two_nights
     before, done = published(two_nights), truth()
     restore({})
     for day in (FIRST, SECOND):
-        assert discover.run(two_nights, day, f"backfill {day}", Options(look_back_days=0)).fresh == 0
-        report.run(two_nights, day, f"backfill {day}")
+        assert discovered(two_nights, day, f"backfill {day}", lookback_days=0).fresh == 0
+        report.run(Run(two_nights, day, f"backfill {day}"))
     assert published(two_nights) == before
     assert truth() == done
 
@@ -151,20 +151,20 @@ def test_a_registry_that_is_restored_from_a_backup_knows_all_again(registry, spe
 
 def in_flight(spec: FeatureSetSpec, extract, upload) -> tuple[plan.Shard, publish.Published]:
     upload({f"{FIRST}/a.jpg": b"a"})
-    (shard,) = plan.run(spec, discover.run(spec, FIRST, "run", Options()), "run", Options())
+    (shard,) = planned(spec, discovered(spec, FIRST, "run"), "run")
     extract(spec, shard, FIRST)
-    return shard, up_to_publication(spec, shard, FIRST, "run")
+    return shard, up_to_publication(Run(spec, FIRST, "run"), shard)
 
 
 def test_a_backup_from_between_publication_and_registration_removes_nothing(registry, spec, upload, extract, night):
     shard, file = in_flight(spec, extract, upload)
     saved = backup()
-    register.run(spec, shard, file, FIRST, "run")
-    report.run(spec, FIRST, "run")
+    register.run(Run(spec, FIRST, "run"), shard, file)
+    report.run(Run(spec, FIRST, "run"))
     before, done = published(spec), truth()
     restore(saved)
     with session.writing() as connection:
-        connection.execute(sqlalchemy.delete(models.Claim))
+        connection.execute(sqlalchemy.delete(models.Lease))
     night(FIRST, run_id="next")
     assert published(spec) == before
     assert truth() == done
@@ -175,27 +175,27 @@ def test_steps_that_are_cleared_after_a_restore_do_not_take_the_file_for_their_o
     registry, spec, upload, extract, night, lost_claim
 ):
     upload({f"{FIRST}/a.jpg": b"a"})
-    found = discover.run(spec, FIRST, "run", Options())
+    found = discovered(spec, FIRST, "run")
     saved = backup()
-    (shard,) = plan.run(spec, found, "run", Options())
+    (shard,) = planned(spec, found, "run")
     extract(spec, shard, FIRST)
-    validated = validate.run(spec, shard, FIRST, "run")
-    file = publish.run(spec, shard, validated, FIRST, "run")
+    validated = validate.run(Run(spec, FIRST, "run"), shard)
+    file = publish.run(Run(spec, FIRST, "run"), shard, validated)
     work = [(item.key, storage.read_bytes(f"s3://{spec.bucket}/{item.key}")) for item in below(shard.work_uri)]
-    register.run(spec, shard, file, FIRST, "run")
+    register.run(Run(spec, FIRST, "run"), shard, file)
     before = published(spec)
     for key, data in work:
         storage.write_bytes(f"s3://{spec.bucket}/{key}", data)
     restore(saved)
-    publish.run(spec, shard, validated, FIRST, "run")
+    publish.run(Run(spec, FIRST, "run"), shard, validated)
     if lost_claim:
         with session.writing() as connection:
-            connection.execute(sqlalchemy.update(models.Claim).values(owner="other"))
-        with pytest.raises(discover.leases.ClaimLost):
-            register.run(spec, shard, file, FIRST, "run")
+            connection.execute(sqlalchemy.update(models.Lease).values(owner="other"))
+        with pytest.raises(leases.LeaseLost):
+            register.run(Run(spec, FIRST, "run"), shard, file)
     else:
         with session.writing() as connection:
-            connection.execute(sqlalchemy.delete(models.Claim))
+            connection.execute(sqlalchemy.delete(models.Lease))
         night(FIRST, run_id="other")
     assert published(spec) == before
 
@@ -211,7 +211,7 @@ def test_a_file_that_only_a_person_can_judge_is_left_and_told(two_nights, night,
     alone = f"{layout.features(spec)}/{FIRST}/shard-00008-0123456789ab.index.jsonl"
     storage.write_bytes(alone, b"")
     before = published(spec)
-    for options in (Options(), Options(force=True, look_back_days=2)):
+    for options in (RunOptions(), RunOptions(force=True, lookback_days=2)):
         found = night(THIRD, run_id=str(options.force), options=options)
         assert any(orphan in told and "left alone" in told for told in found.told)
         assert any(alone in told and "left alone" in told for told in found.told)
@@ -221,18 +221,18 @@ def test_a_file_that_only_a_person_can_judge_is_left_and_told(two_nights, night,
 def test_another_registry_is_a_stranger_to_every_step_and_the_rebuilt_one_is_not(two_nights, upload, extract, night):
     spec, before, done, view = two_nights, published(two_nights), truth(), listed(two_nights)
     upload({f"{THIRD}/f.jpg": b"f"})
-    (shard,) = plan.run(spec, discover.run(spec, THIRD, "run", Options()), "run", Options())
+    (shard,) = planned(spec, discovered(spec, THIRD, "run"), "run")
     extract(spec, shard, THIRD)
-    validated = validate.run(spec, shard, THIRD, "run")
-    file = publish.run(spec, shard, validated, THIRD, "run")
+    validated = validate.run(Run(spec, THIRD, "run"), shard)
+    file = publish.run(Run(spec, THIRD, "run"), shard, validated)
     for uri in (file.uri, *layout.beside(file.uri)):
         storage.delete([uri])
     drop()
     steps: list[Callable[[], object]] = [
-        lambda: discover.run(spec, THIRD, "next", Options()),
-        lambda: discover.run(spec, THIRD, "dry", Options(dry_run=True)),
-        lambda: publish.run(spec, shard, validated, THIRD, "run"),
-        lambda: register.run(spec, shard, file, THIRD, "run"),
+        lambda: discovered(spec, THIRD, "next"),
+        lambda: discovered(spec, THIRD, "dry", dry_run=True),
+        lambda: publish.run(Run(spec, THIRD, "run"), shard, validated),
+        lambda: register.run(Run(spec, THIRD, "run"), shard, file),
         lambda: rebuild.run([spec], adopt=False, tell=lambda _: None),
     ]
     for step in steps:
@@ -268,7 +268,7 @@ def test_a_bucket_of_the_version_before_is_rebuilt_from_its_files(two_nights, ni
 
 
 def test_a_revision_that_is_declared_no_more_is_rebuilt_too(two_nights, night):
-    other = Options(precision="bf16").applied(two_nights)
+    other = RunOptions(precision="bf16").applied(two_nights)
     night(SECOND, of=other)
     view = listed(two_nights), listed(other)
     drop()
@@ -317,7 +317,7 @@ def test_an_export_by_a_registry_that_is_behind_is_refused_and_stays(two_nights,
 
 def test_only_what_this_registry_wrote_down_is_removed(registry, spec, upload, extract, night):
     in_flight(spec, extract, upload)
-    report.run(spec, FIRST, "run")
+    report.run(Run(spec, FIRST, "run"))
     with session.writing() as connection:
         connection.execute(sqlalchemy.delete(models.Publication))
     before = published(spec)
@@ -331,9 +331,9 @@ def test_a_run_whose_file_was_taken_in_meanwhile_registers_it_as_its_own(registr
     with session.writing() as connection:  # published by the version before, which wrote nothing down
         connection.execute(sqlalchemy.delete(models.Publication))
     storage.delete([layout.record(file.uri)])
-    assert discover.run(spec, SECOND, "other", Options()).taken_in == 1
-    finish(spec, shard, FIRST, "run")
-    told = report.run(spec, FIRST, "run")
+    assert discovered(spec, SECOND, "other").taken_in == 1
+    finish(Run(spec, FIRST, "run"), shard)
+    told = report.run(Run(spec, FIRST, "run"))
     assert (told.counts["done"], told.counts["files"], told.counts["pending"]) == (1, 1, 0)
 
 
@@ -346,7 +346,7 @@ def test_an_id_that_was_given_on_stays_with_its_second_image(registry, spec, upl
     done, made = truth(), len(extract.made)
     restore({})
     for day in (SECOND, FIRST):
-        assert night(day, run_id=f"{day} again", options=Options(look_back_days=0)).fresh == 0
+        assert night(day, run_id=f"{day} again", options=RunOptions(lookback_days=0)).fresh == 0
     assert truth() == done
     assert len(extract.made) == made
 

@@ -13,16 +13,16 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy
-from steps import finish
+from steps import discovered, finish
 
 from extractor.core import backbone_specs, storage
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
 from featurise.objects import identity, layout, verify
 from featurise.registry import coverage, engine, schema
 from featurise.registry.session import reading
 from featurise.settings import settings
 from featurise.steps import publish, register
-from featurise.steps.discover import step as discover
 from featurise.steps.plan import Shard
 from featurise.steps.report import step as report
 
@@ -77,6 +77,7 @@ def days() -> list[tuple[str, int, int, int]]:
 
 def test_a_night_that_is_at_work_ends_on_the_new_schema(released, registry_before, extract):
     spec = FeatureSetSpec.model_validate(released["spec"])
+    run = Run(spec, SECOND, RUN)
     shards = [Shard.model_validate(shard) for shard in released["shards"]]
     database = engine.of(settings().registry)
     with engine.transaction(database, writes=False) as at_work:
@@ -92,10 +93,10 @@ def test_a_night_that_is_at_work_ends_on_the_new_schema(released, registry_befor
     assert days() == [(FIRST, 2, 1, 0), (SECOND, 1, 0, 2)]
     files = {item.key: item.etag for item in storage.listing(layout.location(spec)) if item.key.endswith(".h5")}
     file = publish.Published.model_validate(released["published"])
-    register.run(spec, shards[1], file, SECOND, RUN)
+    register.run(run, shards[1], file)
     extract(spec, shards[2], SECOND)
-    finish(spec, shards[2], SECOND, RUN)
-    told = report.run(spec, SECOND, RUN)
+    finish(run, shards[2])
+    told = report.run(run)
     assert (told.counts["done"], told.counts["pending"], told.counts["files"]) == (3, 0, 3)
     assert days() == [(FIRST, 2, 1, 0), (SECOND, 3, 0, 0)]
     after = {item.key: item.etag for item in storage.listing(layout.location(spec))}
@@ -113,7 +114,7 @@ def test_what_the_version_before_published_and_never_registered_is_taken_in(rele
     with engine.transaction(engine.of(settings().registry), writes=True) as connection:
         connection.execute(sqlalchemy.text("DELETE FROM claims"))  # the night at work has died
     spec = FeatureSetSpec.model_validate(released["spec"])
-    found = discover.run(spec, SECOND, "next", discover.Options(look_back_days=1))
+    found = discovered(spec, SECOND, "next", lookback_days=1)
     assert (found.taken_in, found.told, found.fresh) == (1, [], 1)
     assert days() == [(FIRST, 2, 1, 0), (SECOND, 2, 0, 1)]
 

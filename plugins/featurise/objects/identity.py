@@ -42,10 +42,10 @@ def ensure(spec: FeatureSetSpec, *, claim: bool = True) -> str:
     location = layout.location(spec)
     with reading() as connection:
         mine = locations.own_id(connection)
-        known, holds = locations.is_known(connection, location), locations.holds_files(connection, location)
+        known = locations.is_known(connection, location)
     found = read(location)
     if found is None:
-        _refuse_unnamed(location, known=known, holds=holds)
+        _refuse_unnamed(location, known=known)
         if not claim:
             return mine
         found = _claim(location, mine)
@@ -96,11 +96,13 @@ def holds_published(location: str) -> bool:
     return any(item.key.endswith(".h5") for item in storage.listing(location))
 
 
-def _refuse_unnamed(location: str, *, known: bool, holds: bool) -> None:
+def _refuse_unnamed(location: str, *, known: bool) -> None:
     """Refuse a location that names no registry, and yet is not free to be claimed.
 
     Raises Stranger.
     """
+    with reading() as connection:
+        holds = locations.holds_files(connection, location)
     if known and holds:
         raise Stranger(
             f"{layout.identity(location)} is not there, and the registry has files in {location}: another store or an "
