@@ -1,6 +1,7 @@
 """What one installation sets: where its registry, its declaration and its extractor are."""
 
 import os
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
@@ -57,6 +58,15 @@ class Settings(BaseSettings):
         default=Path("/opt/featurise/pods"),
         description="folder of the pod templates that the chart writes, <backbone>.yaml each; kubernetes launcher only",
     )
+    outage_seconds: int = Field(
+        default=5400,
+        ge=0,
+        description="seconds for which tasks wait for a registry, object storage or cluster that is down, before that "
+        "uses up retries",
+    )
+    outage_poll_seconds: int = Field(
+        default=30, ge=1, description="seconds between two looks whether what was down is back"
+    )
     pod_schedule_seconds: int = Field(
         default=900,
         ge=1,
@@ -67,6 +77,11 @@ class Settings(BaseSettings):
         ge=1,
         description="seconds from a node to a running container; a first pull of the image takes minutes",
     )
+
+    @property
+    def outage(self) -> timedelta:
+        """How long an outage may last before it uses up retries."""
+        return timedelta(seconds=self.outage_seconds)
 
 
 @cache

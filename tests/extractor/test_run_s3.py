@@ -1,5 +1,7 @@
 """`extractor run` against object storage: manifest, images, parts and output all lie there."""
 
+import signal
+
 import h5py
 import pytest
 from shards import image, start, wait
@@ -101,3 +103,36 @@ def test_store_killed_in_mid_run_is_a_storage_failure_and_the_next_attempt_compl
     assert again.events("resumed")[0]["done"] >= 3
     lines = load(IndexEntry, storage.read_bytes(f"{prefix}/out/shard.index.jsonl"), "index")
     assert [line.image_id for line in lines] == [f"{n:02}" for n in range(30)]
+
+
+@pytest.mark.slow
+def test_a_store_that_is_down_for_a_while_is_waited_for_and_nothing_is_done_twice(own_store):
+    """The store dies in mid-run and comes back: the same run goes on, saves what it had finished, and completes."""
+    prefix = "s3://images/night"
+    upload(prefix, {f"{n:02}.png": image(n) for n in range(12)})
+    run = [*arguments(prefix, f"{prefix}/weights/"), "--part-images", "3", "--workers", "2", "--outage-seconds", "120"]
+    process = start(run, seconds=0.3)
+    while own_store.parts(prefix) < 1:
+        assert process.poll() is None
+    own_store.kill()
+    assert any("the store is down, waiting" in line for line in process.stdout)
+    own_store.restart()
+    ended = wait(process)
+    assert ended.code == Exit.OK
+    assert ended.events("the store answers again")
+    assert ended.events("finished")[0]["featurised"] == 12
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_to_stop_does_not_wait_for_its_store(own_store):
+    prefix = "s3://images/night"
+    upload(prefix, {f"{n:02}.png": image(n) for n in range(12)})
+    process = start(
+        [*arguments(prefix, f"{prefix}/weights/"), "--part-images", "3", "--outage-seconds", "600"], seconds=0.3
+    )
+    while own_store.parts(prefix) < 1:
+        assert process.poll() is None
+    own_store.kill()
+    assert any("the store is down, waiting" in line for line in process.stdout)
+    process.send_signal(signal.SIGTERM)
+    assert wait(process).code in (Exit.STORAGE, Exit.INTERRUPTED)

@@ -11,6 +11,8 @@ from featurise.failures.taxonomy import Reason
 from featurise.registry import attempts
 from featurise.registry.models import GpuAttempt
 from featurise.registry.session import reading
+from featurise.steps import extract
+from featurise.steps.plan import Shard
 
 SHARD = "shard-00001"
 
@@ -72,10 +74,15 @@ def test_the_first_word_on_an_attempts_end_is_the_last(run: Run) -> None:
 def test_only_the_rounds_own_failures_count(run: Run) -> None:
     for number, tried, reason in ((1, 1, Reason.CRASH), (2, 2, Reason.STORAGE), (3, 5, Reason.PREEMPTED)):
         attempts.failed(begin(run, number, tried), Evidence(), reason, "retry", "…")
-    past = attempts.of(run, SHARD)
+    shard = Shard(name=SHARD, manifest_uri="s3://b/m.jsonl", work_uri="s3://b/w", images=1)
 
-    assert attempts.failures(past, since_try=1) == [Reason.CRASH, Reason.STORAGE, Reason.PREEMPTED]
-    assert attempts.failures(past, since_try=3) == [Reason.PREEMPTED]
+    assert [each.reason for each in extract.prepare(run, shard, 1).earlier] == [
+        Reason.CRASH,
+        Reason.STORAGE,
+        Reason.PREEMPTED,
+    ]
+    assert [each.reason for each in extract.prepare(run, shard, 3).earlier] == [Reason.PREEMPTED]
+    assert extract.prepare(run, shard, 3).attempt.number == 4
 
 
 def test_attempts_belong_to_one_run_and_shard(run: Run) -> None:

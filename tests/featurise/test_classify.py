@@ -1,10 +1,12 @@
 """Which facts of a failed attempt give which reason, and how a person reads it."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from extractor.core.exit_codes import Exit, Summary
 from featurise.failures.classify import Condition, Event, Evidence, classify, text
-from featurise.failures.taxonomy import Reason, next_step
+from featurise.failures.taxonomy import Failed, Reason, next_step
 
 
 def summary(code: Exit, message: str) -> Summary:
@@ -202,10 +204,10 @@ def test_the_text_says_it_all() -> None:
         )
     )
 
-    said = text(found, next_step(found.reason, [], tries=3))
+    said = text(found, next_step(Failed(found.reason, datetime.now(UTC)), [], 3, timedelta(0)))
 
     for part in (
-        "gpu_out_of_memory: the batch did not fit into the GPU's memory",
+        "gpu_out_of_memory: the batch did not fit into GPU memory",
         "a batch of 16 images did not fit",
         "pod flickr30k-resnet101-shard-00042-try-2",
         "node gpu-node-7",

@@ -1,10 +1,11 @@
 """The failure taxonomy: an action for each reason, and what follows after earlier attempts."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import count
 
 import pytest
 
-from featurise.failures.taxonomy import RULES, Action, Reason, batch_divisor, memory_factor, next_step
+from featurise.failures.taxonomy import RULES, Action, Failed, Reason, Step, batch_divisor, memory_factor, next_step
 
 ACTIONS = {
     Reason.GPU_OUT_OF_MEMORY: Action.SMALLER,
@@ -32,25 +33,36 @@ def test_each_reason_has_one_action(reason: Reason) -> None:
     assert RULES[reason].meaning
 
 
+PATIENCE = timedelta(hours=1)
+LONG_AGO = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def step(reason: Reason, earlier: list[Reason], tries: int, *, minutes: float = 1.0) -> Step:
+    """What follows when attempts end for these reasons, so many minutes apart."""
+    ends = (LONG_AGO + n * timedelta(minutes=minutes) for n in count())
+    *before, last = (Failed(each, at) for each, at in zip([*earlier, reason], ends, strict=False))
+    return next_step(last, before, tries, PATIENCE)
+
+
 @pytest.mark.parametrize("reason", [Reason.PREEMPTED, Reason.EVICTED, Reason.INTERRUPTED, Reason.NODE_LOST])
 def test_disruptions_use_up_no_tries(reason: Reason) -> None:
     earlier = [reason] * 20 + [Reason.CRASH] * 2
 
-    assert next_step(reason, earlier, tries=3).retry
-    assert next_step(reason, earlier, tries=3).delay == timedelta(0)
-    assert not next_step(Reason.CRASH, earlier, tries=3).retry
-    assert next_step(Reason.CRASH, earlier[:-1], tries=3).retry
+    assert step(reason, earlier, tries=3).retry
+    assert step(reason, earlier, tries=3).delay == timedelta(0)
+    assert not step(Reason.CRASH, earlier, tries=3).retry
+    assert step(Reason.CRASH, earlier[:-1], tries=3).retry
 
 
 def test_a_cluster_that_never_lets_a_pod_live_ends_the_task() -> None:
-    assert not next_step(Reason.EVICTED, [Reason.EVICTED] * 49, tries=3).retry
+    assert not step(Reason.EVICTED, [Reason.EVICTED] * 49, tries=3).retry
 
 
 def test_more_memory_is_tried_once() -> None:
-    assert next_step(Reason.HOST_OUT_OF_MEMORY, [], tries=5).retry
+    assert step(Reason.HOST_OUT_OF_MEMORY, [], tries=5).retry
     assert memory_factor([]) == 1.0
     assert memory_factor([Reason.HOST_OUT_OF_MEMORY]) == 1.5
-    assert not next_step(Reason.HOST_OUT_OF_MEMORY, [Reason.HOST_OUT_OF_MEMORY], tries=5).retry
+    assert not step(Reason.HOST_OUT_OF_MEMORY, [Reason.HOST_OUT_OF_MEMORY], tries=5).retry
 
 
 def test_each_gpu_out_of_memory_halves_the_batch() -> None:
@@ -58,19 +70,27 @@ def test_each_gpu_out_of_memory_halves_the_batch() -> None:
 
 
 def test_storage_backs_off_up_to_a_limit() -> None:
-    delays = [next_step(Reason.STORAGE, [Reason.STORAGE] * n, tries=99).delay for n in (0, 1, 2, 12)]
+    delays = [step(Reason.STORAGE, [Reason.STORAGE] * n, tries=99).delay for n in (0, 1, 2, 12)]
 
     assert delays == [timedelta(seconds=30), timedelta(seconds=60), timedelta(seconds=120), timedelta(minutes=30)]
 
 
-def test_no_retry_can_help_bad_weights() -> None:
-    step = next_step(Reason.WEIGHTS_INVALID, [], tries=9)
+def test_a_store_that_is_down_uses_up_tries_only_when_it_is_for_longer_than_the_patience() -> None:
+    assert step(Reason.STORAGE, [Reason.STORAGE] * 6, tries=1, minutes=10).retry, "an hour"
+    assert not step(Reason.STORAGE, [Reason.STORAGE] * 7, tries=1, minutes=10).retry
+    assert step(Reason.STORAGE, [Reason.STORAGE] * 7, tries=2, minutes=10).text.endswith("(1 of 2 tries used)")
+    apart = [Reason.STORAGE] * 5 + [Reason.CRASH] + [Reason.STORAGE] * 5
+    assert step(Reason.STORAGE, apart, tries=2, minutes=10).retry, "two outages, each with a patience of its own"
 
-    assert not step.retry
-    assert "no retry can help" in step.text
+
+def test_no_retry_can_help_bad_weights() -> None:
+    found = step(Reason.WEIGHTS_INVALID, [], tries=9)
+
+    assert not found.retry
+    assert "a retry cannot succeed" in found.text
 
 
 def test_waiting_for_a_gpu_uses_no_tries_and_ends() -> None:
-    assert next_step(Reason.UNSCHEDULABLE, [Reason.UNSCHEDULABLE] * 10, tries=1).retry
-    assert next_step(Reason.UNSCHEDULABLE, [], tries=1).delay == timedelta(minutes=5)
-    assert not next_step(Reason.UNSCHEDULABLE, [Reason.UNSCHEDULABLE] * 11, tries=1).retry
+    assert step(Reason.UNSCHEDULABLE, [Reason.UNSCHEDULABLE] * 10, tries=1).retry
+    assert step(Reason.UNSCHEDULABLE, [], tries=1).delay == timedelta(minutes=5)
+    assert not step(Reason.UNSCHEDULABLE, [Reason.UNSCHEDULABLE] * 11, tries=1).retry

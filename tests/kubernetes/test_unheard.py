@@ -16,7 +16,7 @@ from airflow.triggers.base import TriggerEvent
 
 import stand_in
 from featurise.airflow.operators.kubernetes import PodOperator
-from featurise.airflow.retry_policy import HEADROOM, AttemptFailed
+from featurise.airflow.retry_policy import HEADROOM
 from featurise.airflow.triggers import pod as pod_trigger
 from featurise.airflow.triggers.pod import PodTrigger
 from featurise.declaration.feature_set import FeatureSetSpec
@@ -25,6 +25,7 @@ from featurise.failures.classify import Evidence
 from featurise.failures.taxonomy import Reason
 from featurise.registry import attempts, engine, schema
 from featurise.settings import settings
+from featurise.steps.extract import AttemptFailed
 from featurise.steps.plan import Shard
 from installation import IMAGE, TEMPLATE
 
@@ -82,7 +83,7 @@ def end(operator: PodOperator, number: int, reason: Reason | None) -> None:
         attempts.failed(row, Evidence(), reason, "…", f"{reason}: said before")
 
 
-@pytest.mark.parametrize("reasons", [[Reason.IMAGE_PULL], [Reason.STORAGE, Reason.CRASH, Reason.CRASH, Reason.CRASH]])
+@pytest.mark.parametrize("reasons", [[Reason.IMAGE_PULL], [Reason.TIMEOUT, Reason.CRASH, Reason.CRASH, Reason.CRASH]])
 def test_a_final_verdict_is_told_again_and_no_pod_is_asked_for(
     operator: PodOperator, cluster: stand_in.StandIn, reasons: list[Reason]
 ) -> None:

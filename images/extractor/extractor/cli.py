@@ -18,6 +18,7 @@ from extractor.core import manifest, storage
 from extractor.core.backbone_specs import ClsProb, Precision, Preprocessing, box_rule, specs
 from extractor.core.exit_codes import Exit, ExtractorError, Interrupted, Summary, UsageError
 from extractor.core.manifest import MAX_PIXELS, ImageIds
+from extractor.core.patience import PATIENCE
 from extractor.core.redact import redacted
 from extractor.pipeline.progress import Progress
 from extractor.tools import inspect as inspection
@@ -65,6 +66,7 @@ def run(  # long: every option and what it means, which is the help text
     max_pixels: Annotated[int, AT_LEAST_ONE] = MAX_PIXELS,
     max_seconds: Annotated[float, Parameter(validator=Number(gt=0))] = 60.0,
     workers: Annotated[int, AT_LEAST_ONE] = 8,
+    outage_seconds: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0,
     scratch: Path | None = None,
     summary: Path | None = None,
 ) -> int:
@@ -122,6 +124,8 @@ def run(  # long: every option and what it means, which is the help text
         An image that takes more CPU time to decode is rejected.
     workers
         Threads that fetch and decode.
+    outage_seconds
+        How long to wait for object storage that is down before the run fails; what is finished is saved once it is up.
     scratch
         Folder for parts under way; the system's temporary folder unless given.
     summary
@@ -133,6 +137,7 @@ def run(  # long: every option and what it means, which is the help text
     # Early, since a process that is a container's first has no default reaction to SIGTERM.
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    PATIENCE.seconds, PATIENCE.stop = outage_seconds, stop
     try:
         _check_backbone(backbone)
         _check_preprocessing(backbone, preprocessing)

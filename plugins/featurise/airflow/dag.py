@@ -9,10 +9,10 @@ history stays.
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
-from airflow.sdk import DAG, task, task_group
+from airflow.sdk import DAG, get_current_context, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.log import mask_secret
 from pendulum import timezone
@@ -21,7 +21,7 @@ from extractor.core import redact
 from featurise.airflow import assets, params, run_context
 from featurise.airflow.operators.discover import DiscoverOperator
 from featurise.airflow.operators.report import ReportOperator
-from featurise.airflow.retry_policy import Taxonomy
+from featurise.airflow.retry_policy import Taxonomy, outages_waited_out
 from featurise.airflow.timetable import PreviousDayTimetable
 from featurise.declaration.feature_set import FeatureSetSpec
 
@@ -96,7 +96,16 @@ def _about(spec: FeatureSetSpec) -> str:
 
 def _step(spec: FeatureSetSpec, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """The decorator of the tasks that run in Airflow's own worker."""
-    return task(execution_timeout=_step_timeout(spec), **options)
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        @wraps(function)
+        def patient(*args: Any, **kwargs: Any) -> Any:
+            with outages_waited_out(get_current_context()):
+                return function(*args, **kwargs)
+
+        return task(execution_timeout=_step_timeout(spec), **options)(patient)
+
+    return decorate
 
 
 def _step_timeout(spec: FeatureSetSpec) -> timedelta:

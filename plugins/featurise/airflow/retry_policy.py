@@ -1,74 +1,84 @@
 """What Airflow does about a failed task: the failure taxonomy's word for extractions, no retry where none can help.
 
-Airflow ends a task after its `retries`, whatever its retry policy says, and the taxonomy counts only some attempts. A
-pod's task therefore gets more retries than its declaration grants, and the taxonomy, which knows how each attempt
+Airflow ends a task after its `retries`, whatever its retry policy says, and the taxonomy counts only some attempts. An
+extract task therefore gets more retries than its declaration grants, and the taxonomy, which knows how each attempt
 ended, ends it in time.
+
+An outage (registry, object storage or cluster do not answer) uses up no try at all: the task is rescheduled, as a
+sensor is, for as long as `outage_seconds` says.
 """
 
-from collections.abc import Sequence
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from airflow.sdk.definitions.retry_policy import RetryAction, RetryDecision, RetryPolicy
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowRescheduleException
 
-from featurise.failures.classify import Evidence, classify, text
-from featurise.failures.taxonomy import Reason, Step, next_step
-
-if TYPE_CHECKING:
-    from featurise.registry.attempts import Past
-
+log = logging.getLogger(__name__)
 
 HEADROOM = 200
 """Retries beyond the declared ones: more than the taxonomy's limits of uncounted reasons allow together."""
-BLIND_TRIES = 20
-"""Tries of one round that may end without a verdict because cluster or registry did not answer."""
-BLIND_DELAY = timedelta(seconds=30)
-
-
-class AttemptFailed(AirflowException):
-    """Raised when an attempt at a shard failed; the message says why, where, how far it came and what happens next."""
-
-    def __init__(self, message: str, reason: Reason, step: Step) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.step = step
+RETRY_DELAY = timedelta(seconds=30)
+OUTAGE = "outage"
+"""The key in a task's state below which the outage that it waits for is kept: since when, and when last looked."""
+APART = timedelta(minutes=10)
+"""Between two looks that found something down, for them to be two outages."""
 
 
 class OutOfSight(AirflowException):
-    """Raised when an attempt cannot be followed for now; it goes on, and the next try finds it again."""
+    """Raised when cluster or registry do not answer while an attempt may be at work, which goes on meanwhile."""
 
 
-def failed(row: int, evidence: Evidence, earlier: Sequence[Reason], tries: int) -> AttemptFailed:
-    """Judge an attempt, by its number in the registry, and write the verdict down.
+@contextmanager
+def outages_waited_out(context: Any) -> Iterator[None]:
+    """Run a step, or a part of it; while something that it needs is down, look again later without using up a try.
 
-    Raises engine.RegistryUnavailable.
+    Raises AirflowRescheduleException, or the error itself once the outage has lasted too long.
     """
-    from featurise.registry import attempts
+    try:
+        yield
+    except outages() as error:
+        from featurise.settings import settings
 
-    failure = classify(evidence)
-    step = next_step(failure.reason, earlier, tries)
-    error = AttemptFailed(text(failure, step), failure.reason, step)
-    attempts.failed(row, evidence, failure.reason, step.text, str(error))
-    return error
+        now, state = datetime.now(UTC), context["task_state_store"]
+        since, last = (datetime.fromisoformat(each) for each in state.get(OUTAGE) or 2 * [now.isoformat()])
+        if now - last > APART:
+            since = now
+        if now - since > settings().outage:
+            raise
+        state.set(OUTAGE, [since.isoformat(), now.isoformat()])
+        log.warning("%s; looking again later, which uses up no try", error)
+        later = now + timedelta(seconds=settings().outage_poll_seconds)
+        raise AirflowRescheduleException(later) from error  # type: ignore[no-untyped-call]
 
 
-def final_verdict(past: Sequence["Past"], verdicts: Sequence[Reason], tries: int) -> AttemptFailed | None:
-    """The last of this round's `verdicts`, where it has ended the round already.
+def outages() -> tuple[type[Exception], ...]:
+    """What is raised when registry, object storage or cluster are down."""
+    from sqlalchemy.exc import InterfaceError, OperationalError
 
-    Airflow tries again all the same where the task that came to it did not live to say so, or was not heard: the
-    scheduler takes a task for dead that was resumed before it had noted the deferral (apache/airflow#72716).
-    """
-    if not verdicts or past[-1].reason is None:
-        return None
-    *earlier, last = verdicts
-    step = next_step(last, earlier, tries)
-    return None if step.retry else AttemptFailed(past[-1].message, last, step)
+    from extractor.core.patience import StoreDown
+    from featurise.registry.engine import RegistryUnavailable
+
+    return (OutOfSight, RegistryUnavailable, OperationalError, InterfaceError, StoreDown)
 
 
 def first_try(max_tries: int, retries: int) -> int:
     """The number of the first try since the task was last cleared: clearing grants `retries` more."""
     return max_tries - retries + 1
+
+
+def extract_options(retries: int) -> dict[str, Any]:
+    """How Airflow is to retry an extract task whose declaration grants so many retries."""
+    return {
+        "retries": retries + HEADROOM,
+        "retry_policy": OnlyCounted(),
+        # Without a verdict, the attempt is to be found again soon, however many tries there were.
+        "retry_delay": RETRY_DELAY,
+        "retry_exponential_backoff": 0,
+    }
 
 
 class Taxonomy(RetryPolicy):
@@ -77,6 +87,7 @@ class Taxonomy(RetryPolicy):
     def evaluate(self, exception: BaseException, *_: Any, **__: Any) -> RetryDecision:
         """Decide by the exception alone; see RetryPolicy."""
         from featurise.registry.leases import LeaseLost
+        from featurise.steps.extract import AttemptFailed
         from featurise.steps.validate.step import ValidationFailed
 
         if isinstance(exception, AttemptFailed):
@@ -91,20 +102,17 @@ class Taxonomy(RetryPolicy):
 
 
 class OnlyCounted(Taxonomy):
-    """The taxonomy's word where there is a verdict; else a limit on tries that ended without one."""
+    """The taxonomy's word where there is a verdict; tries that ended without one have the declared retries."""
 
     def evaluate(self, exception: BaseException, try_number: int, max_tries: int, context: Any = None) -> RetryDecision:
-        """Decide by the exception and the task's earlier verdicts; see RetryPolicy."""
+        """Decide by the exception and the round's verdicts, which the task has read; see RetryPolicy."""
         decision = super().evaluate(exception, try_number, max_tries, context)
         if decision.action is not RetryAction.DEFAULT or context is None:
             return decision
         task = context["task"]
-        blind = try_number - first_try(max_tries, task.retries) + 1 - len(task.verdicts or ())
-        if isinstance(exception, OutOfSight):
-            if task.verdicts is None or blind < BLIND_TRIES:  # without the registry, most of them may have had one
-                return RetryDecision.retry(BLIND_DELAY, "looking for the pod again; this uses up no try")
-            return RetryDecision.fail(f"{blind} tries could not see their attempt")
+        verdicts: Sequence[object] = task.verdicts or ()
+        blind = try_number - first_try(max_tries, task.retries) + 1 - len(verdicts)
         declared = task.retries - HEADROOM
-        return (
-            RetryDecision.default() if blind <= declared else RetryDecision.fail(f"all {declared + 1} tries are used")
-        )
+        if blind <= declared:
+            return RetryDecision.default()
+        return RetryDecision.fail(f"all {declared + 1} tries are used")

@@ -1,11 +1,11 @@
 """The failure taxonomy: why a GPU attempt fails, and what happens next. One reason for each failure, one action each.
 
-Which reason it was is told by `verdict`; `next_step` adds what earlier attempts of the shard say.
+Which reason it was is told by `classify`; `next_step` adds what earlier attempts of the shard say.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
 
@@ -34,12 +34,12 @@ class Reason(StrEnum):
 class Action(StrEnum):
     """What happens after a failure, in the words that people read."""
 
-    FAIL = "fail at once: no retry can help"
-    NOW = "retry at once, resuming from the saved parts, not counted against the task"
+    FAIL = "fail: a retry cannot succeed"
+    NOW = "retry immediately from the last saved part; uses no try"
     LATER = "retry later"
-    BACK_OFF = "retry with back-off"
-    SMALLER = "retry with half the batch"
-    MORE_MEMORY = "retry once with more memory"
+    BACK_OFF = "retry with exponential back-off"
+    SMALLER = "retry with half the batch size"
+    MORE_MEMORY = "retry once with 1.5 times the memory"
     ELSEWHERE = "retry on another node"
     AGAIN = "retry"
 
@@ -54,6 +54,8 @@ class Rule:
     """Before the next attempt; doubled for each earlier failure of the same reason where the action is to back off."""
     counted: bool = True
     """Whether the attempt uses up one of the task's tries."""
+    outage: bool = False
+    """Whether something may be down: such an attempt uses up a try only once that lasts longer than outages may."""
     at_most: int | None = None
     """Attempts that may end for this reason before the task fails; None: the task's own tries decide."""
 
@@ -64,27 +66,35 @@ _DISRUPTIONS = 50
 _free = partial(Rule, action=Action.NOW, counted=False, at_most=_DISRUPTIONS)
 
 RULES: dict[Reason, Rule] = {
-    Reason.GPU_OUT_OF_MEMORY: Rule("the batch did not fit into the GPU's memory", Action.SMALLER),
-    Reason.HOST_OUT_OF_MEMORY: Rule("the container passed its memory limit", Action.MORE_MEMORY, at_most=2),
-    Reason.PREEMPTED: _free("a pod of higher priority took the place on the node"),
-    Reason.EVICTED: _free("the cluster, or somebody, asked the pod to leave"),
-    Reason.INTERRUPTED: _free("a signal (SIGTERM) ended the process on this machine"),
-    Reason.NODE_LOST: _free("the pod vanished with its node"),
+    Reason.GPU_OUT_OF_MEMORY: Rule("the batch did not fit into GPU memory", Action.SMALLER),
+    Reason.HOST_OUT_OF_MEMORY: Rule("the container exceeded its memory limit", Action.MORE_MEMORY, at_most=2),
+    Reason.PREEMPTED: _free("preempted by a higher-priority pod"),
+    Reason.EVICTED: _free("the pod was evicted or deleted"),
+    Reason.INTERRUPTED: _free("SIGTERM ended the process on this machine"),
+    Reason.NODE_LOST: _free("the node was lost"),
     Reason.UNSCHEDULABLE: Rule(
-        "no node had room (a free GPU) in time", Action.LATER, delay=timedelta(minutes=5), counted=False, at_most=12
+        "no node with a free GPU in time", Action.LATER, delay=timedelta(minutes=5), counted=False, at_most=12
     ),
-    Reason.IMAGE_PULL: Rule("the node could not pull the image", Action.FAIL),
+    Reason.IMAGE_PULL: Rule("the container image cannot be pulled", Action.FAIL),
     Reason.GPU_FAULT: Rule("the GPU or its driver failed", Action.ELSEWHERE),
-    Reason.WEIGHTS_INVALID: Rule("the checkpoint is missing, altered or not one of this backbone", Action.FAIL),
-    Reason.TOO_MANY_REJECTS: Rule("more images were rejected than the dataset's limit allows", Action.FAIL),
-    Reason.STORAGE: Rule("object storage or a disk refused", Action.BACK_OFF, delay=timedelta(seconds=30)),
-    Reason.TIMEOUT: Rule("the attempt passed its time limit", Action.AGAIN),
-    Reason.CRASH: Rule("the extractor ended in a way that it does not name", Action.AGAIN),
-    Reason.MISCONFIGURED: Rule("the job cannot start as it is described", Action.FAIL),
-    Reason.UNKNOWN: Rule("nothing that was seen explains the failure", Action.AGAIN),
+    Reason.WEIGHTS_INVALID: Rule("the checkpoint is missing, altered or not for this backbone", Action.FAIL),
+    Reason.TOO_MANY_REJECTS: Rule("more images were rejected than max_reject_share allows", Action.FAIL),
+    Reason.STORAGE: Rule("object storage or a disk failed", Action.BACK_OFF, delay=timedelta(seconds=30), outage=True),
+    Reason.TIMEOUT: Rule("the attempt exceeded its time limit", Action.AGAIN),
+    Reason.CRASH: Rule("the extractor crashed", Action.AGAIN),
+    Reason.MISCONFIGURED: Rule("the job cannot start as configured", Action.FAIL),
+    Reason.UNKNOWN: Rule("unknown cause", Action.AGAIN),
 }
 
 LONGEST_DELAY = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """One failed attempt: why, and when it had ended."""
+
+    reason: Reason
+    at: datetime
 
 
 @dataclass(frozen=True)
@@ -96,27 +106,39 @@ class Step:
     text: str
 
 
-def next_step(reason: Reason, earlier: Sequence[Reason], tries: int) -> Step:
+def next_step(failed: Failed, earlier: Sequence[Failed], tries: int, patience: timedelta) -> Step:
     """What follows a failure.
 
     Args:
-        reason: why the attempt that just ended failed.
-        earlier: the reasons of the shard's earlier failed attempts in this round, oldest first.
+        failed: the attempt that just ended.
+        earlier: the shard's earlier failed attempts in this round, oldest first.
         tries: counted attempts that the task may use.
+        patience: how long an outage may last before attempts that end for it count.
     """
+    reason = failed.reason
     rule = RULES[reason]
-    same = sum(each is reason for each in earlier) + 1
-    used = sum(RULES[each].counted for each in earlier) + rule.counted
+    same = sum(each.reason is reason for each in earlier) + 1
+    count = [*_counted([*earlier, failed], patience)]
+    used = sum(count)
     if rule.action is Action.FAIL:
         return Step(False, timedelta(0), str(Action.FAIL))
     if rule.at_most is not None and same >= rule.at_most:
         return Step(False, timedelta(0), f"fail: {same} attempts ended for this reason, the limit is {rule.at_most}")
-    if rule.counted and used >= tries:
+    if count[-1] and used >= tries:
         return Step(False, timedelta(0), f"fail: all {tries} tries are used")
     delay = min(rule.delay * 2 ** (same - 1) if rule.action is Action.BACK_OFF else rule.delay, LONGEST_DELAY)
     when = f" in {delay.total_seconds():.0f} s" if delay else ""
-    left = f" ({used} of {tries} tries used)" if rule.counted else ""
+    left = f" ({used} of {tries} tries used)" if count[-1] or rule.outage else ""
     return Step(True, delay, f"{rule.action}{when}{left}")
+
+
+def _counted(failures: Iterable[Failed], patience: timedelta) -> Iterator[bool]:
+    """Which of these attempts, oldest first, use up a try."""
+    began = None
+    for each in failures:
+        rule = RULES[each.reason]
+        began = (began or each.at) if rule.outage else None
+        yield rule.counted and (began is None or each.at - began > patience)
 
 
 def batch_divisor(earlier: Iterable[Reason]) -> int:

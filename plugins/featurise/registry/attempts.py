@@ -4,7 +4,6 @@ A row is written before the pod or process exists, so that an attempt counts eve
 """
 
 import datetime
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import insert, select, update
@@ -28,8 +27,13 @@ class Past:
     node: str | None
     reason: Reason | None
     message: str
-    running: bool
+    ended_at: datetime.datetime | None
     succeeded: bool
+
+    @property
+    def running(self) -> bool:
+        """Whether nobody has found out yet how it ended."""
+        return self.ended_at is None
 
 
 def of(run: Run, shard: str) -> list[Past]:
@@ -48,7 +52,7 @@ def of(run: Run, shard: str) -> list[Past]:
                 GpuAttempt.node,
                 GpuAttempt.reason,
                 GpuAttempt.message,
-                GpuAttempt.ended_at.is_(None),
+                GpuAttempt.ended_at,
                 GpuAttempt.exit_code,
             )
             .where(
@@ -60,16 +64,9 @@ def of(run: Run, shard: str) -> list[Past]:
             .order_by(GpuAttempt.number)
         ).all()
     return [
-        Past(
-            id, number, tried, place, node, Reason(reason) if reason else None, said, running, not reason and code == 0
-        )
-        for id, number, tried, place, node, reason, said, running, code in rows
+        Past(id, number, tried, place, node, Reason(reason) if reason else None, said, ended, not reason and code == 0)
+        for id, number, tried, place, node, reason, said, ended, code in rows
     ]
-
-
-def failures(attempts: Sequence[Past], since_try: int) -> list[Reason]:
-    """The reasons of the failed attempts of a round of tries, oldest first."""
-    return [each.reason for each in attempts if each.reason is not None and each.try_number >= since_try]
 
 
 def begin(

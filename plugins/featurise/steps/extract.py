@@ -1,17 +1,37 @@
-"""The extractor's job for one shard: one specification, whichever launcher starts it."""
+"""One attempt at a shard: which one is next, the extractor's job for it, and what follows when it has ended.
+
+Both launchers take these steps: `prepare`, `begin`, start the job and wait for it, `conclude`.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from extractor.core import storage
 from extractor.core.backbone_specs import specs
+from extractor.core.exit_codes import Exit
 from featurise.declaration.run import Run
-from featurise.failures.taxonomy import Reason, batch_divisor, memory_factor
+from featurise.errors import FeaturiseError
+from featurise.failures.classify import Evidence, classify, text
+from featurise.failures.taxonomy import Failed, Reason, Step, batch_divisor, memory_factor, next_step
+from featurise.registry import attempts, leases, shards
+from featurise.registry.attempts import Past
+from featurise.settings import settings
 from featurise.steps.plan import Shard
 
 GPU_BATCH = 8
 """Images that share a pass on a GPU unless the taxonomy asks for fewer: the extractor's own default."""
+
+
+class AttemptFailed(FeaturiseError):
+    """Raised when an attempt at a shard failed; the message says why, where, how far it came and what happens next."""
+
+    def __init__(self, message: str, reason: Reason, step: Step) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.step = step
 
 
 class Attempt(BaseModel):
@@ -29,6 +49,114 @@ def following(number: int, earlier: Sequence[Reason]) -> Attempt:
     divisor = batch_divisor(earlier)
     size = max(1, GPU_BATCH // divisor) if divisor > 1 else None
     return Attempt(number=number, batch_size=size, memory_factor=memory_factor(earlier))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How far a shard is in this round of tries (since its task was last cleared), and its next attempt."""
+
+    run: Run
+    shard: Shard
+    earlier: tuple[Failed, ...]
+    """The round's failed attempts, oldest first."""
+    attempt: Attempt
+    """The one that is under way, else the next."""
+    registered: str | None = None
+    """The address of the shard's published file: then nothing is left to do."""
+    row: int | None = None
+    """The registry's number of the attempt that is under way."""
+    done: Past | None = None
+    """An attempt of the round that did all of the shard."""
+    final: AttemptFailed | None = None
+    """Why no further attempt of the round is made."""
+    avoid: tuple[str, ...] = ()
+    """Nodes whose GPUs have failed."""
+
+    @property
+    def tries(self) -> int:
+        """Counted attempts that the round may use."""
+        return self.run.spec.limits.retries + 1
+
+
+def prepare(run: Run, shard: Shard, since_try: int) -> Launch:
+    """What the registry knows of a shard, in the round of tries that began with this one.
+
+    Raises RegistryUnavailable.
+    """
+    registered = shards.find(run, shard.name)
+    past = attempts.of(run, shard.name)
+    of_round = [each for each in past if each.try_number >= since_try]
+    earlier = tuple(Failed(each.reason, each.ended_at) for each in of_round if each.reason and each.ended_at)
+    under_way = past[-1] if past and past[-1].running else None
+    number = under_way.number if under_way else len(past) + 1
+    launch = Launch(
+        run=run,
+        shard=shard,
+        earlier=earlier,
+        attempt=following(number, [each.reason for each in earlier]),
+        registered=registered.uri if registered is not None else None,
+        row=under_way.id if under_way else None,
+        done=next((each for each in of_round if each.succeeded), None),
+        avoid=tuple(sorted({each.node for each in of_round if each.reason is Reason.GPU_FAULT and each.node})),
+    )
+    return replace(launch, final=_final(launch, past))
+
+
+def _final(launch: Launch, past: Sequence[Past]) -> AttemptFailed | None:
+    """The verdict that has ended the round already.
+
+    Airflow tries again all the same where the task that came to it did not live to say so, or was not heard: the
+    scheduler takes a task for dead that was resumed before it had noted the deferral (apache/airflow#72716).
+    """
+    if not launch.earlier or past[-1].reason is None:
+        return None
+    *before, last = launch.earlier
+    step = next_step(last, before, launch.tries, settings().outage)
+    return None if step.retry else AttemptFailed(past[-1].message, last.reason, step)
+
+
+def write_off_lost(run: Run, shard: Shard, why: str) -> None:
+    """Close the shard's attempts that are still open, for a launcher whose attempts end with their tasks.
+
+    Raises RegistryUnavailable.
+    """
+    for lost in (each for each in attempts.of(run, shard.name) if each.running):
+        attempts.failed(lost.id, Evidence(node=lost.node), Reason.UNKNOWN, "retry", why)
+
+
+def begin(launch: Launch, *, try_number: int, launcher: str, place: str) -> Launch:
+    """Write the attempt down before it is started: it counts even if all who watch it die with it.
+
+    Raises RegistryUnavailable, or leases.LeaseLost when another run holds the batch: no GPU is requested in vain.
+    """
+    leases.renew(launch.run)
+    row = attempts.begin(
+        launch.run,
+        launch.shard.name,
+        number=launch.attempt.number,
+        try_number=try_number,
+        launcher=launcher,
+        place=place,
+        batch_size=launch.attempt.batch_size,
+    )
+    return replace(launch, row=row)
+
+
+def conclude(launch: Launch, evidence: Evidence) -> None:
+    """Write down how the attempt that is under way has ended.
+
+    Raises AttemptFailed when it failed, or RegistryUnavailable.
+    """
+    if launch.row is None:
+        raise ValueError(f"no attempt at {launch.shard.name} is under way")
+    if evidence.exit_code == Exit.OK:
+        attempts.succeeded(launch.row, evidence.node, evidence.summary)
+        return
+    failure = classify(evidence)
+    step = next_step(Failed(failure.reason, datetime.now(UTC)), launch.earlier, launch.tries, settings().outage)
+    error = AttemptFailed(text(failure, step), failure.reason, step)
+    attempts.failed(launch.row, evidence, failure.reason, step.text, str(error))
+    raise error
 
 
 class Job(BaseModel):
@@ -62,6 +190,7 @@ def specification(run: Run, shard: Shard, attempt: Attempt, *, summary_path: str
         *("--confidence-threshold", str(spec.rule.confidence_threshold)),
         *("--part-images", str(spec.limits.part_images), "--part-seconds", str(spec.limits.part_seconds)),
         *("--max-reject-share", str(spec.limits.max_reject_share)),
+        *("--outage-seconds", str(settings().outage_seconds)),
     ]
     if specs()[spec.backbone].class_probabilities:
         argv += ["--cls-prob", spec.cls_prob.value]

@@ -6,16 +6,20 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowRescheduleException
+from stoppable import Database
 
 from featurise.airflow.operators.process import ProcessOperator
-from featurise.airflow.retry_policy import AttemptFailed
+from featurise.airflow.retry_policy import HEADROOM
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.failures.taxonomy import Reason
@@ -23,8 +27,10 @@ from featurise.registry import attempts, engine, feature_sets, leases, schema
 from featurise.registry.engine import RegistryUnavailable
 from featurise.registry.session import writing
 from featurise.settings import settings
+from featurise.steps.extract import AttemptFailed
 from featurise.steps.plan import Shard
 
+HERE = Path(__file__).parent
 BATCH, RUN = "2026-11-23", "scheduled__2026-11-24"
 SHARD = Shard(name="shard-00001", manifest_uri="s3://b/work/m.jsonl", work_uri="s3://b/work/shard-00001", images=4)
 PROGRESS = '{"event": "progress", "done": 2, "of": 4, "rejected": 1, "images_per_second": 0.5, "seconds_left": 65}'
@@ -62,12 +68,16 @@ def script(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def operator(spec: FeatureSetSpec) -> ProcessOperator:
-    return ProcessOperator(task_id="extract", spec=spec, shard=SHARD.model_dump(), retries=spec.limits.retries)
+    return ProcessOperator(task_id="extract", spec=spec, shard=SHARD.model_dump())
 
 
-def context(try_number: int = 1, max_tries: int = 3) -> Any:
+def context(try_number: int = 1, *, cleared_after: int = 0) -> Any:
+    """Of a try; Airflow raises max_tries when a task is cleared after a try."""
     run = SimpleNamespace(run_type="scheduled", partition_key=BATCH, run_id=RUN, conf=None)
-    return {"dag_run": run, "params": {}, "ti": SimpleNamespace(try_number=try_number, max_tries=max_tries)}
+    ti = SimpleNamespace(try_number=try_number, max_tries=cleared_after + 3 + HEADROOM)
+    kept: dict[str, Any] = {}
+    store = SimpleNamespace(get=kept.get, set=kept.__setitem__)
+    return {"dag_run": run, "params": {}, "ti": ti, "task_state_store": store}
 
 
 def past(spec: FeatureSetSpec) -> list[attempts.Past]:
@@ -136,9 +146,8 @@ def test_a_cleared_task_begins_anew(spec: FeatureSetSpec, script: Callable[[str]
     for try_number in (1, 2):
         with pytest.raises(AttemptFailed):
             operator(spec).execute(context(try_number))
-    # Airflow raises max_tries by the task's retries when it is cleared after its second try.
     with pytest.raises(AttemptFailed):
-        operator(spec).execute(context(3, max_tries=5))
+        operator(spec).execute(context(3, cleared_after=2))
     assert "--batch-size" not in (folder / "arguments").read_text()
 
 
@@ -192,7 +201,7 @@ def test_the_extractor_ends_with_its_task(
     handler = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
     task = subprocess.Popen(
         [sys.executable, "-c", handler + CHILD, spec.model_dump_json()],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent / "helpers")])},
     )
     _until((folder / "started").exists)
     task.send_signal(number)
@@ -252,6 +261,61 @@ def test_a_registry_that_is_away_for_a_while_ends_no_extraction(
     operator(spec).execute(context())
     assert list(answers) == []
     assert past(spec)[0].succeeded
+
+
+@pytest.fixture
+def database(spec: FeatureSetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """A registry on a PostgreSQL server that a test may stop and start."""
+    # Not in pytest's folder: the server runs as a user of its own.
+    with tempfile.TemporaryDirectory(prefix="featurise-") as folder, Database(Path(folder) / "data") as database:
+        monkeypatch.setenv("FEATURISE_REGISTRY", database.url)
+        monkeypatch.setenv("FEATURISE_OUTAGE_SECONDS", "60")
+        monkeypatch.setenv("FEATURISE_OUTAGE_POLL_SECONDS", "1")
+        settings.cache_clear()
+        schema.migrate(engine.of(database.url))
+        yield database
+        engine.of(database.url).dispose()
+    settings.cache_clear()
+
+
+def test_what_is_finished_while_the_registry_is_down_is_written_down_later(
+    spec: FeatureSetSpec, script: Callable[[str], Path], database: Database
+) -> None:
+    folder = script(
+        "echo x >> $here/starts\nwhile [ ! -e $here/down ]; do sleep 0.1; done\n"
+        f"echo '{SUMMARY}' > $summary\ntouch $here/done"
+    )
+    with ThreadPoolExecutor(1) as beside:
+        running = beside.submit(operator(spec).execute, context())
+        _until((folder / "starts").exists)
+        database.stop()
+        (folder / "down").touch()
+        _until((folder / "done").exists)
+        with pytest.raises(TimeoutError):
+            running.result(2)
+        database.start()
+        assert running.result(60) == "s3://b/work/shard-00001/shard-00001.h5"
+    assert [each.succeeded for each in past(spec)] == [True]
+    assert (folder / "starts").read_text() == "x\n"
+
+
+def test_a_task_that_starts_while_the_registry_is_down_looks_again_without_using_up_a_try(
+    spec: FeatureSetSpec, script: Callable[[str], Path], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(f"echo '{SUMMARY}' > $summary")
+    try_one = context()
+    database.stop()
+    for _ in range(3):
+        with pytest.raises(AirflowRescheduleException) as later:
+            operator(spec).execute(try_one)
+    assert later.value.reschedule_date <= datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)
+    monkeypatch.setenv("FEATURISE_OUTAGE_SECONDS", "0")
+    settings.cache_clear()
+    with pytest.raises(RegistryUnavailable, match="does not answer"):
+        operator(spec).execute(try_one)
+    database.start()
+    operator(spec).execute(try_one)
+    assert [each.number for each in past(spec)] == [1]
 
 
 def _until(holds: Callable[[], bool]) -> None:

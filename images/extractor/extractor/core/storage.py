@@ -37,6 +37,7 @@ from botocore.parsers import ResponseParserError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from extractor.core.exit_codes import StorageError
+from extractor.core.patience import StoreDown, patient
 from extractor.core.redact import redacted
 from extractor.core.s3_client import client as client
 
@@ -45,6 +46,7 @@ MULTIPART_ABOVE = 64 * MIB
 PART = 32 * MIB
 TRANSFER = TransferConfig(multipart_threshold=MULTIPART_ABOVE, multipart_chunksize=PART, max_concurrency=4)
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+TOO_MANY_REQUESTS = 429
 NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 OCCUPIED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 
@@ -103,7 +105,9 @@ def _fail(uri: str, doing: str, error: Exception) -> NoReturn:
             ) from error
         if code in ABSENT:
             raise NotFound(f"{doing} {uri}: no such object at {endpoint()}") from error
-        raise StorageError(
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        kind = StoreDown if status >= 500 or status == TOO_MANY_REQUESTS else StorageError
+        raise kind(
             f"{doing} {uri}: {endpoint()} answered {code}: {error.response['Error'].get('Message', '')}"
         ) from error
     if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
@@ -116,7 +120,7 @@ def _fail(uri: str, doing: str, error: Exception) -> NoReturn:
             f"{doing} {uri}: not an address that a store can have: {error.kwargs['report']}; expected s3://bucket/key"
         ) from error
     if isinstance(error, BotoCoreError | Boto3Error):
-        raise StorageError(
+        raise StoreDown(
             f"{doing} {uri}: no answer from {endpoint()}, or only the beginning of one "
             f"({getattr(error, 'last_exception', error)}); check AWS_ENDPOINT_URL and that the store is up"
         ) from error
@@ -136,6 +140,7 @@ def read_bytes(uri: str) -> bytes:
     return read(uri)[0]
 
 
+@patient
 def read(uri: str) -> tuple[bytes, str]:
     """The whole object and its etag; both of the same moment in an object store.
 
@@ -165,6 +170,7 @@ def _get(bucket: str, key: str) -> tuple[bytes, str]:
     return data, found["ETag"].strip('"')
 
 
+@patient
 def head(uri: str) -> ObjectInfo | None:
     """What stands at an address, or None."""
     try:
@@ -236,6 +242,7 @@ def _raise(error: OSError) -> NoReturn:
     raise error
 
 
+@patient
 def write_bytes(
     uri: str, data: bytes, *, content_type: str = "application/octet-stream", if_absent: bool = False
 ) -> bool:
@@ -285,6 +292,7 @@ def _settle(partial: Path, final: Path, *, if_absent: bool) -> bool:
     return True
 
 
+@patient
 def upload(path: Path, uri: str, *, if_absent: bool = False) -> bool:
     """Put a local file at an address, in parts above 64 MiB, checked end to end by SHA-256.
 
@@ -336,6 +344,7 @@ def _upload_in_parts(path: Path, bucket: str, key: str, condition: dict[str, str
         raise
 
 
+@patient
 def download(uri: str, path: Path) -> None:
     """Fetch an object to a local file, under a temporary name until it is whole.
 

@@ -6,6 +6,7 @@ from typing import Any
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
 from featurise.airflow import run_context
+from featurise.airflow.retry_policy import outages_waited_out
 from featurise.declaration.feature_set import FeatureSetSpec
 
 SETTLING = timedelta(hours=12)
@@ -27,6 +28,10 @@ class DiscoverOperator(BaseSensorOperator):
 
     def poke(self, context: Any) -> PokeReturnValue:
         """One look at the batch."""
+        with outages_waited_out(context):
+            return self._look(context)
+
+    def _look(self, context: Any) -> PokeReturnValue:
         from featurise.steps.discover import readiness
         from featurise.steps.discover import step as discover
 

@@ -20,31 +20,21 @@ from airflow.providers.cncf.kubernetes.utils.pod_manager import detect_pod_termi
 from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
 from kubernetes.utils.quantity import parse_quantity
-from sqlalchemy.exc import OperationalError
 from urllib3.exceptions import HTTPError
 
+from extractor.core.exit_codes import Exit
 from featurise.airflow import run_context
-from featurise.airflow.retry_policy import (
-    BLIND_DELAY,
-    HEADROOM,
-    AttemptFailed,
-    OnlyCounted,
-    OutOfSight,
-    failed,
-    final_verdict,
-    first_try,
-)
+from featurise.airflow.retry_policy import OutOfSight, extract_options, first_try, outages_waited_out
 from featurise.airflow.triggers.pod import PodTrigger, is_lost, lease_of
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.failures.classify import Evidence
 from featurise.failures.log_lines import readable
 from featurise.failures.pod_evidence import CONTAINER, gather
-from featurise.failures.taxonomy import Reason
-from featurise.registry import attempts, leases, shards
-from featurise.registry.engine import RegistryUnavailable
+from featurise.failures.taxonomy import Failed
+from featurise.registry import attempts
 from featurise.settings import settings
-from featurise.steps.extract import following, specification
+from featurise.steps.extract import AttemptFailed, Launch, begin, conclude, prepare, specification
 from featurise.steps.plan import Shard
 
 TERMINATION_MESSAGE = "/dev/termination-log"
@@ -87,42 +77,49 @@ class PodOperator(KubernetesPodOperator):
             on_finish_action="keep_pod",
             **{
                 **kwargs,
+                **extract_options(spec.limits.retries),
                 "execution_timeout": waiting + running + SLACK,
-                "retries": spec.limits.retries + HEADROOM,
-                "retry_policy": OnlyCounted(),
-                # Without a verdict, the pod is to be found again soon, however many tries there were.
-                "retry_delay": BLIND_DELAY,
-                "retry_exponential_backoff": 0,
             },
         )
         self.spec = spec
         self.shard = shard
-        self.verdicts: Sequence[Reason] | None = None
-        """How the earlier attempts of this round of tries ended; None before the registry said so."""
+        self._known: Launch | None = None
+
+    @property
+    def verdicts(self) -> Sequence[Failed] | None:
+        """How the round's earlier attempts failed; None before the registry said so."""
+        return None if self._known is None else self._known.earlier
+
+    @property
+    def _launch(self) -> Launch:
+        if self._known is None:
+            raise RuntimeError(f"{self.task_id}: nothing is known of the shard yet")
+        return self._known
 
     def execute(self, context: Any) -> None:
         """Start the next attempt, or take up the one that is under way, and wait for it without a worker."""
-        with _in_sight():
+        with outages_waited_out(context), _in_sight():
             self._prepare(context)
-            if self._registered:
-                self.log.info("The shard is registered already; nothing is left to do for it.")
+            launch = self._launch
+            if launch.registered is not None:
+                self.log.info("Shard already registered; skipping.")
                 return
-            if self._done or self._over:
+            if launch.done or launch.final:
                 self._remove_strays(self.build_pod_request_obj(context).metadata.namespace, context)
-            if self._over is not None:
-                raise self._over
-            if self._done:
-                self.log.info("%s did all of the shard; only its task did not live to say so.", self._done.place)
+            if launch.final is not None:
+                raise launch.final
+            if launch.done:
+                self.log.info("Pod %s completed the shard; skipping.", launch.done.place)
                 return
             super().execute(context)
 
     def trigger_reentry(self, context: Any, event: dict[str, Any]) -> None:
         """The pod has ended, has passed a limit, is gone, or the trigger met something that it does not know."""
-        with _in_sight():
+        with outages_waited_out(context), _in_sight():
             self._prepare(context)
             self.pod = self._read(event["name"], event["namespace"])
             if event["status"] == "error" and self.pod is not None and not _ended(self.pod):
-                raise OutOfSight(f"pod {event['name']} is at work, but cannot be watched: {event['message']}")
+                raise OutOfSight(f"pod {event['name']} is running, but cannot be watched: {event['message']}")
             self._conclude(event)
 
     def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Any) -> k8s.V1Pod:
@@ -133,80 +130,59 @@ class PodOperator(KubernetesPodOperator):
         """
         name, namespace = pod_request_obj.metadata.name, pod_request_obj.metadata.namespace
         self._remove_strays(namespace, context, keep=name)
-        if self._under_way is None:
-            leases.renew(self._run)
-            self._row = attempts.begin(
-                self._run,
-                self._shard,
-                number=self._attempt.number,
-                try_number=context["ti"].try_number,
-                launcher="kubernetes",
-                place=name,
-                batch_size=self._attempt.batch_size,
-            )
+        if self._launch.row is None:
+            self._known = begin(self._launch, try_number=context["ti"].try_number, launcher="kubernetes", place=name)
         elif (found := self._read(name, namespace)) is not None:
             return found
         elif (context["task_state_store"].get(POD_IDENTIFIER_STATE_KEY) or {}).get("name") == name:
-            raise self._failed(gather(None, self._events(name, namespace), name=name))
+            conclude(self._launch, gather(None, self._events(name, namespace), name=name))
         try:
             return super().get_or_create_pod(pod_request_obj, context)
         except ApiException as error:
             if error.status == 409:  # an earlier answer of the API was lost; the pod is ours, its name says so
                 return self.hook.get_pod(name, namespace)
             if error.status in {400, 403, 422}:
-                raise self._failed(Evidence(pod=name, refused=_why(error))) from error
+                conclude(self._launch, Evidence(pod=name, refused=_why(error)))
             raise
 
     def build_pod_request_obj(self, context: Any = None, *, dry_run: bool = False) -> k8s.V1Pod:
         """The template with this attempt's job, memory and the nodes it must keep away from."""
         pod = super().build_pod_request_obj(context, dry_run=dry_run)
-        pod.metadata.labels["attempt"] = str(self._attempt.number)
+        pod.metadata.labels["attempt"] = str(self._launch.attempt.number)
         base = next(each for each in pod.spec.containers if each.name == CONTAINER)
         base.termination_message_path = TERMINATION_MESSAGE
-        _more_memory(base, self._attempt.memory_factor)
-        _keep_away(pod.spec, self._avoid)
+        _more_memory(base, self._launch.attempt.memory_factor)
+        _keep_away(pod.spec, self._launch.avoid)
         return pod
 
     def defer(self, *, trigger: Any, **kwargs: Any) -> NoReturn:
         """Wait with the trigger of this operator instead of the plain one."""
-        if isinstance(trigger, KubernetesPodTrigger):
-            trigger = PodTrigger(lease=lease_of(self._run), attempt=self._row, **trigger.serialize()[1])
+        if isinstance(trigger, KubernetesPodTrigger) and self._launch.row is not None:
+            trigger = PodTrigger(lease=lease_of(self._launch.run), attempt=self._launch.row, **trigger.serialize()[1])
         super().defer(trigger=trigger, **kwargs)
 
     def on_kill(self) -> None:
         """The worker was told to stop while it held the task: the pod ends with it, and the attempt is written off."""
         super().on_kill()
-        if self.pod is not None:
-            attempts.stopped(self._row)
+        if self.pod is not None and self._known is not None and self._known.row is not None:
+            attempts.stopped(self._known.row)
 
     def _prepare(self, context: Any) -> None:
-        run = self._run = run_context.current_run(self.spec, context)
+        """Read from the registry how far the shard is; what the parent class needs for the pod follows from it."""
+        run = run_context.current_run(self.spec, context)
         shard = Shard.model_validate(self.shard)
-        ti = context["ti"]
-        self._shard = shard.name
-        self._registered = shards.find(run, shard.name) is not None
-        past = attempts.of(run, shard.name)
-        since = first_try(ti.max_tries, self.spec.limits.retries + HEADROOM)
-        self.verdicts = attempts.failures(past, since)
-        self._tries = run.spec.limits.retries + 1
-        self._over = final_verdict(past, self.verdicts, self._tries)
-        this_round = [each for each in past if each.try_number >= since]
-        self._done = next((each for each in this_round if each.succeeded), None)
-        self._avoid = sorted({each.node for each in this_round if each.reason is Reason.GPU_FAULT and each.node})
-        self._under_way = past[-1] if past and past[-1].running else None
-        self._attempt = following(self._under_way.number if self._under_way else len(past) + 1, self.verdicts)
-        job = specification(run, shard, self._attempt, summary_path=TERMINATION_MESSAGE)
+        launch = self._known = prepare(run, shard, first_try(context["ti"].max_tries, self.retries or 0))
+        job = specification(run, shard, launch.attempt, summary_path=TERMINATION_MESSAGE)
         self.arguments = job.argv
-        self._row = self._under_way.id if self._under_way else 0
         self.labels = {name: make_safe_label_value(value) for name, value in job.labels.items()}
-        self.name = pod_name(run, shard.name, self._attempt.number)
+        self.name = pod_name(run, shard.name, launch.attempt.number)
 
     def _conclude(self, event: dict[str, Any]) -> None:
         """Write down how the attempt ended, remove its pod, and fail the task if it failed."""
         name, namespace = event["name"], event["namespace"]
         if self.pod is None and event["status"] == "success":
             # Seen to succeed, then collected by the cluster before it could be read.
-            attempts.succeeded(self._row, None, None)
+            conclude(self._launch, Evidence(exit_code=Exit.OK))
             return
         log = self._log(name, namespace, event.get("last_log_time")) if _has_run(self.pod) else []
         payload = self.client.api_client.sanitize_for_serialization(self.pod) or event.get("last_seen")
@@ -218,16 +194,12 @@ class PodOperator(KubernetesPodOperator):
             deadline=event["message"] if event["status"] == "timeout" else "",
             gone=self.pod is None,
         )
-        if evidence.exit_code == 0:
-            attempts.succeeded(self._row, evidence.node, evidence.summary)
+        try:
+            conclude(self._launch, evidence)
+        except AttemptFailed:
             self._dispose()
-            return
-        error = self._failed(evidence)
+            raise
         self._dispose()
-        raise error
-
-    def _failed(self, evidence: Evidence) -> AttemptFailed:
-        return failed(self._row, evidence, self.verdicts or (), self._tries)
 
     def _dispose(self) -> None:
         """Delete the pod; one on a lost node stays for a while, so it is marked as read, too."""
@@ -289,12 +261,12 @@ class PodOperator(KubernetesPodOperator):
 
 @contextmanager
 def _in_sight() -> Iterator[None]:
-    """Turn trouble on the way to the cluster into a retry that finds the pod again."""
+    """Turn trouble on the way to the cluster into an outage, after which the pod is found again."""
     try:
         yield
-    except (HTTPError, ApiException, KubernetesApiException, RegistryUnavailable, OperationalError) as error:
+    except (HTTPError, ApiException, KubernetesApiException) as error:
         why = _why(error) if isinstance(error, ApiException) else str(error)
-        raise OutOfSight(f"cluster or registry do not answer as they should: {why}; a pod at work goes on") from error
+        raise OutOfSight(f"the Kubernetes API does not answer as expected: {why}; a running pod goes on") from error
 
 
 def _ended(pod: k8s.V1Pod) -> bool:

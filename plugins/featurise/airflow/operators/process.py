@@ -1,6 +1,7 @@
 """The `process` launcher: the extractor in its own environment on this machine, CPU or the local GPU."""
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -11,18 +12,22 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
+from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from extractor.core.exit_codes import Exit, Summary
+from extractor.core.exit_codes import Summary
 from featurise.airflow import run_context
-from featurise.airflow.retry_policy import failed, final_verdict, first_try
+from featurise.airflow.retry_policy import extract_options, first_try, outages, outages_waited_out
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.failures.classify import Evidence
 from featurise.failures.log_lines import readable
-from featurise.failures.taxonomy import Reason
+from featurise.failures.taxonomy import Failed, Reason
+
+if TYPE_CHECKING:
+    from featurise.steps.extract import Launch
 
 GRACE_SECONDS = 60.0
 """For the extractor to save its part after SIGTERM."""
@@ -53,54 +58,63 @@ class ProcessOperator(BaseOperator):
     template_fields: Sequence[str] = ("shard",)
 
     def __init__(self, *, spec: FeatureSetSpec, shard: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{**kwargs, **extract_options(spec.limits.retries)})
         self.spec = spec
         self.shard = shard
+        self._launch: Launch | None = None
         self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def verdicts(self) -> Sequence[Failed] | None:
+        """How the round's earlier attempts failed; None before the registry said so."""
+        return None if self._launch is None else self._launch.earlier
 
     def execute(self, context: Any) -> str:
         """Run one attempt; returns the address of the shard's file."""
-        from featurise.registry import attempts, leases, shards
+        with outages_waited_out(context):
+            return self._execute(context)
+
+    def _execute(self, context: Any) -> str:
+        from featurise.registry import attempts, leases
         from featurise.steps import extract
         from featurise.steps.plan import Shard
 
         run = run_context.current_run(self.spec, context)
         shard = Shard.model_validate(self.shard)
-        if (registered := shards.find(run, shard.name)) is not None:
-            self.log.info("The shard is registered already; nothing is left to do for it.")
-            return str(registered.uri)
         ti = context["ti"]
-        past = attempts.of(run, shard.name)
-        for lost in (each for each in past if each.running):
-            attempts.failed(lost.id, Evidence(node=lost.node), Reason.UNKNOWN, "retry", "its task ended before it did")
-        past = attempts.of(run, shard.name)
-        # After a task is cleared its tries begin anew; what failed before that does not count.
-        retries = self.retries or 0
-        earlier = attempts.failures(past, first_try(ti.max_tries, retries))
-        if (over := final_verdict(past, earlier, retries + 1)) is not None:
-            raise over
-        attempt = extract.following(len(past) + 1, earlier)
+        extract.write_off_lost(run, shard, "its task ended before it did")
+        launch = self._launch = extract.prepare(run, shard, first_try(ti.max_tries, self.retries or 0))
+        if launch.registered is not None:
+            self.log.info("Shard already registered; skipping.")
+            return launch.registered
+        if launch.final is not None:
+            raise launch.final
         with tempfile.TemporaryDirectory(prefix="featurise-") as folder:
-            job = extract.specification(run, shard, attempt, summary_path=str(Path(folder) / "summary.json"))
-            leases.renew(run)
-            row = attempts.begin(
-                run,
-                shard.name,
-                number=attempt.number,
-                try_number=ti.try_number,
-                launcher="process",
-                place=_node(),
-                batch_size=attempt.batch_size,
-            )
+            summary_path = str(Path(folder) / "summary.json")
+            job = extract.specification(run, shard, launch.attempt, summary_path=summary_path)
+            launch = extract.begin(launch, try_number=ti.try_number, launcher="process", place=_node())
             try:
                 evidence = self._run(job, run)
             except leases.LeaseLost as error:
-                attempts.failed(row, Evidence(node=_node()), Reason.UNKNOWN, "fail", str(error))
+                attempts.failed(launch.row or 0, Evidence(node=_node()), Reason.UNKNOWN, "fail", str(error))
                 raise
-        if evidence.exit_code == Exit.OK:
-            attempts.succeeded(row, evidence.node, evidence.summary)
-            return job.output_uri
-        raise failed(row, evidence, earlier, retries + 1)
+        self._conclude(launch, evidence)
+        return job.output_uri
+
+    def _conclude(self, launch: "Launch", evidence: Evidence) -> None:
+        """Write down how the attempt ended: what it has done must not be lost to a registry that is down just now."""
+        from featurise.settings import settings
+        from featurise.steps import extract
+
+        for attempt in Retrying(
+            retry=retry_if_exception_type(outages()),
+            stop=stop_after_delay(settings().outage),
+            wait=wait_fixed(settings().outage_poll_seconds),
+            before_sleep=before_sleep_log(logging.getLogger(__name__), logging.WARNING),
+            reraise=True,
+        ):
+            with attempt:
+                extract.conclude(launch, evidence)
 
     def _run(self, job: Any, run: Run) -> Evidence:
         from featurise.settings import settings
@@ -139,7 +153,7 @@ class ProcessOperator(BaseOperator):
             node=_node(),
             exit_code=code if code >= 0 else 128 - code,
             summary=_summary(job.summary_path),
-            deadline=f"the attempt passed its limit of {job.timeout_seconds} s" if late.is_set() else "",
+            deadline=f"the attempt exceeded its limit of {job.timeout_seconds} s" if late.is_set() else "",
             log_tail=tuple(last),
         )
 

@@ -7,6 +7,7 @@ from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.configuration import conf
 
 from featurise.airflow import run_context
+from featurise.airflow.retry_policy import outages_waited_out
 from featurise.declaration.feature_set import FeatureSetSpec
 
 PAGE = "/featurise/report/{dag_id}/{run_id}"
@@ -40,7 +41,7 @@ class ReportOperator(BaseOperator):
         """Report; returns the page's address, a line of text, and counts."""
         from featurise.steps.report import step as report
 
-        run = run_context.current_run(self.spec, context)
-        done = report.run(run)
+        with outages_waited_out(context):
+            done = report.run(run_context.current_run(self.spec, context))
         self.log.info("%s\n%s", done.text, done.uri)
         return done.model_dump(mode="json")
