@@ -192,7 +192,7 @@ def installation() -> Iterator[Installation]:
             "FEATURISE_ARRIVALS": queue.url,
             "AWS_ENDPOINT_URL_SQS": queue.address,
         }
-        with platform.running(folder, ROOT / "dags", variables, refresh_seconds=10) as up:
+        with platform.running(folder, ROOT / "dags", variables, refresh_seconds=10, others={"ursula": "user"}) as up:
             yield Installation(folder, up.airflow, up.store, up.environment, queue, stack)
     clean.undo()
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from featurise.declaration import load
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.registry.models import Claim, FeatureSet
 from featurise.steps import plan
@@ -12,14 +11,15 @@ from featurise_demo import processes
 DAY = "2026-11-02"
 DAG = "healing__resnet101"
 GOLDEN = Path(__file__).parents[2] / "tests/golden/images"
+WEIGHTS = {"uri": "s3://models/w.pkl", "sha256": "a" * 64}
 IMAGES = ("tiny_40x30", "flower", "coffee")
 
 
-def test_clearing_only_what_failed_heals_the_run(installation: Any, monkeypatch: Any) -> None:
+def test_clearing_only_what_failed_heals_the_run(installation: Any) -> None:
     for name in IMAGES:
         (file,) = GOLDEN.glob(f"{name}.*")
         installation.put("healing", DAY, **{file.name.replace(".", "_"): file.read_bytes()})
-    shards = _shards(installation, monkeypatch)
+    shards = _shards()
     run = None
     for healed in (1, 2, 3):
         broken = "".join(f"{shard}/manifest.*--dataset healing\n" for shard in shards[healed:])
@@ -33,13 +33,10 @@ def test_clearing_only_what_failed_heals_the_run(installation: Any, monkeypatch:
     assert {row["image_id"] for row in installation.images("healing")} == set(IMAGES)
 
 
-def _shards(installation: Any, monkeypatch: Any) -> list[str]:
-    """The names of the run's three shards, an image each."""
-    for name, value in installation.environment.items():
-        if name.startswith("RESNET101"):
-            monkeypatch.setenv(name, value)
-    declared = load.load(installation.folder / "featurise.yaml")
-    (spec,) = (found for found in declared if isinstance(found, FeatureSetSpec) and found.dag_id == DAG)
+def _shards() -> list[str]:
+    """The names of the run's three shards, an image each: they follow from the images' ids."""
+    facts = {"dataset": "healing", "backbone": "resnet101", "bucket": "featurise", "start_date": DAY}
+    spec = FeatureSetSpec.model_validate({**facts, "weights": WEIGHTS, "images_per_shard": 1})
     return [name for name, _ in plan.split([(name, b"") for name in IMAGES], spec)[1]]
 
 

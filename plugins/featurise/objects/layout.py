@@ -68,10 +68,11 @@ def quarantine(run: Run, shard: str) -> str:
     return f"s3://{bucket(spec)}/{spec.outputs.quarantine}{spec.feature_set}/{run.batch}/{slug(run.run_id)}/{shard}"
 
 
-def report(run: Run) -> str:
-    """A run's report, without its suffix."""
+def report(run: Run, feature_set: str | None = None) -> str:
+    """A run's report, without its suffix; `feature_set` names an earlier revision's."""
     spec = run.spec
-    return f"s3://{bucket(spec)}/{spec.outputs.reports}{spec.feature_set}/{run.batch}/{slug(run.run_id)}"
+    name = feature_set or spec.feature_set
+    return f"s3://{bucket(spec)}/{spec.outputs.reports}{name}/{run.batch}/{slug(run.run_id)}"
 
 
 def index(file_uri: str) -> str:
