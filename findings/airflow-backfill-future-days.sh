@@ -10,7 +10,7 @@
 # Source: airflow/models/backfill.py (_validate_backfill_params, _get_info_list: only where the timetable is not
 # partitioned; _create_backfill), airflow/timetables/trigger.py (iter_partition_dagrun_infos).
 #
-# Featurise's timetable gives backfills no day that is not due: tests/dags/test_nights.py (a backfill ends with the last
+# Featurise's timetable gives backfills no day that is not due: tests/dags/test_timetable.py (a backfill ends with the last
 # day that is over); plugins/featurise/airflow/README.md, "Backfills".
 #
 # Run: findings/airflow-backfill-future-days.sh. It fails when that changes.

@@ -42,6 +42,16 @@ def plan(run: Run) -> str:
     return f"{report(run)}.plan.json"
 
 
+def shard(run: Run, name: str) -> str:
+    """The folder of a shard's passing objects."""
+    return storage.join(work(run), name)
+
+
+def shard_manifest(run: Run, name: str) -> str:
+    """The list of a shard's images."""
+    return storage.join(shard(run, name), "manifest.jsonl")
+
+
 def validation(work_uri: str) -> str:
     """What validation found in a shard's file."""
     return storage.join(work_uri, "validation.json")

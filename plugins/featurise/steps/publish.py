@@ -8,8 +8,9 @@ from extractor.core import storage
 from extractor.core.weights import sha256_of
 from featurise.declaration.run import Run
 from featurise.errors import FeaturiseError
-from featurise.objects import layout, orphans, scratch
+from featurise.objects import layout, orphans, own, scratch
 from featurise.registry import leases, shards
+from featurise.steps import extract
 from featurise.steps.plan import Shard
 from featurise.steps.validate.step import Validated
 
@@ -35,10 +36,13 @@ def run(run: Run, shard: Shard, validated: Validated) -> Published:
     """Upload index, rejects and at last the file, each only if absent and checked by SHA-256.
 
     What an earlier attempt at this shard published and nobody registered is removed: another file of the same images.
-    Raises PublicationFailed, storage.StorageError, or leases.LeaseLost when another run works on the batch by now.
+    Raises PublicationFailed, own.NotOwn, storage.StorageError, or leases.LeaseLost when another run works on the batch
+    by now.
     """
+    shard.check(run)
     if (done := shards.find(run, shard.name)) is not None:
         return Published.model_validate({name: getattr(done, name) for name in Published.model_fields})
+    own.check(validated.file_uri, extract.output(shard))
     leases.renew(run)
     uri = layout.published(run.spec, run.batch, shard.name, validated.sha256)
     orphans.remove(run.spec, run.batch, f"{shard.name}-", keep=uri)

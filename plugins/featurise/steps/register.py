@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from extractor.core import manifest, storage
 from extractor.core.manifest import IndexEntry, Reject
 from featurise.declaration.run import Run
-from featurise.objects import latest, layout
+from featurise.objects import latest, layout, own
 from featurise.registry import feature_sets, image_ids, leases, outcomes, shards, upsert
 from featurise.registry.session import writing
 from featurise.registry.upsert import Row
@@ -33,9 +33,11 @@ def run(run: Run, shard: Shard, published: Published) -> Registered:
     """Commit a shard's rows, update `latest.json`, and remove the shard's work objects; repeatable at any point.
 
     Raises storage.StorageError, publish.PublicationFailed when the file is gone, or leases.LeaseLost when another run
-    works on the batch by now: then the published file is taken back.
+    works on the batch by now: then the published file is taken back. Raises own.NotOwn before it touches anything.
     """
+    shard.check(run)
     if (done := shards.find(run, shard.name)) is None:
+        _check(run, shard, published)
         try:
             leases.renew(run)
             if storage.head(published.uri) is None:
@@ -49,6 +51,13 @@ def run(run: Run, shard: Shard, published: Published) -> Registered:
     latest.update(run.spec)
     storage.delete_below(shard.work_uri)
     return found
+
+
+def _check(run: Run, shard: Shard, published: Published) -> None:
+    uri = layout.published(run.spec, run.batch, shard.name, published.sha256)
+    own.check(published.uri, uri)
+    own.check(published.index_uri, layout.index(uri))
+    own.check(published.rejects_uri, layout.rejects(uri))
 
 
 def _commit(run: Run, shard: Shard, published: Published) -> Registered:
