@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from featurise_demo import processes
@@ -42,6 +42,13 @@ class Settings:
     """Extractions at a time: slots of the pool that stands for the machine's GPU."""
     refresh_seconds: int = 30
     """How often a DAG file is read again."""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Roles of further people, by name; all have the same password."""
+
+    @property
+    def people(self) -> dict[str, str]:
+        """Everybody's role."""
+        return {USER: "admin", **self.others}
 
     @property
     def url(self) -> str:
@@ -67,7 +74,7 @@ class Airflow:
 
 def environment(settings: Settings) -> dict[str, str]:
     """Airflow's configuration as environment variables; passwords and keys are made once per home and kept there."""
-    kept = _secrets(settings.home)
+    kept = _secrets(settings)
     options = {
         "core.dags_folder": str(settings.dags),
         # The package is installed and loaded by its entry point; nothing is to be imported a second time from a folder.
@@ -76,7 +83,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "core.executor": "LocalExecutor",
         "core.parallelism": "4",
         "core.fernet_key": kept["fernet_key"],
-        "core.simple_auth_manager_users": f"{USER}:admin",
+        "core.simple_auth_manager_users": ",".join(f"{name}:{role}" for name, role in settings.people.items()),
         "core.simple_auth_manager_passwords_file": str(settings.home / "passwords.json"),
         "core.execution_api_server_url": f"{settings.url}/execution/",
         "database.sql_alchemy_conn": settings.database,
@@ -102,7 +109,8 @@ def environment(settings: Settings) -> dict[str, str]:
     return {"AIRFLOW_HOME": str(settings.home), "AIRFLOW_CONFIG": str(settings.home / "airflow.cfg"), **names}
 
 
-def _secrets(home: Path) -> dict[str, str]:
+def _secrets(settings: Settings) -> dict[str, str]:
+    home = settings.home
     file = home / "secrets.json"
     if not file.exists():
         home.mkdir(parents=True, exist_ok=True)
@@ -112,7 +120,7 @@ def _secrets(home: Path) -> dict[str, str]:
         made["password"] = secrets.token_urlsafe(12)
         write_private(file, json.dumps(made))
     kept: dict[str, str] = json.loads(file.read_text())
-    write_private(home / "passwords.json", json.dumps({USER: kept["password"]}))
+    write_private(home / "passwords.json", json.dumps(dict.fromkeys(settings.people, kept["password"])))
     return kept
 
 
@@ -137,7 +145,7 @@ def run(settings: Settings, variables: Mapping[str, str]) -> Iterator[Airflow]:
     try:
         for name, arguments in argv.items():
             children.append(processes.start(name, [command, *arguments], env, logs))
-        password = _secrets(settings.home)["password"]
+        password = _secrets(settings)["password"]
         airflow = Airflow(Api(settings.url, USER, password), settings.url, USER, password, tuple(children))
         processes.wait_until(lambda: _healthy(airflow), START_SECONDS, f"Airflow to be healthy; its logs: {logs}")
         airflow.api.pool("gpu", settings.slots, "GPUs, or places for an extractor on a CPU")

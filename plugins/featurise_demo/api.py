@@ -50,6 +50,18 @@ class Api:
         except urllib.error.HTTPError as error:
             raise ApiError(method, path, error.code, error.read().decode(errors="replace")[:2000]) from error
 
+    def page(self, path: str) -> tuple[int, str]:
+        """Status and text of a page outside the API."""
+        if not self._token:
+            self.call("GET", "/version")
+        headers = {"Authorization": f"Bearer {self._token}"}
+        request = urllib.request.Request(self.url + path, headers=headers)  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode(errors="replace")
+
     def health(self) -> dict[str, Any]:
         """State of scheduler, DAG processor, triggerer and database."""
         parts: dict[str, Any] = self._send("GET", "/api/v2/monitor/health", None, "")

@@ -15,7 +15,7 @@ POLL_SECONDS = 3.0
 KNOWN_SECONDS = 90.0
 """For the DAG processor to read the DAG files."""
 FINISHED = ("success", "failed")
-STEPS = ("discover", "plan", "extract", "validate", "publish", "register", "announce", "report")
+STEPS = ("discover", "plan", "extract", "validate", "publish", "register", "report")
 PROGRESS = re.compile(r"(\d+) of (\d+) images, ([\d.]+) images/s(?:, (.+?) left)?,")
 
 

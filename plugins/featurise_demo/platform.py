@@ -3,11 +3,11 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import NoReturn
 
 import psycopg
@@ -27,8 +27,16 @@ class Platform:
 
 
 @contextmanager
-def running(folder: Path, dags: Path, variables: dict[str, str], refresh_seconds: int = 30) -> Iterator[Platform]:
+def running(
+    folder: Path,
+    dags: Path,
+    variables: dict[str, str],
+    refresh_seconds: int = 30,
+    others: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Platform]:
     """Everything up, `variables` in the environment of Airflow's tasks; everything ended after the block.
+
+    `others` are roles of further people, by name.
 
     By then the bucket exists, the registry is migrated, and `folder/running.json` and `folder/env` say where all is:
     they hold `variables` and the addresses and credentials, of which no variable can name others.
@@ -56,6 +64,7 @@ def running(folder: Path, dags: Path, variables: dict[str, str], refresh_seconds
             database_async=database,
             port=processes.free_port(8080),
             refresh_seconds=refresh_seconds,
+            others=others,
         )
         everything = {**variables, **environment}
         with airflow.run(settings, everything) as up:

@@ -24,8 +24,7 @@ def test_the_flow(good: Any) -> None:
         "shard.extract": ["shard.validate"],
         "shard.validate": ["shard.publish"],
         "shard.publish": ["shard.register"],
-        "shard.register": ["announce"],
-        "announce": ["report"],
+        "shard.register": ["report"],
         "report": [],
     }
     mapped = {name for name, task in tasks.items() if task["mapped"]}
@@ -34,7 +33,7 @@ def test_the_flow(good: Any) -> None:
 
 def test_the_run_is_judged_by_its_shards_not_by_its_report(good: Any) -> None:
     tasks = good["dags"]["flickr__resnet101"]["tasks"]
-    assert {name for name, task in tasks.items() if task["teardown"]} == {"announce", "report"}
+    assert {name for name, task in tasks.items() if task["teardown"]} == {"report"}
 
 
 def test_only_extraction_takes_a_gpu(good: Any) -> None:
@@ -82,7 +81,7 @@ def test_the_launcher_that_is_declared(good: Any) -> None:
 
 
 def test_the_asset_is_the_feature_set(good: Any) -> None:
-    (name,) = good["dags"]["flickr__resnet101"]["tasks"]["announce"]["outlets"]
+    (name,) = good["dags"]["flickr__resnet101"]["tasks"]["report"]["outlets"]
     assert name.startswith("flickr-resnet101-")
 
 

@@ -44,6 +44,7 @@ datasets:
   nowhere: {bucket: no-such-bucket, limits: {retries: 0}}
   tonight: {}
   clearing: {images_per_shard: 1, limits: {retries: 0}}
+  healing: {images_per_shard: 1, limits: {retries: 0}}
   year: {start_date: 2025-11-01}
   arriving: {ready: {success: _SUCCESS, settle_seconds: null}}
   mistaken: {images_per_shard: many}
@@ -117,6 +118,12 @@ class Installation:
         """The extractions of a run."""
         return [row for row in self.rows(GpuAttempt) if row["run_id"] == run_id]
 
+    def events(self, dag_id: str, run_id: str) -> list[Any]:
+        """What a run has told the DAGs that follow its feature set, oldest first."""
+        query = {"source_dag_id": dag_id, "source_run_id": run_id, "order_by": "timestamp"}
+        found: list[Any] = self.api.call("GET", "/assets/events", **query)["asset_events"]
+        return found
+
     def switch_on(self, dag_id: str) -> None:
         """Unpause a DAG once Airflow knows it."""
         processes.wait_until(lambda: dag_id in self.api.dag_ids(), SECONDS, f"DAG {dag_id}", every=1)
@@ -175,11 +182,15 @@ def _third_backbone(folder: Path) -> dict[str, str]:
 
 
 def _extractor(folder: Path) -> Path:
-    """The extractor: with its network for the dataset `nights`, with the stub of its own tests for the others."""
-    file = folder / "extractor"
+    """The extractor: with its network for the dataset `nights`, with the stub of its own tests for the others.
+
+    It crashes where its arguments match a line of the file `crashing`.
+    """
+    file, crashing = folder / "extractor", folder / "crashing"
     stub = ROOT / "tests/extractor/stub"
     choice = f'case " $* " in *" --dataset nights "*) ;; *) export PYTHONPATH={stub}:{folder}/tiny;; esac'
-    file.write_text(f'#!/bin/sh\n{choice}\nexec {state.EXTRACTOR} "$@"\n')
+    crash = f'[ -e {crashing} ] && echo "$*" | grep -qf {crashing} && kill -9 $$'
+    file.write_text(f'#!/bin/sh\n{choice}\n{crash}\nexec {state.EXTRACTOR} "$@"\n')
     file.chmod(0o755)
     return file
 
@@ -208,7 +219,7 @@ def installation() -> Iterator[Installation]:
             "AWS_ENDPOINT_URL_SQS": queue.address,
             **_third_backbone(folder),
         }
-        with platform.running(folder, ROOT / "dags", variables, refresh_seconds=10) as up:
+        with platform.running(folder, ROOT / "dags", variables, refresh_seconds=10, others={"ursula": "user"}) as up:
             yield Installation(folder, up.airflow, up.store, up.environment, queue, stack)
     clean.undo()
 

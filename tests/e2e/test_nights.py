@@ -111,7 +111,7 @@ def test_an_empty_night_succeeds_and_says_so(installation: Any) -> None:
     run = installation.night(DAG, "2026-11-04")
     assert installation.api.run(DAG, run)["state"] == "success"
     assert installation.api.xcom(DAG, run, "report")["text"] == "no new images"
-    assert installation.states(DAG, run)["announce"] == "skipped"
+    assert installation.events(DAG, run) == []
 
 
 def test_a_bucket_that_does_not_exist_is_named(installation: Any) -> None:

@@ -30,7 +30,7 @@ from featurise.steps.plan import Shard
 from installation import IMAGE, TEMPLATE
 
 BATCH, RUN = "2026-11-23", "scheduled__2026-11-24"
-SHARD = Shard(name="shard-00001", manifest_uri="s3://b/work/m.jsonl", work_uri="s3://b/work/shard-00001", images=4)
+SHARD = "shard-00001"
 
 
 @pytest.fixture
@@ -54,7 +54,11 @@ def operator(cluster: stand_in.StandIn, tmp_path: Path, monkeypatch: pytest.Monk
         dataset="birds", backbone="resnet101", bucket="images", start_date="2026-11-01", weights=weights
     )
     yield PodOperator(
-        task_id="extract", spec=spec, shard=SHARD.model_dump(), config_file=str(cluster.kubeconfig), in_cluster=False
+        task_id="extract",
+        spec=spec,
+        shard=Shard.of(Run(spec, BATCH, RUN), SHARD, 4).model_dump(),
+        config_file=str(cluster.kubeconfig),
+        in_cluster=False,
     )
     settings.cache_clear()
 
@@ -73,9 +77,9 @@ def context(operator: PodOperator, try_number: int) -> Any:
 def end(operator: PodOperator, number: int, reason: Reason | None) -> None:
     """The registry's word on an attempt, begun unless it is there."""
     run = Run(operator.spec, BATCH, RUN)
-    found = [each.id for each in attempts.of(run, SHARD.name) if each.number == number]
+    found = [each.id for each in attempts.of(run, SHARD) if each.number == number]
     row = found[0] if found else attempts.begin(
-        run, SHARD.name, number=number, try_number=number, launcher="kubernetes", place=f"pod-{number}"
+        run, SHARD, number=number, try_number=number, launcher="kubernetes", place=f"pod-{number}"
     )  # fmt: skip
     if reason is None:
         attempts.succeeded(row, None, None)

@@ -12,7 +12,7 @@ from extractor.backbone import Backbone, Checkpoint, Options, Pending, Prepared
 from extractor.core.backbone_specs import BoxRule, Precision
 from extractor.core.contract import Regions
 from extractor.core.exit_codes import UsageError
-from extractor.pipeline.stage_timer import stage
+from extractor.stage_timer import stage
 from resnet101_detectron2 import checkpoint as checkpoints
 from resnet101_detectron2 import image
 from resnet101_detectron2.cpu.one_by_one import candidates

@@ -15,7 +15,7 @@ from extractor.backbone import Backbone, Checkpoint, Options, Pending, Prepared
 from extractor.core.backbone_specs import Precision
 from extractor.core.contract import Regions
 from extractor.core.exit_codes import UsageError
-from extractor.pipeline.stage_timer import stage
+from extractor.stage_timer import stage
 from resnext101_mmf import checkpoint as checkpoints
 from resnext101_mmf import config, resize
 from resnext101_mmf.cpu.one_by_one import candidates, proposed, rois

@@ -13,12 +13,11 @@ from functools import cache, wraps
 from typing import Any
 
 from airflow.sdk import DAG, get_current_context, task, task_group
-from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.log import mask_secret
 from pendulum import timezone
 
 from extractor.core import redact
-from featurise.airflow import assets, params, run_context
+from featurise.airflow import params, run_context
 from featurise.airflow.operators.discover import DiscoverOperator
 from featurise.airflow.operators.report import ReportOperator
 from featurise.airflow.retry_policy import Taxonomy, outages_waited_out
@@ -64,15 +63,14 @@ def build(spec: FeatureSetSpec) -> DAG:
             execution_timeout=_step_timeout(spec),
         )
         shards = _shard(spec).expand(shard=_plan(spec)(found.output))
-        # Teardowns: they run whatever happened, also when a person ends the run, and leave a failed run failed.
-        announced = _announce(spec)().as_teardown()
         report = ReportOperator(
             task_id="report",
             spec=spec,
-            doc_md="The run's page, whatever happened before it.",
+            doc_md="Closes the run: its page, its claims, and the asset's event that tells other DAGs what was added.",
             execution_timeout=_step_timeout(spec),
         )
-        shards >> announced >> report.as_teardown()
+        # A teardown: it runs whatever happened, also when a person ends the run, and leaves a failed run failed.
+        shards >> report.as_teardown()
     return dag
 
 
@@ -199,21 +197,3 @@ def _register(spec: FeatureSetSpec) -> Any:
         return {**rows.model_dump(mode="json"), "uri": file.uri, "feature_set": run.spec.feature_set}
 
     return register
-
-
-def _announce(spec: FeatureSetSpec) -> Any:
-    asset = assets.feature_set(spec)
-
-    @_step(spec, outlets=[asset], doc_md="Tells DAGs that are scheduled on the feature set what was added.")
-    def announce(*, ti: Any = None, outlet_events: Any = None) -> None:
-        # A list of task ids, since for one id Airflow unwraps the result of a single shard.
-        registered = [row for row in ti.xcom_pull(task_ids=["shard.register"]) if row is not None]
-        added = [row for row in registered if row["feature_set"] == spec.feature_set and row["images"]]
-        if not added:
-            raise AirflowSkipException("nothing was added to the feature set")
-        images = sum(row["images"] for row in added)
-        outlet_events[asset].extra = {"images": images, "files": [row["uri"] for row in added]}
-        # A run that was triggered without a partition has worked on one all the same.
-        outlet_events[asset].add_partitions(run_context.current_run(spec).batch)
-
-    return announce

@@ -4,6 +4,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
+from featurise.airflow import listener
 from featurise.airflow.operators.report import PAGE
 from featurise.airflow.priority import NightFirst
 from featurise.airflow.timetable import PreviousDayTimetable
@@ -21,6 +22,7 @@ class FeaturisePlugin(AirflowPlugin):
 
     name = "featurise"
     timetables = [PreviousDayTimetable]
+    listeners = [listener]
     priority_weight_strategies = [NightFirst]
     fastapi_apps = [{"app": pages, "url_prefix": "/featurise", "name": "featurise"}]
     external_views = [

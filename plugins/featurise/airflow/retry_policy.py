@@ -86,6 +86,7 @@ class Taxonomy(RetryPolicy):
 
     def evaluate(self, exception: BaseException, *_: Any, **__: Any) -> RetryDecision:
         """Decide by the exception alone; see RetryPolicy."""
+        from featurise.objects.own import NotOwn
         from featurise.registry.leases import LeaseLost
         from featurise.steps.extract import AttemptFailed
         from featurise.steps.validate.step import ValidationFailed
@@ -94,6 +95,8 @@ class Taxonomy(RetryPolicy):
             if not exception.step.retry:
                 return RetryDecision.fail(exception.step.text)
             return RetryDecision.retry(exception.step.delay, exception.step.text)
+        if isinstance(exception, NotOwn):
+            return RetryDecision.fail("it would be refused again; clear the task that handed the address on")
         if isinstance(exception, ValidationFailed):
             return RetryDecision.fail("the same file would fail again; look at it in quarantine, then clear `extract`")
         if isinstance(exception, LeaseLost):

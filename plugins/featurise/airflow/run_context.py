@@ -66,9 +66,17 @@ def _said(error: ErrorDetails) -> str:
 
 
 def _batch(spec: FeatureSetSpec, dag_run: Any) -> str:
-    """The run's partition, or the batch whose arrival started it; without either, the last whole day before it."""
+    """The run's partition, or the batch whose arrival started it; without either, the last whole day before it.
+
+    Raises AirflowFailException when it is not a day: addresses are made of it.
+    """
+    from featurise.declaration import batches  # boto3 comes with it, and parsing has no need of that
+
     named = dag_run.partition_key or (dag_run.conf or {}).get(BATCH)
     if named:
-        return str(named)
+        try:
+            return batches.day(str(named)).isoformat()
+        except batches.BatchInvalid as error:
+            raise AirflowFailException(f"invalid run parameters: {error}") from error
     zone = zoneinfo.ZoneInfo(spec.schedule.timezone)
     return str((dag_run.run_after.astimezone(zone) - timedelta(days=1)).strftime(KEY))

@@ -42,6 +42,16 @@ def plan(run: Run) -> str:
     return f"{report(run)}.plan.json"
 
 
+def shard(run: Run, name: str) -> str:
+    """The folder of a shard's passing objects."""
+    return storage.join(work(run), name)
+
+
+def shard_manifest(run: Run, name: str) -> str:
+    """The list of a shard's images."""
+    return storage.join(shard(run, name), "manifest.jsonl")
+
+
 def validation(work_uri: str) -> str:
     """What validation found in a shard's file."""
     return storage.join(work_uri, "validation.json")
@@ -83,10 +93,11 @@ def quarantine(run: Run, shard: str) -> str:
     return f"s3://{bucket(spec)}/{spec.outputs.quarantine}{spec.feature_set}/{run.batch}/{slug(run.run_id)}/{shard}"
 
 
-def report(run: Run) -> str:
-    """A run's report, without its suffix."""
+def report(run: Run, feature_set: str | None = None) -> str:
+    """A run's report, without its suffix; `feature_set` names an earlier revision's."""
     spec = run.spec
-    return f"s3://{bucket(spec)}/{spec.outputs.reports}{spec.feature_set}/{run.batch}/{slug(run.run_id)}"
+    name = feature_set or spec.feature_set
+    return f"s3://{bucket(spec)}/{spec.outputs.reports}{name}/{run.batch}/{slug(run.run_id)}"
 
 
 def index(file_uri: str) -> str:

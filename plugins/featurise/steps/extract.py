@@ -177,7 +177,11 @@ def output(shard: Shard) -> str:
 
 
 def specification(run: Run, shard: Shard, attempt: Attempt, *, summary_path: str | None = None) -> Job:
-    """The job for one attempt; `summary_path` is where its summary goes, by default to the termination message."""
+    """The job for one attempt; `summary_path` is where its summary goes, by default to the termination message.
+
+    Raises own.NotOwn.
+    """
+    shard.check(run)
     spec = run.spec
     argv = [
         *("run", "--backbone", spec.backbone),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
 from extractor.core import manifest, storage
@@ -19,7 +19,7 @@ from extractor.core.manifest import IndexEntry, Reject
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
-from featurise.objects import layout, scratch
+from featurise.objects import layout, own, scratch
 from featurise.registry import leases, shards
 from featurise.steps.discover.step import Discovered, Fresh
 
@@ -32,10 +32,24 @@ class Shard(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
+    name: str = Field(pattern=r"^[\w-][\w.-]*$")
     manifest_uri: str
     work_uri: str
     images: int
+
+    @classmethod
+    def of(cls, run: Run, name: str, images: int) -> "Shard":
+        """A shard of a run, at its place."""
+        work, listed = layout.shard(run, name), layout.shard_manifest(run, name)
+        return cls(name=name, manifest_uri=listed, work_uri=work, images=images)
+
+    def check(self, run: Run) -> None:
+        """Make sure that the addresses are the run's own; to be called before they are used.
+
+        Raises own.NotOwn.
+        """
+        own.check(self.work_uri, layout.shard(run, self.name))
+        own.check(self.manifest_uri, layout.shard_manifest(run, self.name))
 
 
 class Plan(BaseModel):
@@ -49,8 +63,9 @@ class Plan(BaseModel):
 def run(run: Run, discovered: Discovered, options: RunOptions) -> list[Shard]:
     """Write one manifest per shard; the same images give the same shards. A dry run plans and returns nothing to do.
 
-    Raises storage.StorageError, or leases.LeaseLost when another run works on the batch by now.
+    Raises storage.StorageError, own.NotOwn, or leases.LeaseLost when another run works on the batch by now.
     """
+    own.check(discovered.listing_uri, layout.fresh(run))
     if discovered.fresh == 0:
         return []
     registered = shards.of_run(run)
@@ -63,11 +78,10 @@ def run(run: Run, discovered: Discovered, options: RunOptions) -> list[Shard]:
     planned = []
     for node, members in groups:
         name = _named(node, members, registered)
-        work = storage.join(layout.work(run), name)
-        uri = storage.join(work, "manifest.jsonl")
+        shard = Shard.of(run, name, len(members))
         # In the order of keys: of two images with one id, the earlier day's keeps it.
-        storage.write_bytes(uri, b"".join(sorted(members)), content_type="application/jsonl")
-        planned.append(Shard(name=name, manifest_uri=uri, work_uri=work, images=len(members)))
+        storage.write_bytes(shard.manifest_uri, b"".join(sorted(members)), content_type="application/jsonl")
+        planned.append(shard)
     plan = Plan(shards=planned, images_per_shard=size, dry_run=options.dry_run)
     uri = layout.plan(run)
     storage.write_bytes(uri, plan.model_dump_json().encode(), content_type="application/json")

@@ -9,10 +9,11 @@ from extractor.core import manifest, storage
 from extractor.core.weights import sha256_of
 from featurise.declaration.run import Run
 from featurise.errors import FeaturiseError
-from featurise.objects import identity, layout, reconcile, scratch, shard_record
+from featurise.objects import identity, layout, own, reconcile, scratch, shard_record
 from featurise.registry import feature_sets, leases, publications, shards
 from featurise.registry.registration import ShardRecord
 from featurise.registry.session import writing
+from featurise.steps import extract
 from featurise.steps.discover import step as discover
 from featurise.steps.discover.step import Fresh
 from featurise.steps.plan import Shard
@@ -43,11 +44,13 @@ def run(run: Run, shard: Shard, validated: Validated) -> Published:
 
     What an earlier attempt at this shard published and nobody registered is removed: another file of the same images.
     The registry is told first what is about to be published: only that is ever removed.
-    Raises PublicationFailed, storage.StorageError, identity.Stranger, or leases.LeaseLost when another run works on the
-    batch by now.
+    Raises PublicationFailed, own.NotOwn, storage.StorageError, identity.Stranger, or leases.LeaseLost when another run
+    works on the batch by now.
     """
+    shard.check(run)
     if (done := shards.find(run, shard.name)) is not None:
         return Published.model_validate({name: getattr(done, name) for name in Published.model_fields})
+    own.check(validated.file_uri, extract.output(shard))
     mine = identity.ensure(run.spec)
     leases.renew(run)
     uri = layout.published(run.spec, run.batch, shard.name, validated.sha256)

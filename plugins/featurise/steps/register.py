@@ -3,7 +3,7 @@
 from extractor.core import manifest, storage
 from extractor.core.manifest import IndexEntry, Reject
 from featurise.declaration.run import Run
-from featurise.objects import identity, latest, reconcile, shard_record
+from featurise.objects import identity, latest, layout, own, reconcile, shard_record
 from featurise.registry import feature_sets, leases, registration, shards
 from featurise.registry.registration import Registered
 from featurise.registry.session import writing
@@ -16,9 +16,12 @@ def run(run: Run, shard: Shard, published: Published) -> Registered:
     """Commit a shard's rows, update `latest.json`, and remove the shard's work objects; repeatable at any point.
 
     Raises storage.StorageError, identity.Stranger, publish.PublicationFailed when the file is gone, or leases.LeaseLost
-    when another run works on the batch by now: then the published file is taken back.
+    when another run works on the batch by now: then the published file is taken back. Raises own.NotOwn before it
+    touches anything.
     """
+    shard.check(run)
     if (done := shards.find(run, shard.name)) is None:
+        _check(run, shard, published)
         mine = identity.ensure(run.spec)
         try:
             leases.renew(run)
@@ -31,6 +34,15 @@ def run(run: Run, shard: Shard, published: Published) -> Registered:
     latest.update(run.spec)
     storage.delete_below(shard.work_uri)
     return found
+
+
+def _check(run: Run, shard: Shard, published: Published) -> None:
+    uri = layout.published(run.spec, run.batch, shard.name, published.sha256)
+    own.check(published.uri, uri)
+    own.check(published.index_uri, layout.index(uri))
+    own.check(published.rejects_uri, layout.rejects(uri))
+    if published.record_uri is not None:
+        own.check(published.record_uri, layout.record(uri))
 
 
 def _commit(run: Run, shard: Shard, published: Published, registry: str) -> Registered:

@@ -23,6 +23,7 @@ from featurise.airflow.retry_policy import HEADROOM
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.failures.taxonomy import Reason
+from featurise.objects import layout
 from featurise.registry import attempts, engine, feature_sets, leases, schema
 from featurise.registry.engine import RegistryUnavailable
 from featurise.registry.session import writing
@@ -32,7 +33,7 @@ from featurise.steps.plan import Shard
 
 HERE = Path(__file__).parent
 BATCH, RUN = "2026-11-23", "scheduled__2026-11-24"
-SHARD = Shard(name="shard-00001", manifest_uri="s3://b/work/m.jsonl", work_uri="s3://b/work/shard-00001", images=4)
+SHARD = "shard-00001"
 PROGRESS = '{"event": "progress", "done": 2, "of": 4, "rejected": 1, "images_per_second": 0.5, "seconds_left": 65}'
 SUMMARY = '{"exit_code": 0, "reason": "ok", "images": 4, "featurised": 3, "rejected": 1, "images_per_second": 0.5}'
 
@@ -68,7 +69,11 @@ def script(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def operator(spec: FeatureSetSpec) -> ProcessOperator:
-    return ProcessOperator(task_id="extract", spec=spec, shard=SHARD.model_dump())
+    return ProcessOperator(
+        task_id="extract",
+        spec=spec,
+        shard=Shard.of(Run(spec, BATCH, RUN), SHARD, 4).model_dump(),
+    )
 
 
 def context(try_number: int = 1, *, cleared_after: int = 0) -> Any:
@@ -81,14 +86,14 @@ def context(try_number: int = 1, *, cleared_after: int = 0) -> Any:
 
 
 def past(spec: FeatureSetSpec) -> list[attempts.Past]:
-    return attempts.of(Run(spec, BATCH, RUN), SHARD.name)
+    return attempts.of(Run(spec, BATCH, RUN), SHARD)
 
 
 def test_a_shard_that_is_done(
     spec: FeatureSetSpec, script: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     script(f"echo '{PROGRESS}'\necho '{SUMMARY}' > $summary")
-    assert operator(spec).execute(context()) == "s3://b/work/shard-00001/shard-00001.h5"
+    assert operator(spec).execute(context()) == f"{layout.shard(Run(spec, BATCH, RUN), SHARD)}/shard-00001.h5"
     assert "2 of 4 images, 0.5 images/s, 1 min 5 s left, 1 rejected" in capsys.readouterr().out
     (attempt,) = past(spec)
     assert (attempt.reason, attempt.running, attempt.number) == (None, False, 1)
@@ -229,7 +234,7 @@ def test_an_attempt_that_nobody_saw_end_is_closed_by_the_next(
     spec: FeatureSetSpec, script: Callable[[str], Path]
 ) -> None:
     script(f"echo '{SUMMARY}' > $summary")
-    attempts.begin(Run(spec, BATCH, RUN), SHARD.name, number=1, try_number=1, launcher="process", place="x")
+    attempts.begin(Run(spec, BATCH, RUN), SHARD, number=1, try_number=1, launcher="process", place="x")
     operator(spec).execute(context(2))
     lost, done = past(spec)
     assert (lost.reason, lost.running) == (Reason.UNKNOWN, False)

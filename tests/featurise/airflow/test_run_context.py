@@ -44,3 +44,9 @@ def test_a_run_triggered_with_an_options_former_name_works_as_before(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FormerName)
         assert run_context.current_run(spec, asked).spec.lookback_days == days
+
+
+@pytest.mark.parametrize("batch", ["../../private", "20261123", "tonight"])
+def test_a_batch_that_is_no_day_starts_no_run(spec: FeatureSetSpec, batch: str) -> None:
+    with pytest.raises(AirflowFailException, match=r"batch '.*': (expected a day|write it 2026-11-23)"):
+        run_context.current_run(spec, context(conf={"batch": batch}))

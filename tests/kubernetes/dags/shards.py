@@ -7,8 +7,10 @@ from typing import Any
 
 from airflow.sdk import DAG, task, task_group
 
+from featurise.airflow import run_context
 from featurise.airflow.operators.kubernetes import PodOperator
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.steps.plan import Shard
 
 FOLDER = Path(os.environ["STUB_FOLDER"])
 
@@ -20,10 +22,8 @@ def build(name: str, spec: FeatureSetSpec) -> DAG:
         @task
         def plan() -> list[dict[str, Any]]:
             shards = (FOLDER / f"{name}.shards").read_text().split()
-            return [
-                {"name": shard, "manifest_uri": f"s3://x/{shard}", "work_uri": f"s3://x/w/{shard}", "images": 1}
-                for shard in shards
-            ]
+            run = run_context.current_run(spec)
+            return [Shard.of(run, shard, 1).model_dump() for shard in shards]
 
         @task_group(group_id="shard")
         def group(shard: dict[str, Any]) -> None:

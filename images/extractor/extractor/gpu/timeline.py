@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from extractor.pipeline import stage_timer
+from extractor import stage_timer
 
 
 class Timeline:
@@ -29,7 +29,7 @@ class Timeline:
         self._spans.append((name, start, end))
 
     def close(self) -> None:
-        """Tell `extractor.pipeline.stage_timer`, once the batch's results are there."""
+        """Tell `extractor.stage_timer`, once the batch's results are there."""
         for name, start, end in self._spans:
             stage_timer.charge(name, start.elapsed_time(end) / 1000)
         self._spans.clear()

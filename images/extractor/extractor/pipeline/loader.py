@@ -23,7 +23,7 @@ from extractor.core.rejection import Reason, Undecodable
 from extractor.pipeline.decode.facts import Reader
 from extractor.pipeline.decode.pool import Limits, shared
 from extractor.pipeline.machine import short_of_memory
-from extractor.pipeline.stage_timer import stage
+from extractor.stage_timer import stage
 
 READERS = {Preprocessing.IGLUE: Reader.OPENCV, Preprocessing.MMF: Reader.PILLOW}
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from extractor.core.contract import Regions
 from extractor.pipeline import parts
 from extractor.pipeline.parts import Filling, Part, Result
-from extractor.pipeline.stage_timer import stage
+from extractor.stage_timer import stage
 
 AHEAD = 16
 """Images that may wait to be written."""

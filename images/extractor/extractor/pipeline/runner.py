@@ -31,7 +31,7 @@ from extractor.pipeline.loader import READERS, LoadedImage, ahead
 from extractor.pipeline.part_writer import Saver
 from extractor.pipeline.parts import Part, Result
 from extractor.pipeline.progress import Progress
-from extractor.pipeline.stage_timer import stage
+from extractor.stage_timer import stage
 
 TOLERATED_REJECTS = 10
 """So many rejects never fail a shard, whatever their share: one bad image of a small night is no incident."""

@@ -25,12 +25,12 @@ import torch
 from cyclopts import App
 from numpy.typing import NDArray
 
-from extractor import log
+from extractor import log, stage_timer
 from extractor.backbone import Backbone, Loader, Options, Pending, Prepared, loader
 from extractor.core import manifest
 from extractor.core.backbone_specs import Precision, box_rule, specs
 from extractor.core.contract import Regions
-from extractor.pipeline import machine, stage_timer
+from extractor.pipeline import machine
 from extractor.pipeline.progress import Progress
 from extractor.pipeline.runner import Request, run
 from extractor.tools import gpu_bench, host_bench, synthetic_checkpoint

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from extractor import stage_timer
 from extractor.backbone import Backbone, Checkpoint, Loader, Options, Prepared
 from extractor.core import manifest
 from extractor.core.backbone_specs import Precision, box_rule
@@ -29,7 +30,6 @@ from extractor.gpu import startup
 from extractor.gpu.agreement import BATCH_BOUNDS, Agreement, agreement, together
 from extractor.gpu.card import GIB, Host, card_of
 from extractor.gpu.known_answer import Answer, KnownAnswers
-from extractor.pipeline import stage_timer
 from extractor.pipeline.progress import Progress
 from extractor.pipeline.runner import Request, run
 from extractor.tools.gpu_profile import profiled

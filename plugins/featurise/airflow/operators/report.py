@@ -1,17 +1,22 @@
-"""The last task of a run: its report, whatever happened before."""
+"""The last task of a run: its report, its asset event and the end of its claims, whatever happened before."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowRescheduleException
 
-from featurise.airflow import run_context
+from featurise.airflow import assets, run_context
 from featurise.airflow.retry_policy import outages_waited_out
 from featurise.declaration.feature_set import FeatureSetSpec
 
 PAGE = "/featurise/report/{dag_id}/{run_id}"
 """Where `web` shows a report, below Airflow's address."""
+OVER = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+"""The states of tasks that have ended."""
+AGAIN = timedelta(seconds=5)
 
 
 class ReportLink(BaseOperatorLink):
@@ -26,7 +31,10 @@ class ReportLink(BaseOperatorLink):
 
 
 class ReportOperator(BaseOperator):
-    """Writes the run's page and JSON, closes attempts that were left open, and releases the run's leases.
+    """Closes a run: writes its page and JSON, closes attempts left open, releases its leases, and tells what it added.
+
+    The asset event lists every file of the run, so that the latest event of a run is the whole truth about it. A run
+    that has added nothing tells nothing. See `listener` for how a run that is cleared comes to be closed again.
 
     :param spec: the dataset under its backbone.
     """
@@ -34,14 +42,34 @@ class ReportOperator(BaseOperator):
     operator_extra_links = (ReportLink(),)
 
     def __init__(self, *, spec: FeatureSetSpec, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(outlets=[assets.feature_set(spec)], **kwargs)
         self.spec = spec
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Report; returns the page's address, a line of text, and counts."""
+        """Close the run; returns the page's address, a line of text, and counts.
+
+        Raises AirflowRescheduleException when a task was cleared meanwhile: the run is then closed once more, after it.
+        """
         from featurise.steps.report import step as report
 
         with outages_waited_out(context):
-            done = report.run(run_context.current_run(self.spec, context))
+            run = run_context.current_run(self.spec, context)
+            done = report.run(run)
         self.log.info("%s\n%s", done.text, done.uri)
+        if at_work := self._at_work(context["ti"]):
+            self.log.info("Reporting again after %s, which started meanwhile.", ", ".join(at_work))
+            raise AirflowRescheduleException(datetime.now(UTC) + AGAIN)  # type: ignore[no-untyped-call]
+        asset = assets.feature_set(self.spec)
+        if done.added and run.spec.feature_set == self.spec.feature_set:
+            event = context["outlet_events"][asset]
+            event.extra = {"images": done.counts["done"], "files": done.added}
+            # A run that was triggered without a partition has worked on one all the same.
+            event.add_partitions(run.batch)
+        else:
+            self.outlets = []  # an outlet of a task that succeeds is an event
         return done.model_dump(mode="json")
+
+    def _at_work(self, ti: Any) -> list[str]:
+        """The run's other tasks that have not ended."""
+        states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id]
+        return sorted(name for name, state in states.items() if name != self.task_id and state not in OVER)

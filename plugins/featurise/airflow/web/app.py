@@ -1,18 +1,28 @@
 """The page of a run's report, shown inside Airflow to those who may see the run."""
 
-import json
+from collections.abc import Iterator
 from html import escape
 from typing import Annotated, Any
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.common.db.common import SessionDep
 from airflow.api_fastapi.core_api.security import requires_access_dag
-from airflow.models.xcom import XComModel
+from airflow.models.dagrun import DagRun
+from airflow.sdk.exceptions import AirflowFailException
 from fastapi import Depends, FastAPI, Path
 from fastapi.responses import HTMLResponse
+from sqlalchemy import select
 
 from extractor.core import storage
 from extractor.core.exit_codes import StorageError
+from featurise.airflow import run_context
+from featurise.declaration import load as declaration
+from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.errors import FeaturiseError
+from featurise.objects import layout
+from featurise.registry import feature_sets
+from featurise.registry.session import reading
+from featurise.settings import settings
 
 # Airflow's own routes check who asks; FastAPI's pages about the routes would answer everybody.
 app = FastAPI(title="Featurise", docs_url=None, redoc_url=None, openapi_url=None)
@@ -37,18 +47,46 @@ NOTHING = """\
 def report(
     dag_id: Annotated[str, Path(min_length=1)], run_id: Annotated[str, Path(min_length=1)], session: SessionDep
 ) -> HTMLResponse:
-    """The report that a run has written, or a page that says why there is none."""
-    query = XComModel.get_many(run_id=run_id, dag_ids=dag_id, task_ids="report", key="return_value", limit=1)
-    found: Any = session.scalars(query).first()
-    if found is None:
-        why = "The task `report` writes it at the end; a run can also have ended without one: see that task's log."
-        return _nothing(404, f"{dag_id}, {run_id}: no report yet. {why}")
-    value = json.loads(found.value) if isinstance(found.value, str) else found.value
+    """The report that a run has written, or a page that says why there is none.
+
+    Its address follows from the declaration and the run's own facts. What tasks returned is not asked: whoever may
+    edit an XCom could name any object, or file, that the API server can read.
+    """
+    run = session.scalars(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)).first()
+    spec = _declared(dag_id)
+    if run is None or spec is None:
+        return _nothing(404, f"{dag_id}, {run_id}: no run of a declared dataset and backbone.")
     try:
-        page = storage.read_bytes(value["uri"])
-    except StorageError as error:
+        for uri in _places(spec, run):
+            try:
+                return HTMLResponse(storage.read_bytes(uri), headers=HEADERS)
+            except storage.NotFound:
+                continue
+    except AirflowFailException as error:
+        return _nothing(404, f"{dag_id}, {run_id}: no report. {error}")
+    except (StorageError, FeaturiseError) as error:
         return _nothing(502, str(error))
-    return HTMLResponse(page, headers=HEADERS)
+    why = "The task `report` writes it at the end; a run can also have ended without one: see that task's log."
+    return _nothing(404, f"{dag_id}, {run_id}: no report yet. {why}")
+
+
+def _declared(dag_id: str) -> FeatureSetSpec | None:
+    specs = (found for found in declaration.load(settings().declaration) if isinstance(found, FeatureSetSpec))
+    return next((spec for spec in specs if spec.dag_id == dag_id), None)
+
+
+def _places(spec: FeatureSetSpec, dag_run: Any) -> Iterator[str]:
+    """Where the run's report is: with its feature set, or with an earlier revision's that the registry knows.
+
+    Raises AirflowFailException when the run's parameters name no feature set, or RegistryUnavailable.
+    """
+    run = run_context.current_run(spec, {"dag_run": dag_run, "params": dag_run.conf or {}})
+    yield f"{layout.report(run)}.html"
+    with reading() as connection:
+        known = feature_sets.chosen(connection)
+    for row in known:
+        if (row.dataset, row.backbone) == (spec.dataset, spec.backbone) and row.revision != run.spec.revision:
+            yield f"{layout.report(run, row.name)}.html"
 
 
 def _nothing(status: int, why: str) -> HTMLResponse:

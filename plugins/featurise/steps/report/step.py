@@ -1,6 +1,6 @@
 """The last page of a run, whatever happened before it."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
 from extractor.core import storage
@@ -21,6 +21,8 @@ class Reported(BaseModel):
     uri: str
     text: str
     counts: dict[str, int]
+    added: list[str] = Field(default=[], exclude=True)
+    """The run's published files that hold an image; for the asset's event, and not for XCom."""
 
 
 def run(run: Run) -> Reported:
@@ -32,7 +34,9 @@ def run(run: Run) -> Reported:
     found = run_summary.of_run(run)
     text = summary(found)
     place = layout.report(run)
-    reported = Reported(uri=f"{place}.html", text=text, counts=found.counts)
+    reported = Reported(
+        uri=f"{place}.html", text=text, counts=found.counts, added=[file.uri for file in found.files if file.images]
+    )
     storage.write_bytes(f"{place}.json", found.model_dump_json(indent=1).encode(), content_type="application/json")
     storage.write_bytes(
         reported.uri, html.render(run.spec, found, text).encode(), content_type="text/html; charset=utf-8"

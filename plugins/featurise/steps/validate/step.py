@@ -40,8 +40,9 @@ class Validated(BaseModel):
 def run(run: Run, shard: Shard) -> Validated:
     """Check a shard's file, index and rejects against its manifest, the contract, and the feature set's history.
 
-    Raises ValidationFailed, or storage.StorageError.
+    Raises ValidationFailed, own.NotOwn, or storage.StorageError.
     """
+    shard.check(run)
     report_uri = layout.validation(shard.work_uri)
     if (done := shards.find(run, shard.name)) is not None:
         facts = {"file_uri": done.uri, "sha256": done.sha256, "images": done.images, "rejects": done.rejects}
