@@ -1,5 +1,9 @@
 """The DAG files: what they make of the declaration, what a mistake in it does, what parsing them costs."""
 
+import os
+import subprocess
+import sys
+import tempfile
 from typing import Any
 
 import pytest
@@ -100,3 +104,20 @@ def test_a_worker_builds_only_the_dag_that_it_runs_and_imports_nothing_heavy_for
     assert set(worker["dags"]) == {"flickr__resnet101"}
     heavy = {"torch", "h5py", "kubernetes", "boto3", "lmdb", "pyarrow"}
     assert heavy.isdisjoint(worker["imported"]), sorted(heavy.intersection(worker["imported"]))
+
+
+def test_secrets_of_the_environment_are_masked_in_airflow_s_logs() -> None:
+    script = (
+        "from featurise.airflow.dag import _mask_secrets; from airflow.sdk.log import redact; _mask_secrets(); "
+        "print('RESULT', redact('refused for open-sesame'))"
+    )
+    with tempfile.TemporaryDirectory() as home:
+        address = "postgresql+psycopg://me@db/x?sslpassword=open-sesame"
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "AIRFLOW_HOME": home, "FEATURISE_REGISTRY": address},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert done.stdout.rpartition("RESULT")[2].strip() == "refused for ***"

@@ -224,7 +224,7 @@ def test_a_failure_tells_no_secret_of_what_others_said(monkeypatch: pytest.Monke
     evidence = Evidence(
         exit_code=1, message="no answer from http://me:hunter22@store", log_tail=("a library signed with open-sesame",)
     )
-    failure = decide(evidence)
+    failure = classify(evidence)
     told = text(failure, next_step(failure.reason, [], tries=3))
     assert "http://me:***@store" in told
     assert "a library signed with ***" in told
@@ -232,7 +232,7 @@ def test_a_failure_tells_no_secret_of_what_others_said(monkeypatch: pytest.Monke
 
 
 def test_a_pod_is_evicted_and_a_process_interrupted() -> None:
-    assert decide(Evidence(exit_code=143, pod="extract-1")).reason is Reason.EVICTED
-    process = decide(Evidence(exit_code=143, node="this-machine"))
+    assert classify(Evidence(exit_code=143, pod="extract-1")).reason is Reason.EVICTED
+    process = classify(Evidence(exit_code=143, node="this-machine"))
     assert process.reason is Reason.INTERRUPTED
     assert "the cluster" not in text(process, next_step(process.reason, [], tries=3))

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from extractor.core import bounded_yaml
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.former_names import FormerName
 from featurise.declaration.load import Broken, load
@@ -294,3 +296,61 @@ def test_a_field_under_its_former_name_is_accepted_with_a_warning(tmp_path):
 def test_a_field_under_both_names_is_refused(tmp_path):
     twice = GOOD.replace("  birds:\n", "  birds:\n    look_back_days: 5\n    lookback_days: 5\n")
     assert "remove look_back_days" in only_broken(read(tmp_path, twice)).message
+
+
+SECRET = "open sesame's \\ word"
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "field"),
+    [
+        ("prefix: images/flowers/", "images_per_shard: ${THE_SECRET}", "images_per_shard"),
+        ("prefix: images/flowers/", "prefix: a${THE_SECRET}", "prefix"),
+        ("prefix: images/flowers/", "launcher: ${THE_SECRET}", "launcher"),
+        ("prefix: images/flowers/", "schedule: {cron: '0 0 * * ${THE_SECRET}'}", "cron"),
+        ("prefix: images/flowers/", "schedule: {cron: '${THE_SECRET}'}", "cron"),
+        ("prefix: images/flowers/", "schedule: {timezone: '${THE_SECRET}'}", "timezone"),
+        ("prefix: images/flowers/", "batches: {pattern: '${THE_SECRET}'}", "pattern"),
+        ("prefix: images/flowers/", "ready: {success: 'a/${THE_SECRET}'}", "success"),
+        ("prefix: images/flowers/", "limits: {pool: ['${THE_SECRET}']}", "pool"),
+        ("prefix: images/flowers/", "start_date: ${THE_SECRET}", "start_date"),
+        ("prefix: images/flowers/", "nobody_knows: ${THE_SECRET}", "nobody_knows"),
+        ("prefix: images/flowers/", "outputs: {unknown: {deep: '${THE_SECRET}'}}", "unknown"),
+        ("${TEST_BUCKET}", "${THE_SECRET}/", "bucket"),
+        ("${TEST_SHA}", "${THE_SECRET}", "sha256"),
+    ],
+)
+@pytest.mark.parametrize("secret", [SECRET, "hunter22"])
+def test_a_mistake_shows_the_declaration_s_own_words_and_no_secret(tmp_path, monkeypatch, good, bad, field, secret):
+    monkeypatch.setenv("THE_SECRET", secret)
+    broken = [one for one in read(tmp_path, GOOD.replace(good, bad, 1)) if isinstance(one, Broken)]
+    assert broken
+    for one in broken:
+        assert field in one.message
+        assert "${THE_SECRET}" in one.message
+        for form in (secret, repr(secret)[1:-1]):
+            assert form not in one.message
+
+
+def test_an_address_in_a_mistake_has_no_password(tmp_path):
+    broken = read(tmp_path, GOOD.replace("prefix: images/flowers/", "limits: {pool: [http://me:hunter22@store]}"))
+    assert "http://me:***@store" in only_broken(broken).message
+
+
+BOMBS = {
+    "aliases": ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 8)],
+    "merges": ["a0: &a0 {x: 1}"] + [f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 8)],
+    "deep lists": ["a: " + "[" * 40 + "]" * 40],
+    "deep mappings": ["a: " + "{b: " * 40 + "}" * 40],
+    "a number in base 60": ["a: 1" + ":1" * 60],
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_file_that_stands_for_too_much_is_one_mistake(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(bounded_yaml, "MAX_LENGTH", 1000)
+    lines = ["defaults:", *(f"  {line}" for line in BOMBS[name]), "datasets: {}"]
+    monkeypatch.setattr(yaml, "safe_load", lambda _: pytest.fail("something was made of it"))
+    (broken,) = read(tmp_path, "\n".join(lines))
+    assert isinstance(broken, Broken)
+    assert re.search(r"featurise.yaml, line \d+: (its aliases repeat|it nests values|a number of)", broken.message)

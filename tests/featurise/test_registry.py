@@ -59,6 +59,19 @@ def test_sqlite_does_not_read_a_batch_again_for_each_image_of_a_shard(registry, 
     assert next(thousands) < 1_000, "thousands of SQLite's instructions for 200 new rows beside 4,000"
 
 
+@pytest.mark.parametrize("options", ["sslpassword=hunter22", "unheard_of=hunter22"])
+def test_no_option_of_the_registry_s_address_is_told(monkeypatch, options: str):
+    monkeypatch.setenv("FEATURISE_REGISTRY", f"postgresql+psycopg://me@127.0.0.1:1/none?{options}")
+    settings.cache_clear()
+    try:
+        with pytest.raises(RegistryUnavailable, match="check FEATURISE_REGISTRY") as error, reading():
+            pass
+    finally:
+        settings.cache_clear()
+    assert f"127.0.0.1:1/none?{options.partition('=')[0]}=***" in str(error.value)
+    assert "hunter" not in str(error.value)
+
+
 def test_a_database_that_is_down_is_named_without_its_password(monkeypatch):
     monkeypatch.setenv("FEATURISE_REGISTRY", "postgresql+psycopg://me:secret@127.0.0.1:1/none")
     settings.cache_clear()

@@ -18,6 +18,7 @@ from extractor.core import manifest, storage
 from extractor.core.backbone_specs import ClsProb, Precision, Preprocessing, box_rule, specs
 from extractor.core.exit_codes import Exit, ExtractorError, Interrupted, Summary, UsageError
 from extractor.core.manifest import MAX_PIXELS, ImageIds
+from extractor.core.redact import redacted
 from extractor.pipeline.progress import Progress
 from extractor.tools import inspect as inspection
 
@@ -319,7 +320,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"extractor: {error}", file=sys.stderr)
         code = error.exit
     except OSError as error:
-        print(f"extractor: {error}; name a place with room that this user may read and write", file=sys.stderr)
+        print(
+            f"extractor: {redacted(str(error))}; name a place with room that this user may read and write",
+            file=sys.stderr,
+        )
         code = Exit.STORAGE
     if code == Exit.GPU_FAULT:
         # All that is finished is saved. What Python would still tidy up belongs to a broken CUDA context, in which any

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from extractor.core import bounded_yaml
+from extractor.core.bounded_yaml import YamlRefused
 from extractor.core.exit_codes import WeightsInvalid
 from resnext101_spec import SPEC
 
@@ -143,9 +145,13 @@ def read(path: Path | None) -> Model:
     if path is None:
         return Model()
     try:
-        document = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        bounded_yaml.compose(text)
+        document = yaml.safe_load(text)
     except (OSError, MemoryError):
         raise
+    except YamlRefused as error:
+        raise WeightsInvalid(f"{path}, line {error.line}: {error}") from error
     except Exception as error:  # YAML's constructors raise anything for a date or number that is none
         raise WeightsInvalid(f"{path}: not a YAML configuration: {error}") from error
     try:

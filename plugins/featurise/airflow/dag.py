@@ -9,12 +9,15 @@ history stays.
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from airflow.sdk import DAG, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.log import mask_secret
 from pendulum import timezone
 
+from extractor.core import redact
 from featurise.airflow import assets, params, run_context
 from featurise.airflow.operators.discover import DiscoverOperator
 from featurise.airflow.operators.report import ReportOperator
@@ -30,6 +33,7 @@ SHARD = "{{ (task.shard if task.shard is defined else task.op_kwargs.shard)['nam
 
 def build(spec: FeatureSetSpec) -> DAG:
     """The feature set's DAG."""
+    _mask_secrets()
     zone = timezone(spec.schedule.timezone)
     with DAG(
         dag_id=spec.dag_id,
@@ -70,6 +74,13 @@ def build(spec: FeatureSetSpec) -> DAG:
         )
         shards >> announced >> report.as_teardown()
     return dag
+
+
+@cache
+def _mask_secrets() -> None:
+    """Tell Airflow what to mask in logs: tracebacks have the words of libraries, which know nothing of secrets."""
+    for secret in redact.secrets():
+        mask_secret(secret)
 
 
 def _about(spec: FeatureSetSpec) -> str:

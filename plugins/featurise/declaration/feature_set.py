@@ -5,7 +5,7 @@ import re
 import zoneinfo
 from typing import Annotated, Literal, Self
 
-from croniter import CroniterError, croniter  # type: ignore[import-untyped]
+from croniter import CroniterBadDateError, CroniterError, croniter  # type: ignore[import-untyped]
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from extractor.core import backbone_specs
@@ -143,8 +143,10 @@ class Schedule(Section):
             raise ValueError(f"{value!r} is no cron expression: expected five fields, as in '0 2 * * *'")
         try:
             croniter(value).get_next()  # a day that no year has, as in '0 0 30 2 *', shows only here
-        except CroniterError as error:
+        except CroniterBadDateError as error:
             raise ValueError(f"{value!r} is no cron expression ({error}); expected one as in '0 2 * * *'") from error
+        except CroniterError as error:  # whose words repeat parts of the value, which may be a secret's
+            raise ValueError(f"{value!r} is no cron expression; expected one as in '0 2 * * *'") from error
         return value
 
     @field_validator("timezone")

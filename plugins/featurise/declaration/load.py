@@ -16,16 +16,18 @@
 A mistake in one dataset breaks that dataset; the others' feature sets are returned.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from extractor.core.backbone_specs import specs
-from featurise.declaration import former_names, yaml_lines
+from extractor.core.bounded_yaml import YamlRefused
+from extractor.core.redact import redacted
+from featurise.declaration import former_names, places, yaml_lines
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.yaml_lines import Document, InvalidYaml, VariableMissing
 
@@ -39,7 +41,7 @@ class Broken(BaseModel):
 
     dataset: str | None = None
     backbone: str | None = None
-    message: str
+    message: Annotated[str, AfterValidator(redacted)]
 
 
 def load(path: Path) -> list[FeatureSetSpec | Broken]:
@@ -59,15 +61,42 @@ def load(path: Path) -> list[FeatureSetSpec | Broken]:
         return [
             Broken(message=f"{where}: not YAML: {getattr(error, 'problem', None) or error}; correct the file's syntax")
         ]
-    except InvalidYaml as error:
+    except (InvalidYaml, YamlRefused) as error:
         return [Broken(message=f"{path}, line {error.line}: {error}")]
     except ValueError as error:  # PyYAML's own, of a date that no calendar has
         return [Broken(message=f"{path}: a value that looks like a date is none ({error}); correct or quote it")]
     wrong = _shape(path, document)
     if wrong:
         return [Broken(message=wrong)]
-    specs = (found for name in document.data["datasets"] for found in _dataset(path, document, name))
+    specs: list[FeatureSetSpec | Broken] = []
+    for name in document.data["datasets"]:
+        specs += [_placed(path, document, one, specs) for one in _dataset(path, document, name)]
     return [*_unknown_backbones(path, document), *specs]
+
+
+def _placed(
+    path: Path, document: Document, one: FeatureSetSpec | Broken, earlier: Sequence[FeatureSetSpec | Broken]
+) -> FeatureSetSpec | Broken:
+    """A feature set whose places are its own; of two that would share one, the first in the file has it."""
+    if isinstance(one, Broken):
+        return one
+    sound = [each for each in earlier if isinstance(each, FeatureSetSpec)]
+    where = _declared_in(one.dataset, one.backbone)
+    message = "\n".join(
+        _located(path, document, where, tuple(field.split(".")), what)
+        for field, what in (*places.within(one), *places.between(one, sound))
+    )
+    return Broken(dataset=one.dataset, backbone=one.backbone, message=message) if message else one
+
+
+def _declared_in(dataset: str, backbone: str) -> tuple[yaml_lines.Path, ...]:
+    """The sections that can declare a field of a feature set, the first that does having the last word."""
+    return (
+        ("datasets", dataset, "backbones", backbone),
+        ("datasets", dataset),
+        ("backbones", backbone),
+        ("defaults",),
+    )
 
 
 def _shape(path: Path, document: Document) -> str | None:
@@ -119,12 +148,7 @@ def _dataset(path: Path, document: Document, name: Any) -> Iterator[FeatureSetSp
 
 
 def _spec(path: Path, document: Document, dataset: str, backbone: str, own: Any) -> FeatureSetSpec | Broken:
-    places: tuple[yaml_lines.Path, ...] = (
-        ("datasets", dataset, "backbones", backbone),
-        ("datasets", dataset),
-        ("backbones", backbone),
-        ("defaults",),
-    )
+    sections = _declared_in(dataset, backbone)
     data: Any = {}
     layers = (
         document.data.get("defaults", {}),
@@ -144,24 +168,26 @@ def _spec(path: Path, document: Document, dataset: str, backbone: str, own: Any)
         )
     except VariableMissing as error:
         what = f"expected a value from the environment, found that {error.name} is not set; export {error.name}"
-        message = _located(path, document, places, error.path, what)
+        message = _located(path, document, sections, error.path, what)
     except ValidationError as error:
         message = "\n".join(
-            _located(path, document, places, found["loc"], _expected(found)) for found in error.errors()
+            _located(path, document, sections, found["loc"], _expected(found, data)) for found in error.errors()
         )
     except (TypeError, ValueError) as error:
-        message = _located(path, document, places, (), str(error))
+        message = _located(path, document, sections, (), str(error))
     return Broken(dataset=dataset, backbone=backbone, message=message)
 
 
-def _expected(error: ErrorDetails) -> str:
-    found = error["input"]
+def _expected(error: ErrorDetails, data: Any) -> str:
+    """What is wrong with a field, in the declaration's own words: what a `${NAME}` stands for may be a secret."""
     if error["type"] == "missing":
         return "required and not declared"
+    found = yaml_lines.declared(data, error["loc"])
     if error["type"] == "extra_forbidden":
         return f"unknown field, found {_shown(found)}; expected one of {', '.join(_siblings(error['loc']))}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    return message if isinstance(found, Mapping | BaseModel) or found is None else f"{message}, found {_shown(found)}"
+    message = yaml_lines.unsubstituted(message, found)
+    return message if isinstance(found, Mapping) or found is None else f"{message}, found {_shown(found)}"
 
 
 def _siblings(field: yaml_lines.Path) -> list[str]:
@@ -174,18 +200,18 @@ def _siblings(field: yaml_lines.Path) -> list[str]:
 
 
 def _located(
-    path: Path, document: Document, places: tuple[yaml_lines.Path, ...], field: yaml_lines.Path, what: str
+    path: Path, document: Document, sections: tuple[yaml_lines.Path, ...], field: yaml_lines.Path, what: str
 ) -> str:
     """A message with file, line and field: the place that declares most of the field's path, else the dataset's."""
     if field == ("backbone",):
-        places, field = (places[0][:-1], places[0][:-1]), places[0][-1:]
-    line, depth, place = 0, -1, places[1]
-    for candidate in places:
+        sections, field = (sections[0][:-1], sections[0][:-1]), sections[0][-1:]
+    line, depth, place = 0, -1, sections[1]
+    for candidate in sections:
         at, steps = document.line((*candidate, *field))
         below = steps - len(candidate)
-        if below > depth and (below > 0 or candidate == places[1]):
+        if below > depth and (below > 0 or candidate == sections[1]):
             line, depth, place = at, below, candidate
-    user = "" if place[0] == "datasets" else f" (used by {'.'.join(map(str, places[0]))})"
+    user = "" if place[0] == "datasets" else f" (used by {'.'.join(map(str, sections[0]))})"
     return f"{path}, line {line}: {'.'.join(map(str, (*place, *field)))}: {what}{user}"
 
 

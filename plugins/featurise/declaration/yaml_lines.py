@@ -8,7 +8,10 @@ from typing import Any
 import yaml
 from yaml.constructor import SafeConstructor
 
+from extractor.core import bounded_yaml
+
 Path = tuple[str | int, ...]
+SHORTEST = 4
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -32,11 +35,12 @@ class InvalidYaml(Exception):
 class Document:
     """One YAML file: its data, and the line on which each field stands.
 
-    Raises yaml.YAMLError when the text is not YAML, InvalidYaml when a key stands twice or a value contains itself.
+    Raises yaml.YAMLError when the text is not YAML, YamlRefused when it stands for too much, InvalidYaml when a key
+    stands twice or a value contains itself.
     """
 
     def __init__(self, text: str) -> None:
-        self._root = yaml.compose(text, Loader=yaml.SafeLoader)
+        self._root = bounded_yaml.compose(text)
         self.data: Any = yaml.safe_load(text)
         _refuse(self._root)
 
@@ -69,10 +73,18 @@ def _name(key: yaml.Node) -> str:
     return str(key.value)
 
 
-def _refuse(node: yaml.Node | None, path: Path = (), line: int = 1, above: tuple[yaml.Node | None, ...] = ()) -> None:
+def _refuse(node: yaml.Node | None) -> None:
     """Raises InvalidYaml when, from this node on, a key stands twice or a value contains itself."""
+    _refuse_below(node, (), 1, (), set())
+
+
+def _refuse_below(
+    node: yaml.Node | None, path: Path, line: int, above: tuple[yaml.Node | None, ...], sound: set[yaml.Node | None]
+) -> None:
     if node in above:
         raise InvalidYaml(line, path, "refers to a value that it is part of; write out what is meant")
+    if node in sound:  # through another alias
+        return
     first: dict[str | int, int] = {}
     for key, (value, at) in _children(node):
         if key in first:
@@ -80,7 +92,39 @@ def _refuse(node: yaml.Node | None, path: Path = (), line: int = 1, above: tuple
                 at, (*path, key), f"declared twice, first on line {first[key]}; remove or rename one of them"
             )
         first[key] = at
-        _refuse(value, (*path, key), at, (*above, node))
+        _refuse_below(value, (*path, key), at, (*above, node), sound)
+    sound.add(node)
+
+
+def declared(value: Any, path: Path) -> Any:
+    """What stands at a path of the data, before substitution; None where nothing does."""
+    for step in path:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def unsubstituted(text: str, value: Any) -> str:
+    """A text in which what `${NAME}` in the value stands for is `${NAME}` again: it may be a secret.
+
+    What has fewer than SHORTEST characters stays, being a part of other words.
+    """
+    names = {name for each in _texts(value) for name in VARIABLE.findall(each)}
+    for name in sorted(names, key=lambda name: len(os.environ.get(name, "")), reverse=True):
+        found = os.environ.get(name, "")
+        for form in (found, repr(found)[1:-1]):  # as it is, and as errors quote it
+            text = text.replace(form, f"${{{name}}}") if len(found) >= SHORTEST else text
+    return text
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
 def substituted(value: Any, path: Path = ()) -> Any:

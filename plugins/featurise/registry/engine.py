@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from extractor.core.redact import redacted
 from featurise.errors import FeaturiseError
 
 BUSY_MILLISECONDS = 60_000
@@ -43,13 +44,13 @@ def of(url: str) -> Engine:
 
 
 def shown(url: URL) -> str:
-    """A URL without its password."""
-    return url.difference_update_query(["password"]).render_as_string(hide_password=True)
+    """A URL without its password, and without the value of any option that may hold one."""
+    return redacted(url.render_as_string(hide_password=True))
 
 
 def reason(error: SQLAlchemyError) -> str:
-    """What the database said, as one line without the statement."""
-    return " ".join(str(getattr(error, "orig", error)).split())
+    """What the database said, as one line without the statement, and without secrets of its URL."""
+    return redacted(" ".join(str(getattr(error, "orig", error)).split()))
 
 
 def file(url: URL) -> Path | None:

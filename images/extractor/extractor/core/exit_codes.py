@@ -1,8 +1,11 @@
 """How a run of the extractor ends: one exit code per class of failure, and the summary it leaves behind."""
 
 from enum import IntEnum
+from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
+
+from extractor.core.redact import redacted
 
 
 class Exit(IntEnum):
@@ -23,9 +26,12 @@ class Exit(IntEnum):
 
 
 class ExtractorError(Exception):
-    """A failure with a class of its own. The message says what happened, where, and what to do next."""
+    """A failure with a class of its own. The message says what happened, where, and what to do next, and no secret."""
 
     exit = Exit.CRASH
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class UsageError(ExtractorError):
@@ -81,7 +87,7 @@ class Summary(BaseModel):
 
     exit_code: int
     reason: str
-    message: str = ""
+    message: Annotated[str, AfterValidator(redacted)] = ""
     images: int = 0
     featurised: int = 0
     rejected: int = 0

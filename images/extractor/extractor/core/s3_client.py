@@ -12,6 +12,8 @@ from botocore.config import Config
 from botocore.utils import parse_timestamp
 from urllib3.exceptions import ReadTimeoutError
 
+from extractor.core.exit_codes import StorageError
+
 PIECE = 1024 * 1024
 PACE_BYTES = 16 * 1024
 """Bytes a second that a body must come with: a tenth of what the slowest of links brings."""
@@ -21,7 +23,10 @@ PACE_SECONDS = 30.0
 
 @cache
 def client() -> Any:
-    """The process's S3 client (boto3's are safe to share between threads)."""
+    """The process's S3 client (boto3's are safe to share between threads).
+
+    Raises StorageError when the endpoint in the environment is no address.
+    """
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     config = Config(
         retries={"mode": "standard", "max_attempts": 5},
@@ -33,7 +38,10 @@ def client() -> Any:
     )
     core = botocore.session.get_session()
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
-    made = boto3.session.Session(botocore_session=core).client("s3", config=config)
+    try:
+        made = boto3.session.Session(botocore_session=core).client("s3", config=config)
+    except ValueError as error:
+        raise StorageError(f"{error}; check AWS_ENDPOINT_URL") from error
     made.meta.events.register("after-call.s3.GetObject", _keep_pace)
     return made
 

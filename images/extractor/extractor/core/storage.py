@@ -37,6 +37,7 @@ from botocore.parsers import ResponseParserError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from extractor.core.exit_codes import StorageError
+from extractor.core.redact import redacted
 from extractor.core.s3_client import client as client
 
 MIB = 1024 * 1024
@@ -89,7 +90,7 @@ def join(uri: str, *names: str) -> str:
 
 def endpoint() -> str:
     """Where the S3 client talks to, for messages."""
-    return str(client().meta.endpoint_url)
+    return redacted(str(client().meta.endpoint_url))
 
 
 def _fail(uri: str, doing: str, error: Exception) -> NoReturn:
