@@ -25,8 +25,11 @@ from featurise.objects import verify
 from featurise.registry import coverage, engine, feature_sets, schema, session
 from featurise.registry.coverage import Day
 from featurise.settings import settings
+from featurise.steps import rebuild as steps_rebuild
 
 app = App(name="featurise", help="Region features, every night: what is declared, what is done, where it lies.")
+registry = App(name="registry", help="The registry and the bucket whose files it keeps.")
+app.command(registry)
 console = Console()
 Form = Literal["h5", "lmdb-volta", "lmdb-mmf", "npy-mmf", "tsv-lxmert"]
 
@@ -191,6 +194,36 @@ def verify_objects(*, dataset: str | None = None, read: bool = False) -> int:
             found += 1
     _say(f"{len(files):,} files, {found:,} findings" + ("" if read else "; contents not read"))
     return int(found > 0)
+
+
+@registry.command
+def rebuild(*, dataset: str | None = None, adopt: bool = False) -> int:
+    """Take in every published file of the declared buckets that the registry does not know, and list the images again.
+
+    The way back after the registry was lost or restored from a backup. Nothing that is published is removed or changed;
+    may be run again at any time.
+
+    Parameters
+    ----------
+    dataset
+        Only where this dataset's files lie.
+    adopt
+        Also where another registry is named in the bucket: the bucket is this registry's from then on.
+    """
+    declared = declaration.load(settings().declaration)
+    for one in declared:
+        if isinstance(one, Broken):
+            _say(one.message, style="yellow")
+    specs = [one for one in declared if isinstance(one, FeatureSetSpec) and dataset in (None, one.dataset)]
+    if not specs:
+        _say("no feature set is declared, so there is no bucket to look at; see `featurise check`", style="red")
+        return 1
+    with console.status("") as shown:
+        done = steps_rebuild.run(specs, adopt=adopt, tell=lambda uri: shown.update(uri))
+    for told in done.told:
+        _say(told, style="yellow")
+    _say(f"{done.taken_in:,} files taken in, {len(done.told):,} things left alone; `featurise status` shows the days")
+    return int(bool(done.told))
 
 
 def main() -> None:

@@ -48,6 +48,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
+        if "list-type" not in query:  # an object: there is none
+            self._answer(b"", 404)
+            return
         day = query.get("prefix", [""])[0].removeprefix(PREFIX).rstrip("/")
         listed = {DAY: self.objects, NEXT_DAY: NEW}.get(day, 0)
         self._answer(page(day, int(query.get("continuation-token", ["0"])[0]), listed))
@@ -65,8 +68,8 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 
-    def _answer(self, data: bytes) -> None:
-        self.send_response(200)
+    def _answer(self, data: bytes, status: int = 200) -> None:
+        self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.send_header("ETag", '"0"')
         self.end_headers()

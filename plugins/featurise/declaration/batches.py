@@ -52,6 +52,16 @@ def completed_by(spec: FeatureSetSpec, key: str) -> str | None:
     return batch if key == f"{prefix(spec, batch)}{spec.ready.success}" else None
 
 
+def of_key(spec: FeatureSetSpec, key: str) -> str | None:
+    """The batch whose partition folder a key lies in, or None when it lies in none."""
+    folders = key.removeprefix(spec.prefix).split("/")[: spec.batches.pattern.count("/") + 1]
+    try:
+        batch = datetime.datetime.strptime("/".join(folders), spec.batches.pattern).date().isoformat()
+    except ValueError:
+        return None
+    return batch if key.startswith(prefix(spec, batch)) else None
+
+
 def earlier(spec: FeatureSetSpec, batch: str) -> list[str]:
     """The batches in which late images are looked for, the earliest first; none before the dataset's first day."""
     last = day(batch)

@@ -18,7 +18,7 @@ from featurise.export.lightning import Mmf, Volta
 from featurise.export.source import ExportFailed, Outdated, Source, feature_set, sources
 from featurise.export.tsv import Lxmert
 from featurise.export.writer import Writer
-from featurise.objects import scratch
+from featurise.objects import latest, scratch
 from featurise.registry.session import reading
 
 FORMATS: dict[str, type[Writer]] = {
@@ -56,8 +56,8 @@ def run(dataset: str, backbone: str, revision: str | None, form: str, out: Path,
     """Export a feature set's live images; called again after whatever happened, it goes on where it stopped.
 
     `tell` is given images done and in all.
-    Raises ExportFailed (also while another export works in the folder), feature_sets.NoSuchFeatureSet,
-    storage.StorageError, or engine.RegistryUnavailable.
+    Raises ExportFailed (also while another export works in the folder), latest.RegistryBehind,
+    feature_sets.NoSuchFeatureSet, storage.StorageError, or engine.RegistryUnavailable.
     """
     with _alone_in(out, dataset, backbone, form):
         return _export(dataset, backbone, revision, form, out, tell)
@@ -83,6 +83,8 @@ def _export(dataset: str, backbone: str, revision: str | None, form: str, out: P
     with reading() as connection:
         found = feature_set(connection, dataset, backbone, revision)
         planned = sources(connection, found.id)
+        if planned:
+            latest.require_current(connection, found.id, planned[0].uri.rsplit("/", 2)[0])
     name = found.name
     if not planned:
         raise ExportFailed(f"{name} has no image to export; `featurise status` shows how far it is")

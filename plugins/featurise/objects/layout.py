@@ -47,9 +47,19 @@ def validation(work_uri: str) -> str:
     return storage.join(work_uri, "validation.json")
 
 
+def location(spec: FeatureSetSpec) -> str:
+    """The prefix of all published files of a bucket, slash included: what belongs to one registry."""
+    return f"s3://{bucket(spec)}/{spec.outputs.features}"
+
+
+def identity(location_uri: str) -> str:
+    """The object that names the registry of a location; no dataset's name starts like that."""
+    return f"{location_uri}_registry.json"
+
+
 def features(spec: FeatureSetSpec) -> str:
     """The folder of a feature set."""
-    return f"s3://{bucket(spec)}/{spec.outputs.features}{spec.dataset}/{spec.backbone}/{spec.revision}"
+    return f"{location(spec)}{spec.dataset}/{spec.backbone}/{spec.revision}"
 
 
 def published(spec: FeatureSetSpec, batch: str, shard: str, sha256: str) -> str:
@@ -59,7 +69,12 @@ def published(spec: FeatureSetSpec, batch: str, shard: str, sha256: str) -> str:
 
 def latest(spec: FeatureSetSpec) -> str:
     """The list of a feature set's files, for readers without the registry."""
-    return storage.join(features(spec), "latest.json")
+    return latest_in(features(spec))
+
+
+def latest_in(folder: str) -> str:
+    """The same, of a feature set's folder."""
+    return storage.join(folder, "latest.json")
 
 
 def quarantine(run: Run, shard: str) -> str:
@@ -79,14 +94,24 @@ def index(file_uri: str) -> str:
     return manifest.list_of(file_uri, "index")
 
 
+def record(file_uri: str) -> str:
+    """What is known of a file beside its images: who made it, from what, and its numbers in sum."""
+    return f"{file_uri.removesuffix('.h5')}.record.json"
+
+
+def beside(file_uri: str) -> tuple[str, str, str]:
+    """The objects that belong to a published file, in the order in which they are written, before it."""
+    return index(file_uri), rejects(file_uri), record(file_uri)
+
+
 def rejects(file_uri: str) -> str:
     """The list of the images that a file's shard could not featurise."""
     return manifest.list_of(file_uri, "rejects")
 
 
 def file_of(uri: str) -> str:
-    """The published file that an object belongs to: itself, or the one that it is a list of."""
-    for suffix in (".index.jsonl", ".rejects.jsonl"):
+    """The published file that an object belongs to: itself, or the one that it lies beside."""
+    for suffix in (".index.jsonl", ".rejects.jsonl", ".record.json"):
         if uri.endswith(suffix):
             return f"{uri.removesuffix(suffix)}.h5"
     return uri

@@ -77,8 +77,9 @@ def run(
             listed |= {f"s3://{bucket}/{item.key}": item for item in storage.listing(f"{folder}/")}
     expected = {f"{_folder(row)}/latest.json" for row in registered}
     for row in registered:
-        expected.update((row.uri, row.index_uri, row.rejects_uri))
-        for uri in (row.uri, row.index_uri, row.rejects_uri):
+        its = [row.uri, row.index_uri, row.rejects_uri, *([row.record_uri] if row.record_uri else [])]
+        expected.update(its)
+        for uri in its:
             if uri not in listed and row.needed:
                 yield Finding(kind="missing", uri=uri, detail=f"registered, and not in the store; {_repair(row)}")
         there = listed.get(row.uri)
@@ -96,7 +97,11 @@ def run(
         meanwhile = known(connection, [layout.file_of(uri) for uri in orphans])
     for uri in orphans:
         if layout.file_of(uri) not in meanwhile:
-            yield Finding(kind="orphaned", uri=uri, detail="in the store, and not registered")
+            yield Finding(
+                kind="orphaned",
+                uri=uri,
+                detail="in the store, and not registered; the next run takes it in or says why not",
+            )
 
 
 def _repair(row: Row[Any]) -> str:

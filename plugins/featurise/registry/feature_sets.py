@@ -2,8 +2,10 @@
 
 import datetime
 from collections.abc import Sequence
+from typing import Any, Self
 
-from sqlalchemy import Connection, Row, select, update
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection, Row, case, select, update
 
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.errors import FeaturiseError
@@ -20,30 +22,71 @@ class NoSuchFeatureSet(FeaturiseError):
 
 def find(connection: Connection, spec: FeatureSetSpec) -> int | None:
     """A feature set's number, or None before its first run."""
-    return connection.scalar(select(FeatureSet.id).where(FeatureSet.name == spec.feature_set))
+    return named(connection, spec.feature_set)
 
 
-def ensure(connection: Connection, spec: FeatureSetSpec) -> int:
-    """A feature set's number; its row is made when it is new."""
-    found = find(connection, spec)
-    if found is not None:
-        return found
-    connection.execute(
-        insert_into(connection, FeatureSet)
-        .values(
+class Facts(BaseModel):
+    """What names a feature set and what it was made with."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    dataset: str
+    backbone: str
+    revision: str
+    weights_uri: str
+    weights_sha256: str
+    box_rule: dict[str, Any]
+    precision: str
+
+    @classmethod
+    def of(cls, spec: FeatureSetSpec) -> Self:
+        """The facts of a declared feature set."""
+        return cls(
             name=spec.feature_set,
             dataset=spec.dataset,
             backbone=spec.backbone,
             revision=spec.revision,
             weights_uri=spec.weights.uri,
-            weights_sha256=spec.weights.sha256,
+            weights_sha256=spec.weights.sha256 or "",
             box_rule=spec.rule.model_dump(mode="json"),
             precision=spec.precision.value,
-            created_at=datetime.datetime.now(datetime.UTC),
         )
-        .on_conflict_do_nothing()
-    )
-    return connection.scalars(select(FeatureSet.id).where(FeatureSet.name == spec.feature_set)).one()
+
+
+def ensure(connection: Connection, spec: FeatureSetSpec) -> int:
+    """A feature set's number; its row is made when it is new."""
+    found = find(connection, spec)
+    return add(connection, Facts.of(spec)) if found is None else found
+
+
+def add(connection: Connection, facts: Facts) -> int:
+    """The number of a feature set, be it declared or not; its row is made when it is new."""
+    row = facts.model_dump() | {"created_at": datetime.datetime.now(datetime.UTC)}
+    connection.execute(insert_into(connection, FeatureSet).values(**row).on_conflict_do_nothing())
+    return connection.scalars(select(FeatureSet.id).where(FeatureSet.name == facts.name)).one()
+
+
+def facts(connection: Connection, number: int) -> Facts:
+    """What names the feature set with this number."""
+    row = connection.execute(select(FeatureSet.__table__).where(FeatureSet.id == number)).one()
+    return Facts.model_validate(row, from_attributes=True)
+
+
+def named(connection: Connection, name: str) -> int | None:
+    """The number of the feature set with this name, if there is one."""
+    return connection.scalar(select(FeatureSet.id).where(FeatureSet.name == name))
+
+
+def version(connection: Connection, number: int | None) -> int:
+    """The version of a feature set's list of files that this registry wrote last; 0 before the first."""
+    return connection.scalar(select(FeatureSet.version).where(FeatureSet.id == number)) or 0
+
+
+def next_version(connection: Connection, number: int, *, above: int = 0) -> None:
+    """Count the list's version up, beyond `above`; committed before that list is written, so none is ever ahead."""
+    last = case((FeatureSet.version < above, above), else_=FeatureSet.version)
+    connection.execute(update(FeatureSet).where(FeatureSet.id == number).values(version=last + 1))
 
 
 def synthetic(connection: Connection, number: int) -> bool | None:

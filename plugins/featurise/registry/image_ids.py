@@ -30,6 +30,7 @@ class Owner:
     sha256: str
     shard_id: int
     boxes: int
+    registered_at: datetime.datetime
 
 
 def owned(
@@ -66,10 +67,12 @@ def _owners(
     connection: Connection, feature_set: int | None, images: Sequence[Entry | IndexEntry]
 ) -> dict[str, list[Owner]]:
     """Who has these images' ids by now: several keys where their bytes are the same."""
-    columns = (Image.image_id, Image.key, Image.etag, Image.size, Image.sha256, Image.shard_id, Image.boxes)
+    owner = (Image.key, Image.etag, Image.size, Image.sha256, Image.shard_id, Image.boxes, Image.registered_at)
     wanted = Image.image_id.in_([image.image_id for image in images])
     found: dict[str, list[Owner]] = defaultdict(list)
-    for row in connection.execute(select(*columns).where(Image.feature_set_id == feature_set, wanted, live(Image))):
+    for row in connection.execute(
+        select(Image.image_id, *owner).where(Image.feature_set_id == feature_set, wanted, live(Image))
+    ):
         found[row[0]].append(Owner(*row[1:]))
     return found
 

@@ -7,7 +7,18 @@ superseded (the image was replaced, or its outcome was) or its image was deleted
 import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Dialect, ForeignKey, ForeignKeyConstraint, Index, Text, UniqueConstraint, false
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Dialect,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
 from sqlalchemy import DateTime as SqlDateTime
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -40,6 +51,24 @@ class Base(DeclarativeBase):
     type_annotation_map = {datetime.datetime: Moment, str: Text, dict[str, Any]: JSON, list[Any]: JSON}
 
 
+class Registry(Base):
+    """Who this registry is: one row, made with the table, that goes wherever the registry's backups go."""
+
+    __tablename__ = "registry"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime.datetime]
+
+
+class Location(Base):
+    """A prefix of a bucket whose published files this registry keeps; an object there names the registry."""
+
+    __tablename__ = "locations"
+
+    uri: Mapped[str] = mapped_column(primary_key=True)
+    claimed_at: Mapped[datetime.datetime]
+
+
 class FeatureSet(Base):
     """One dataset under one backbone revision."""
 
@@ -57,6 +86,8 @@ class FeatureSet(Base):
     synthetic: Mapped[bool | None]
     """Known from the first published file."""
     created_at: Mapped[datetime.datetime]
+    version: Mapped[int] = mapped_column(default=0, server_default=text("0"))
+    """Of its list of files in the bucket: a list with a higher one was written after this registry's backup."""
 
 
 class Batch(Base):
@@ -97,6 +128,25 @@ class Shard(Base):
     """A few images with their boxes, for the report."""
     warnings: Mapped[list[Any]]
     published_at: Mapped[datetime.datetime]
+    record_uri: Mapped[str | None]
+    """None of files of versions that wrote no record beside them."""
+
+
+class Publication(Base):
+    """A file that a run is about to publish, written down first; the row goes when the file is registered.
+
+    A row that stays speaks of a run that failed in between: only such files are ever removed.
+    """
+
+    __tablename__ = "publications"
+    __table_args__ = (Index("publications_by_batch", "feature_set_id", "batch"),)
+
+    uri: Mapped[str] = mapped_column(primary_key=True)
+    feature_set_id: Mapped[int] = mapped_column(ForeignKey("feature_sets.id"))
+    batch: Mapped[str] = mapped_column(Key)
+    run_id: Mapped[str]
+    shard: Mapped[str]
+    started_at: Mapped[datetime.datetime]
 
 
 class Outcome:

@@ -134,6 +134,23 @@ def listed(connection: Connection, feature_set: int, batch: str, found: int, run
     )
 
 
+def batches(connection: Connection, feature_set: int) -> list[str]:
+    """Every batch of a feature set, in order."""
+    return list(
+        connection.scalars(select(Batch.batch).where(Batch.feature_set_id == feature_set).order_by(Batch.batch))
+    )
+
+
+def known_batches(
+    connection: Connection, feature_set: int, batches: Iterable[str], run_id: str, listed_at: datetime.datetime
+) -> None:
+    """Let batches have a row before any listing of them is known: they hold at least what has an outcome."""
+    for batch in sorted(batches):
+        mine = {"feature_set_id": feature_set, "batch": batch}
+        facts = {"found": 0, "done": 0, "rejected": 0, "deleted": 0, "run_id": run_id, "listed_at": listed_at}
+        connection.execute(insert_into(connection, Batch).values(**mine, **facts).on_conflict_do_nothing())
+
+
 def recount(connection: Connection, feature_set: int, batches: Iterable[str], run_id: str) -> None:
     """Count the live outcomes of batches; their rows are locked first, so that every committed outcome is seen.
 
@@ -152,4 +169,5 @@ def recount(connection: Connection, feature_set: int, batches: Iterable[str], ru
         gone = (Image.feature_set_id == feature_set, Image.batch == batch, Image.deleted_at.is_not(None))
         deleted = connection.scalar(select(func.count()).select_from(Image).where(*gone, ~Image.superseded))
         left = max(before.done + before.rejected - sum(counts.values()), 0) if before.run_id != run_id else 0
-        connection.execute(update(Batch).where(*where).values(**counts, deleted=deleted, found=before.found - left))
+        found = max(before.found - left, sum(counts.values()))
+        connection.execute(update(Batch).where(*where).values(**counts, deleted=deleted, found=found))

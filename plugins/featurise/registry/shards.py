@@ -45,9 +45,17 @@ def history(spec: FeatureSetSpec, files: int) -> Statistics:
 
 
 def add(connection: Connection, facts: Mapping[str, Any]) -> int:
-    """Write down a published file; one that is there already stays as it is. Returns its number."""
-    connection.execute(insert_into(connection, Shard).values(**facts).on_conflict_do_nothing())
+    """Write down a published file; of one that was found in the bucket, whose it is. Returns its number."""
+    whose = {name: facts[name] for name in ("run_id", "name")}
+    row = insert_into(connection, Shard).values(**facts)
+    connection.execute(row.on_conflict_do_update(index_elements=["uri"], set_=whose))
     return connection.scalars(select(Shard.id).where(Shard.uri == facts["uri"])).one()
+
+
+def named_otherwise(connection: Connection, feature_set: int, batch: str, run_id: str, name: str, uri: str) -> bool:
+    """Whether a run's shard of this name is another file."""
+    mine = (Shard.feature_set_id == feature_set, Shard.batch == batch, Shard.run_id == run_id, Shard.name == name)
+    return bool(connection.scalar(select(exists().where(*mine, Shard.uri != uri))))
 
 
 def known(connection: Connection, uris: list[str]) -> set[str]:

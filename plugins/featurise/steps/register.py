@@ -1,48 +1,30 @@
 """A published file into the registry: from this transaction on it counts."""
 
-import datetime
-from collections.abc import Iterator, Sequence
-
-from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Connection
-
 from extractor.core import manifest, storage
 from extractor.core.manifest import IndexEntry, Reject
 from featurise.declaration.run import Run
-from featurise.objects import latest, layout
-from featurise.registry import feature_sets, image_ids, leases, outcomes, shards, upsert
+from featurise.objects import identity, latest, reconcile, shard_record
+from featurise.registry import feature_sets, leases, registration, shards
+from featurise.registry.registration import Registered
 from featurise.registry.session import writing
-from featurise.registry.upsert import Row
-from featurise.steps.discover import step as discover
-from featurise.steps.discover.step import Fresh
+from featurise.steps import publish
 from featurise.steps.plan import Shard
 from featurise.steps.publish import PublicationFailed, Published
-from featurise.steps.validate.shard_file import ValidationReport
-
-
-class Registered(BaseModel):
-    """Rows that a shard has in the registry."""
-
-    model_config = ConfigDict(frozen=True)
-
-    images: int
-    rejects: int
 
 
 def run(run: Run, shard: Shard, published: Published) -> Registered:
     """Commit a shard's rows, update `latest.json`, and remove the shard's work objects; repeatable at any point.
 
-    Raises storage.StorageError, publish.PublicationFailed when the file is gone, or leases.LeaseLost when another run
-    works on the batch by now: then the published file is taken back.
+    Raises storage.StorageError, identity.Stranger, publish.PublicationFailed when the file is gone, or leases.LeaseLost
+    when another run works on the batch by now: then the published file is taken back.
     """
     if (done := shards.find(run, shard.name)) is None:
+        mine = identity.ensure(run.spec)
         try:
             leases.renew(run)
-            if storage.head(published.uri) is None:
-                raise PublicationFailed(f"{published.uri} is not there any more; clear the shard's publish task")
-            found = _commit(run, shard, published)
+            found = _commit(run, shard, published, mine)
         except leases.LeaseLost:
-            storage.delete([published.uri, published.index_uri, published.rejects_uri])
+            reconcile.take_back(run, published.uri)
             raise
     else:
         found = Registered(images=done.images, rejects=done.rejects)
@@ -51,65 +33,20 @@ def run(run: Run, shard: Shard, published: Published) -> Registered:
     return found
 
 
-def _commit(run: Run, shard: Shard, published: Published) -> Registered:
-    planned = manifest.fetch(Fresh, shard.manifest_uri)
-    batch_of = {entry.key: entry.batch for entry in planned}
+def _commit(run: Run, shard: Shard, published: Published, registry: str) -> Registered:
+    uri, size = published.uri, published.bytes
     index = manifest.fetch(IndexEntry, published.index_uri)
     rejects = manifest.fetch(Reject, published.rejects_uri)
-    report = ValidationReport.model_validate_json(storage.read_bytes(layout.validation(shard.work_uri)))
-    seen = discover.of_run(run)
+    record = shard_record.read(uri)
+    if record is None:  # published by the version before, which wrote none
+        record = publish.record_of(run, shard, published.sha256, size, registry)
+    uris = published.model_dump(include={"uri", "index_uri", "rejects_uri", "record_uri"})
     with writing() as connection:
         number = feature_sets.ensure(connection, run.spec)
         leases.hold(connection, number, run)
         feature_sets.lock(connection, number)
-        facts = published.model_dump() | {
-            "feature_set_id": number,
-            "batch": run.batch,
-            "run_id": run.run_id,
-            "name": shard.name,
-            "rejects": len(rejects),
-            "statistics": report.statistics.model_dump(mode="json"),
-            "samples": [sample.model_dump(mode="json") for sample in report.samples],
-            "warnings": report.warnings,
-            "published_at": datetime.datetime.now(datetime.UTC),
-        }
-        file = shards.add(connection, facts)
-        done, refused = _rows(connection, number, file, index, rejects, batch_of, run.run_id, seen.listed_at)
-        touched = upsert.images(connection, number, done, seen_at=seen.listed_at)
-        touched |= upsert.rejects(connection, number, refused, seen_at=seen.listed_at)
-        outcomes.recount(connection, number, touched, run.run_id)
-        if report.provenance is not None:
-            feature_sets.mark(connection, number, synthetic=report.provenance.synthetic)
-    return Registered(images=len(done), rejects=len(refused))
-
-
-def _rows(
-    connection: Connection,
-    number: int,
-    file: int,
-    index: Sequence[IndexEntry],
-    rejects: Sequence[Reject],
-    batch_of: dict[str, str],
-    run_id: str,
-    seen_at: datetime.datetime | None,
-) -> tuple[list[Row], list[Row]]:
-    """The rows of a file's images and rejects. An id that another run gave away meanwhile stays with its owner.
-
-    Copies that were done already when the images were listed are done by this file from now on: theirs may be lost.
-    """
-    done: list[Row] = []
-    refused = list(_rejected(rejects, batch_of, run_id))
-    for line, owners in image_ids.owned(connection, number, index):
-        elsewhere = [owner for owner in owners if owner.key not in batch_of]
-        if other := next((owner for owner in elsewhere if owner.sha256 != line.sha256), None):
-            refused.append(image_ids.reject_row(line, batch_of[line.key], other, run_id))
-            continue
-        done.append(line.model_dump() | {"batch": batch_of[line.key], "shard_id": file})
-        if elsewhere:
-            image_ids.follow(connection, number, line, file, seen_at)
-    return done, refused
-
-
-def _rejected(rejects: Sequence[Reject], batch_of: dict[str, str], run_id: str) -> Iterator[Row]:
-    for line in rejects:
-        yield line.model_dump(mode="json") | {"batch": batch_of[line.key], "run_id": run_id}
+        if storage.head(uri) is None:  # behind the lock: what removes unfinished work takes it, too
+            raise PublicationFailed(f"{uri} is not there any more; clear the shard's publish task")
+        # Another run may have written the record, and the file under it, before this registry was restored.
+        record = record.model_copy(update={"run_id": run.run_id, "name": shard.name})
+        return registration.write(connection, number, record, uris, index, rejects)

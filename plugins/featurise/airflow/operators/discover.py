@@ -36,6 +36,10 @@ class DiscoverOperator(BaseSensorOperator):
             return PokeReturnValue(is_done=False)
         found = discover.run(run, run_context.run_options(context))
         self.log.info("%s: %d images, %d of them new", run.batch, found.found, found.fresh)
+        if found.taken_in:
+            self.log.warning("%s published files were not in the registry, and are now", found.taken_in)
+        for reason in found.told:
+            self.log.warning("%s", reason)
         for reason in found.passed_over:
             self.log.info("left for another night: %s", reason)
         if found.left:

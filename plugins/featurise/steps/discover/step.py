@@ -17,7 +17,7 @@ from featurise.declaration import batches
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
-from featurise.objects import latest, layout, orphans, scratch
+from featurise.objects import identity, latest, layout, reconcile, scratch
 from featurise.registry import feature_sets, image_ids, leases, outcomes, upsert
 from featurise.registry.image_ids import Owner
 from featurise.registry.session import reading, writing
@@ -51,6 +51,10 @@ class Discovered(BaseModel):
     """New images that are rejects already: another image has their id, or their names make none."""
     listed_at: datetime.datetime | None = None
     """Just before the store was listed; what is registered later by another run knows more."""
+    taken_in: int = 0
+    """Published files that the registry did not know, and knows now."""
+    told: list[str] = []
+    """What lies among the published files and is left alone."""
     passed_over: list[str] = []
     """Why earlier batches are left for another night although there may be new images."""
     left: str | None = None
@@ -73,15 +77,42 @@ def run(run: Run, options: RunOptions) -> Discovered:
     """List the batch and the look-back window, compare them with the registry, and write down what is new.
 
     The run takes the lease on every batch that it looks at; an earlier one that is not ready, or that another run
-    holds, is left alone. A dry run takes no lease and leaves the registry as it is.
-    Raises storage.StorageError naming endpoint and bucket when the store is down or the bucket missing.
+    holds, is left alone. Published files that the registry does not know are taken in first. A dry run takes no lease
+    and leaves the registry as it is.
+    Raises storage.StorageError naming endpoint and bucket when the store is down or the bucket missing, or
+    identity.Stranger when the bucket and the registry do not belong together.
     """
+    identity.ensure(run.spec, claim=not options.dry_run)
     found = _discovered(run, options)
     # What an earlier discovery of this run led to holds no more.
     storage.delete([layout.plan(run)])
     uri = layout.discovered(run)
     storage.write_bytes(uri, found.model_dump_json().encode(), content_type="application/json")
     return found
+
+
+def relist(run: Run, wanted: Sequence[str]) -> list[str]:
+    """List these batches, and write down what became of images that the registry knows; new ones wait for their run.
+
+    Returns why batches are left alone. Raises storage.StorageError.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    with writing() as connection:
+        number = feature_sets.ensure(connection, run.spec)
+        holders = {batch: leases.take(connection, number, run.on(batch), now) for batch in sorted(wanted)}
+    leased = [batch for batch, holder in holders.items() if holder is None]
+    seen = _Seen(run)
+    try:
+        with scratch.folder() as folder:
+            lines = folder / "fresh.jsonl"
+            _look(leased, RunOptions(), lines, seen)
+            with lines.open("ab") as file:
+                _settle(RunOptions(), seen, file)
+        confirm_gone(run.spec.bucket, seen.tally.deleted)
+        _write_down(leased, seen)
+    finally:
+        _release(run)
+    return [f"batch {batch} is leased to run {holder}" for batch, holder in holders.items() if holder is not None]
 
 
 def of_run(run: Run) -> Discovered:
@@ -106,7 +137,8 @@ def _discovered(run: Run, options: RunOptions) -> Discovered:
     if holder is not None:
         return nothing.model_copy(update={"left": f"batch {batch} is leased to run {holder}"})
     if not options.dry_run:
-        orphans.remove(spec, batch)
+        there = reconcile.feature_set(run)
+        nothing = nothing.model_copy(update={"taken_in": there.taken_in, "told": there.told})
     listed_at = datetime.datetime.now(datetime.UTC)
     with scratch.folder() as folder:
         lines = folder / "fresh.jsonl"

@@ -6,9 +6,9 @@ from sqlalchemy import Connection
 from extractor.core import storage
 from featurise.declaration import batches
 from featurise.declaration.run import Run
-from featurise.objects import layout, orphans
+from featurise.objects import layout, reconcile
 from featurise.registry import attempts, feature_sets, leases, outcomes
-from featurise.registry.session import writing
+from featurise.registry.session import reading, writing
 from featurise.steps.report import html, run_summary
 from featurise.steps.report.run_summary import RunSummary
 
@@ -41,17 +41,25 @@ def run(run: Run) -> Reported:
     finished = found.discovered is not None and (dry or found.counts["pending"] == 0)
     if finished:
         storage.delete_below(layout.work(run))
+        _remove_leftovers(run)
     with writing() as connection:
         number = feature_sets.find(connection, run.spec)
-        if number is None:  # a dry run, or one that did not come far: it has nothing to give back
-            return reported
-        for one in _held(connection, number, run) if finished else ():
-            # With nothing open, whatever failed runs on this batch left on the way is done, too.
-            if not outcomes.is_open(connection, number, [*batches.earlier(run.spec, one), one]):
-                storage.delete_below(layout.works(run.spec, one))
-                orphans.remove(run.spec, one)
-        leases.release(connection, number, run.run_id)
+        if number is not None:  # else a dry run, or one that did not come far: it has nothing to give back
+            leases.release(connection, number, run.run_id)
     return reported
+
+
+def _remove_leftovers(run: Run) -> None:
+    """With nothing open, whatever failed runs on these batches left on the way is done, too."""
+    with reading() as connection:
+        number = feature_sets.find(connection, run.spec)
+        if number is None:
+            return
+        held, earlier = _held(connection, number, run), batches.earlier
+        done = [one for one in held if not outcomes.is_open(connection, number, [*earlier(run.spec, one), one])]
+    for one in done:
+        storage.delete_below(layout.works(run.spec, one))
+        reconcile.remove_unfinished(run.on(one))
 
 
 def _held(connection: Connection, feature_set: int, run: Run) -> list[str]:
