@@ -7,7 +7,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from featurise.errors import FeaturiseError
 from featurise.registry import engine
@@ -73,7 +73,24 @@ def _head() -> str:
 
 
 def _current(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+    """The schema that the registry says it has; None where there are no tables of it.
+
+    Raises SchemaMismatch when it does not say so although there are, or says two.
+    """
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    found = context.get_current_heads()
+    if len(found) == 1:
+        return found[0]
+    tables = inspect(connection)
+    if not found and not tables.has_table("feature_sets"):
+        return None
+    rows = f"has {len(found)} rows ({', '.join(sorted(found))})" if found else "has no row"
+    looks = "0002" if tables.has_table("publications") else "0001"
+    raise SchemaMismatch(
+        f"the registry {engine.shown(connection.engine.url)} has tables, and {VERSION_TABLE}, which says of which "
+        f"schema, {rows} where one is expected: restore the registry from its backup; or leave exactly one row there, "
+        f"with version_num '{looks}', which its tables look like, and run `featurise migrate`"
+    )
 
 
 def _config(connection: Connection | None = None) -> Config:
