@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from extractor.backbone import Prepared, Unfit
-from extractor.gpu.transfer import blank, upload
+from extractor.gpu.transfer import upload, uploadable
 from resnet101_detectron2.network import PIXEL_MEAN
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
@@ -50,7 +50,7 @@ def prepare(pixels: NDArray[np.uint8]) -> Prepared:
 def network_input(batch: Sequence[Prepared], frame: tuple[int, int], device: torch.device) -> Tensor:
     """The images less their mean, float32 [B, 3, H, W] in channels-last memory on the device.
 
-    A image smaller than the frame leaves the mean's negative at its right and bottom.
+    What lies beyond an image that is smaller than the frame is arbitrary.
     """
     pixels = in_frame(batch, frame, device).to(device, non_blocking=True).float()
     return pixels.sub_(upload(torch.tensor(PIXEL_MEAN), device)).permute(0, 3, 1, 2)
@@ -58,7 +58,7 @@ def network_input(batch: Sequence[Prepared], frame: tuple[int, int], device: tor
 
 def in_frame(batch: Sequence[Prepared], frame: tuple[int, int], device: torch.device) -> Tensor:
     """The images' bytes in their frame, uint8 [B, H, W, 3], where the host can hand them to the device."""
-    found = blank((len(batch), *frame, 3), device)
+    found = uploadable((len(batch), *frame, 3), device)
     for place, one in zip(found, batch, strict=True):
         height, width = one.shape
         place[:height, :width] = one.tensor

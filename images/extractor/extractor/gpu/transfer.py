@@ -34,6 +34,6 @@ def download(tensor: Tensor) -> Callable[[], NDArray[np.float32]]:
     return wait
 
 
-def blank(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Memory of the host's for bytes that will be uploaded, all 0."""
-    return torch.zeros(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+def uploadable(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Memory of the host's for bytes that will be uploaded; what it holds is arbitrary."""
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
