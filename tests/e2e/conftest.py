@@ -155,8 +155,8 @@ class Installation:
 def _third_backbone(folder: Path) -> dict[str, str]:
     """A backbone that no shared code knows: installed as a package of its own, with a synthetic checkpoint."""
     installed, checkpoint = folder / "tiny", folder / "tiny.pt"
-    install = [ROOT / ".tools/bin/uv", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    where = ["--python", sys.executable, "--target", installed]
+    install: list[str | Path] = [ROOT / ".tools/bin/uv", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    where: list[str | Path] = ["--python", sys.executable, "--target", installed]
     subprocess.run([*install, *where, ROOT / "tests/tiny_backbone"], check=True)
     python = state.EXTRACTOR.with_name("python")
     subprocess.run([python, installed / "tiny_backbone.py", checkpoint], check=True)
