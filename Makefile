@@ -10,7 +10,7 @@ PYTHONS := $(shell for version in $(SUPPORTED); do \
 	for python in python$$version "$$HOME"/.pyenv/versions/$$version*/bin/python$$version; do \
 		"$$python" -c 'import ensurepip, venv' 2>/dev/null && { command -v "$$python"; break; }; \
 	done; done || true)
-PYTHON ?= python3
+PYTHON ?= $(firstword $(PYTHONS))
 UV := .tools/bin/uv
 UV_LOCK := images/requirements.uv.lock
 EXTRACTOR := images/extractor/.venv
