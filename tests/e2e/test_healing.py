@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.registry.models import Claim, FeatureSet
+from featurise.registry.models import FeatureSet, Lease
 from featurise.steps import plan
 from featurise_demo import processes
 
@@ -56,4 +56,4 @@ def _clear_what_failed(installation: Any, run: str) -> str:
 
 def _claims(installation: Any) -> list[Any]:
     (number,) = (row["id"] for row in installation.rows(FeatureSet) if row["dataset"] == "healing")
-    return [row["owner"] for row in installation.rows(Claim) if row["feature_set_id"] == number]
+    return [row["owner"] for row in installation.rows(Lease) if row["feature_set_id"] == number]

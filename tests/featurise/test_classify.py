@@ -227,7 +227,7 @@ def test_a_failure_tells_no_secret_of_what_others_said(monkeypatch: pytest.Monke
         exit_code=1, message="no answer from http://me:hunter22@store", log_tail=("a library signed with open-sesame",)
     )
     failure = classify(evidence)
-    told = text(failure, next_step(failure.reason, [], tries=3))
+    told = text(failure, next_step(Failed(failure.reason, datetime.now(UTC)), [], 3, timedelta(0)))
     assert "http://me:***@store" in told
     assert "a library signed with ***" in told
     assert not any(secret in told + failure.detail for secret in ("hunter22", "open-sesame"))
@@ -237,4 +237,4 @@ def test_a_pod_is_evicted_and_a_process_interrupted() -> None:
     assert classify(Evidence(exit_code=143, pod="extract-1")).reason is Reason.EVICTED
     process = classify(Evidence(exit_code=143, node="this-machine"))
     assert process.reason is Reason.INTERRUPTED
-    assert "the cluster" not in text(process, next_step(process.reason, [], tries=3))
+    assert "the cluster" not in text(process, next_step(Failed(process.reason, datetime.now(UTC)), [], 3, timedelta(0)))
