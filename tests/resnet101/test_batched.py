@@ -10,11 +10,16 @@ from detectron2.structures import ImageList
 from fake_gpu import CUDA, fake_gpu, moved
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 from torchvision.ops import batched_nms
 
 from extractor.backbone import Checkpoint, Options, Prepared
+from extractor.core.backbone_specs import Precision
 from extractor.core.contract import Regions
+from extractor.gpu.agreement import BATCH_BOUNDS, agreement
+from extractor.gpu.card import card_of
 from extractor.gpu.frames import frame
+from extractor.gpu.known_answer import KnownAnswers
 from extractor.gpu.suppression import ROUNDS
 from extractor.gpu.timeline import Timeline
 from resnet101_detectron2 import batched, image, load
@@ -149,3 +154,34 @@ def test_a_batch_on_a_gpu_waits_for_nothing(options: Options, monkeypatch):
             launched.append(launches.count)
     print(f"launches: {launched[0]} for one image, {launched[1] / 8:.0f} for each of eight")
     assert launched[1] < 1.5 * launched[0]
+
+
+class WrongRpn(TorchFunctionMode):
+    """A library like cuDNN 9.19 on an H200: for a batch, the RPN's convolution is wrong, and nothing else."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        wrong = func is torch.conv2d and args[1].shape == (512, 1024, 3, 3) and len(args[0]) > 1
+        return result.flip(1) if wrong and result.dtype is torch.float32 else result
+
+
+def test_a_library_that_is_wrong_in_a_batch_does_not_reach_the_rows(together: Detector, monkeypatch):
+    """As it was found: boxes of a batch were others than those of its images, without an error."""
+    monkeypatch.setattr("extractor.gpu.known_answer.SECONDS_FOR_TIMING", 0)
+    monkeypatch.setattr("extractor.gpu.operations.SPOTS", 256)
+    batch = MIXED[:2]
+    sound = together.detect(batch)
+    with WrongRpn():
+        wrong = together.detect(batch)
+        answers = KnownAnswers(card_of(together.device), Precision.FP32)
+        with answers:
+            mended = together.detect(batch)
+
+    bound = BATCH_BOUNDS[Precision.FP32]
+    for one, faulty, found in zip(sound, wrong, mended, strict=True):
+        assert agreement(one, found).within(bound)
+        assert not agreement(one, faulty).within(bound)
+    (note,) = answers.notes()
+    assert "conv2d 1024->512 3x3 on 20x20, batch 2, float32: in 2 pieces, as whole: off by" in note
+    assert {answer.operation.split()[0] for answer in answers.answers} == {"conv2d", "linear"}
+    assert max(answer.chosen.deviation for answer in answers.answers) < 1e-5

@@ -235,11 +235,12 @@ def gpu(
     log.configure(quiet=True)
     chosen = machine.device_of(device)
     measured = gpu_bench.Bench(chosen, gpu_bench.photographs(golden / "images", count), golden, batch_size, seconds)
-    candidates = [
-        partial(lambda name: gpu_bench.Candidate(name, _checkpoint(name, weights), loader(name), _plain(name)), name)
-        for name in backbone
-    ]
-    gpu_bench.bench(candidates, measured, precision, json)
+
+    def candidate(name: str) -> gpu_bench.Candidate:
+        as_on_a_gpu: Loader = partial(loader(name), batched=True)  # type: ignore[call-arg]
+        return gpu_bench.Candidate(name, _checkpoint(name, weights), as_on_a_gpu, _plain(name))
+
+    gpu_bench.bench([partial(candidate, name) for name in backbone], measured, precision, json)
 
 
 app.command(host_bench.bench, name="host")
