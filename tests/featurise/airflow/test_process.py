@@ -194,7 +194,7 @@ from test_process import operator, context
 from featurise.declaration.feature_set import FeatureSetSpec
 operator(FeatureSetSpec.model_validate_json(sys.argv[1])).execute(context())
 """
-LONG = "trap 'touch $here/saved; exit 143' TERM\ntouch $here/started\nsleep 60 & echo $! > $here/child\nwait"
+LONG = "trap 'touch $here/saved; exit 143' TERM\nsleep 60 & echo $! > $here/child\ntouch $here/started\nwait"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
