@@ -108,6 +108,7 @@ def test_what_is_in_an_image_and_what_is_not(podman: Podman, image: Build, name:
         "id -u; touch /usr/written 2>/dev/null && echo writable; "
         "command -v gcc cc g++ make uv pip3 && echo tools; "
         "find ~root/.cache /var/cache/uv /opt/uv -type f 2>/dev/null; "
+        "find / -xdev -path '*featurise*' \\( -name '*demo*' -o -name '*bench*' -o -name '*embedded*' \\) 2>/dev/null; "
         "find / -xdev -size +20M \\( -name '*.pth' -o -name '*.pkl' -o -name '*.safetensors' \\) 2>/dev/null"
     )
     said = subprocess.run(
