@@ -41,7 +41,8 @@ def test_fused_or_not_the_result_is_the_same(arguments: dict[str, int], shortcut
     expected = conv(x)
     added = torch.randn_like(expected) if shortcut else None
     expected = (expected if added is None else expected + added).relu()
-    for conv.fused in (False, True):
+    for fuse in (False, True):
+        conv.fused = fuse  # type: ignore[assignment]  # torch declares a module's attributes as tensors and modules
         found = fused.relu_conv(conv, x, None if added is None else added.clone())
         torch.testing.assert_close(found, expected)
 

@@ -72,8 +72,8 @@ def test_ties_and_boxes_without_area(corners: list[tuple[int, ...]], rule: BoxRu
 def test_overlaps_are_torchvision_s_to_the_last_bit():
     generator = np.random.default_rng(0)
     low = generator.random((200, 2), np.float32) * 1000
-    boxes = np.concatenate((low, low + generator.random((200, 2), np.float32) * 400), axis=1)
-    boxes = torch.from_numpy(boxes)
+    corners = np.concatenate((low, low + generator.random((200, 2), np.float32) * 400), axis=1)
+    boxes = torch.from_numpy(corners)
     assert torch.equal(overlaps(boxes, boxes), box_iou(boxes, boxes))
 
 
