@@ -50,7 +50,7 @@ def running(folder: Path) -> Running | None:
         return None
     found = Running(**json.loads(file.read_text()))
     command = Path(f"/proc/{found.pid}/cmdline")
-    if command.exists() and b"featurise.demo" in command.read_bytes():
+    if command.exists() and b"featurise_demo" in command.read_bytes():
         return found
     file.unlink()
     return None

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from featurise_demo import __main__ as demo
-from featurise_demo import embedded, platform, processes, weights
+from featurise_demo import embedded, platform, processes, state, weights
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +112,12 @@ def test_no_variable_names_another_registry_or_bucket_than_the_platform_s_own(tm
         "RESNET101_SHA256": "a b",
     }
     assert "export RESNET101_SHA256='a b'\n" in (tmp_path / "env").read_text()
+
+
+@pytest.mark.parametrize(("name", "up"), [("featurise_demo", True), ("another", False)])
+def test_a_demo_that_is_up_is_told_from_another_process_of_its_number(tmp_path, name, up):
+    with subprocess.Popen([sys.executable, "-c", "input()", name], stdin=subprocess.PIPE) as process:
+        state.Running(process.pid, "http://127.0.0.1:1", "admin", "secret", {}).save(tmp_path)
+        assert (state.running(tmp_path) is not None) is up
+        assert (tmp_path / "running.json").exists() is up
+        process.kill()
