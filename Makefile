@@ -95,6 +95,10 @@ test: setup system lint ## lint, then every test (some real servers, processes a
 	$(TEST_CONTROL) -n 5 || failed=$$?; \
 	wait $$builder || true; exit $$failed
 
+.PHONY: drills
+drills: setup ## kill every part of the platform while nights run (SEED=7 KILLS=24); ends well if nothing is lost or left
+	$(CONTROL)/bin/python tests/drills/soak.py $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS))
+
 .PHONY: test-cluster
 test-cluster: setup ## a night on a real cluster (KUBECONFIG=… IMAGE=… S3_ENDPOINT=…; says what is missing)
 	KUBECONFIG="$(KUBECONFIG)" IMAGE="$(IMAGE)" S3_ENDPOINT="$(S3_ENDPOINT)" $(CONTROL)/bin/python tests/cluster
@@ -120,7 +124,7 @@ lint: setup types ## ruff, codespell, mypy --strict, import-linter
 .PHONY: types
 types: setup
 	$(CONTROL)/bin/mypy
-	for folder in cluster dags e2e featurise helm images kubernetes repository; do \
+	for folder in cluster dags drills e2e featurise helm images kubernetes repository; do \
 		$(CONTROL)/bin/mypy --config-file tests/mypy.ini tests/$$folder; done
 	cd images/extractor && ../../$(EXTRACTOR)/bin/mypy
 	for folder in extractor resnet101 resnext101; do \
