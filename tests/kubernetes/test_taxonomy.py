@@ -31,29 +31,37 @@ CASES = {
     "gpu-memory": Case(
         "gpu_out_of_memory", "half the batch", {"codes": [20], "message": "a batch of 8"}, says="batch of 8"
     ),
-    "host-memory": Case("host_out_of_memory", "more memory", LONG, Fault.OOM_KILLED, "OOMKilled"),
-    "host-memory-told": Case("host_out_of_memory", "more memory", {"codes": [21]}),
-    "preempted": Case("preempted", "retry at once", LONG, Fault.PREEMPTED, "higher priority"),
-    "evicted": Case("evicted", "retry at once", LONG, Fault.EVICTED, "ephemeral-storage"),
-    "drained": Case("evicted", "retry at once", LONG, Fault.DRAINED),
-    "node-lost": Case("node_lost", "retry at once", LONG, Fault.NODE_LOST, "NoExecute"),
-    "vanished": Case("node_lost", "retry at once", LONG, Fault.VANISHED, "gone"),
-    "collected": Case("node_lost", "retry at once", {}, Fault.COLLECTED, "gone"),
+    "host-memory": Case("host_out_of_memory", "1.5 times the memory", LONG, Fault.OOM_KILLED, "OOMKilled"),
+    "host-memory-told": Case("host_out_of_memory", "1.5 times the memory", {"codes": [21]}),
+    "preempted": Case("preempted", "retry immediately", LONG, Fault.PREEMPTED, "higher priority"),
+    "evicted": Case("evicted", "retry immediately", LONG, Fault.EVICTED, "ephemeral-storage"),
+    "drained": Case("evicted", "retry immediately", LONG, Fault.DRAINED),
+    "node-lost": Case("node_lost", "retry immediately", LONG, Fault.NODE_LOST, "NoExecute"),
+    "vanished": Case("node_lost", "retry immediately", LONG, Fault.VANISHED, "gone"),
+    "collected": Case("node_lost", "retry immediately", {}, Fault.COLLECTED, "gone"),
     "killed": Case("crash", "retry", LONG, Fault.KILLED, "SIGKILL"),
     "unschedulable": Case("unschedulable", "retry later", {}, Fault.UNSCHEDULABLE, "Insufficient nvidia.com/gpu", 0),
-    "image-pull": Case("image_pull", "no retry", {}, Fault.IMAGE_PULL, IMAGE, 1),
-    "config-error": Case("misconfigured", "no retry", {}, Fault.CONFIG_ERROR, "not found", 1),
+    "image-pull": Case("image_pull", "a retry cannot succeed", {}, Fault.IMAGE_PULL, IMAGE, 1),
+    "config-error": Case("misconfigured", "a retry cannot succeed", {}, Fault.CONFIG_ERROR, "not found", 1),
     "device-lost": Case("gpu_fault", "another node", {}, Fault.DEVICE_LOST, "devices unavailable"),
     "xid": Case("gpu_fault", "another node", {"codes": [139], "prints": XID}, says="fallen off the bus"),
     "gpu-told": Case("gpu_fault", "another node", {"codes": [22]}),
     "weights": Case(
-        "weights_invalid", "no retry", {"codes": [23], "message": "SHA-256 differs"}, says="differs", attempts=1
+        "weights_invalid",
+        "a retry cannot succeed",
+        {"codes": [23], "message": "SHA-256 differs"},
+        says="differs",
+        attempts=1,
     ),
     "rejects": Case(
-        "too_many_rejects", "no retry", {"codes": [24], "message": "31 of 40"}, says="31 of 40", attempts=1
+        "too_many_rejects",
+        "a retry cannot succeed",
+        {"codes": [24], "message": "31 of 40"},
+        says="31 of 40",
+        attempts=1,
     ),
     "storage": Case("storage", "back-off in 30 s", {"codes": [25], "message": "503 SlowDown"}, says="SlowDown"),
-    "manifest": Case("misconfigured", "no retry", {"codes": [26]}, attempts=1),
+    "manifest": Case("misconfigured", "a retry cannot succeed", {"codes": [26]}, attempts=1),
     "deadline": Case("timeout", "retry", LONG, Fault.DEADLINE, "deadline"),
     "crash": Case("crash", "retry", {"codes": [139]}, says="something went wrong"),
 }
@@ -183,7 +191,7 @@ def test_the_exception_says_it_all(run: Run) -> None:
         "images: 5 featurised and 0 rejected of 10",
         "last log lines:",
         "5 of 10 images",
-        "next: retry with half the batch (1 of 3 tries used)",
+        "next: retry with half the batch size (1 of 3 tries used)",
     ):
         assert part in said
 
