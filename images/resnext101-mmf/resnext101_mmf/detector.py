@@ -36,6 +36,7 @@ class Detector(Backbone):
         self.config = config.read(checkpoint.config)
         network, anchors, self.synthetic = checkpoints.load(checkpoint.path, self.config)
         head = self.config.roi_box_head
+        self.options = options
         self.network = arrange(network, head, options.device, options.precision, batched=batched)
         self.proposer = Proposer(self.config.rpn, anchors, options.device)
         self.compute = (Batched if batched else OneByOne)(
@@ -49,7 +50,7 @@ class Detector(Backbone):
     @torch.inference_mode()
     def start(self, batch: Sequence[Prepared]) -> Pending:
         """See `extractor.backbone.Backbone.start`."""
-        timeline = Timeline(self.compute.options.device)
+        timeline = Timeline(self.options.device)
         packed = download(self.compute(batch, timeline, ROUNDS))
 
         @torch.inference_mode()
@@ -59,6 +60,6 @@ class Detector(Backbone):
             if not rows.settled(found):  # rare: an image of few proposals, or whose boxes overlap in long chains
                 found = download(self.compute(batch, timeline, None))()
                 timeline.close()
-            return [rows.unpack(own, one, self.compute.options) for own, one in zip(found, batch, strict=True)]
+            return [rows.unpack(own, one, self.options) for own, one in zip(found, batch, strict=True)]
 
         return wait
