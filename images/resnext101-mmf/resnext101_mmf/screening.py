@@ -66,6 +66,7 @@ def check(path: Path) -> None:
         else:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 _check_stream(content)
+    # An unknown compression is a NotImplementedError of zipfile.
     except (BadZipFile, NotImplementedError, ValueError, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # damage names places before the file's start
             raise

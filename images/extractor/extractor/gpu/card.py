@@ -51,7 +51,10 @@ class Host:
         return False
 
     def memory(self) -> Memory:
-        """The card's memory now."""
+        """The card's memory now.
+
+        Raises NotImplementedError on the host itself, which no batch is chosen for.
+        """
         raise NotImplementedError(f"{self.name} has no memory of its own")
 
     def workspace(self, run: Callable[[], Result]) -> tuple[Result, int]:
