@@ -15,7 +15,7 @@ POLL_SECONDS = 3.0
 KNOWN_SECONDS = 90.0
 """For the DAG processor to read the DAG files."""
 FINISHED = ("success", "failed")
-STEPS = ("discover", "plan", "extract", "validate", "publish", "register", "report")
+STEPS = ("discover", "plan", "extract", "publish", "report")
 PROGRESS = re.compile(r"(\d+) of (\d+) images, ([\d.]+) images/s(?:, (.+?) left)?,")
 
 
@@ -127,7 +127,7 @@ def _outcome(airflow: Airflow, night: str, dag_id: str, run: Any) -> Outcome:
             if _step(task) == step and task["state"] == "success":
                 yield airflow.api.xcom(dag_id, run_id, task["task_id"], task["map_index"])
 
-    registered = list(returned("register"))
+    registered = list(returned("publish"))
     return Outcome(
         night=night,
         dag_id=dag_id,

@@ -42,7 +42,7 @@ def test_two_nights_become_features(installation: Any, image: bytes, photo: byte
         (registered,) = (
             installation.api.xcom(DAG, runs[day], task["task_id"], task["map_index"])
             for task in installation.api.tasks(DAG, runs[day])
-            if task["task_id"] == "shard.register"
+            if task["task_id"] == "shard.publish"
         )
         with h5py.File(io.BytesIO(installation.read(registered["uri"]))) as file:
             assert set(file) == {name}

@@ -1,4 +1,4 @@
-"""The DAG of one dataset under one backbone: discover, plan, [extract, validate, publish, register] per shard, report.
+"""The DAG of one dataset under one backbone: discover, plan, [extract, publish] per shard, report.
 
 A run stands for one day's partition (see `timetable`), not for a data interval. Partitioned timetables support the
 backfills of UI and API as intervals do (`airflow.models.backfill` walks `iter_partition_dagrun_infos`); besides, a run
@@ -124,13 +124,14 @@ def _plan(spec: FeatureSetSpec) -> Any:
 
 
 def _shard(spec: FeatureSetSpec) -> Any:
-    """The bracket of the flow: what happens to one shard."""
+    """The bracket of the flow: what happens to one shard.
+
+    Two mapped tasks, since the scheduler does nothing else while it maps a large plan.
+    """
 
     @task_group(group_id="shard")
     def group(shard: Any) -> None:
-        validated = _validate(spec)(shard=shard)
-        _extract(spec, shard) >> validated
-        _register(spec)(shard=shard, published=_publish(spec)(shard=shard, validated=validated))
+        _extract(spec, shard) >> _publish(spec)(shard=shard)
 
     return group
 
@@ -158,42 +159,22 @@ def _launcher(spec: FeatureSetSpec) -> Any:
     return ProcessOperator
 
 
-def _validate(spec: FeatureSetSpec) -> Any:
-    @_step(spec, map_index_template=SHARD, doc_md="Checks the file against its manifest and the contract.")
-    def validate(shard: dict[str, Any]) -> dict[str, Any]:
-        from featurise.steps.plan import Shard
-        from featurise.steps.validate import step
-
-        run = run_context.current_run(spec)
-        return step.run(run, Shard.model_validate(shard)).model_dump(mode="json")
-
-    return validate
-
-
 def _publish(spec: FeatureSetSpec) -> Any:
-    @_step(spec, map_index_template=SHARD, doc_md="Copies the file to its final, immutable place.")
-    def publish(shard: dict[str, Any], validated: dict[str, Any]) -> dict[str, Any]:
-        from featurise.steps import publish as step
+    @_step(
+        spec,
+        map_index_template=SHARD,
+        doc_md="Checks the file against its manifest and the contract, copies it to its final, immutable place, and "
+        "commits its rows to the registry: from here on it counts.",
+    )
+    def publish(shard: dict[str, Any]) -> dict[str, Any]:
+        from featurise.steps import publish as publication
+        from featurise.steps import register
         from featurise.steps.plan import Shard
-        from featurise.steps.validate.step import Validated
+        from featurise.steps.validate import step as validate
 
-        run = run_context.current_run(spec)
-        file = Validated.model_validate(validated)
-        return step.run(run, Shard.model_validate(shard), file).model_dump(mode="json")
-
-    return publish
-
-
-def _register(spec: FeatureSetSpec) -> Any:
-    @_step(spec, map_index_template=SHARD, doc_md="Commits the file's rows to the registry: from here on it counts.")
-    def register(shard: dict[str, Any], published: dict[str, Any]) -> dict[str, Any]:
-        from featurise.steps import register as step
-        from featurise.steps.plan import Shard
-        from featurise.steps.publish import Published
-
-        run = run_context.current_run(spec)
-        file = Published.model_validate(published)
-        rows = step.run(run, Shard.model_validate(shard), file)
+        run, planned = run_context.current_run(spec), Shard.model_validate(shard)
+        file = publication.run(run, planned, validate.run(run, planned))
+        rows = register.run(run, planned, file)
         return {**rows.model_dump(mode="json"), "uri": file.uri, "feature_set": run.spec.feature_set}
 
-    return register
+    return publish

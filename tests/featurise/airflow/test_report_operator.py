@@ -39,7 +39,7 @@ def report(spec: FeatureSetSpec, given: Any) -> tuple[Any, list[Any]]:
 def test_the_event_lists_all_that_the_run_has_added(spec, upload, night):
     upload({f"{DAY}/{name}.jpg": name.encode() for name in "abcdef"})
     night()
-    returned, (event,) = report(spec, context({"shard.register_0": "success", "shard.extract_1": "failed"}))
+    returned, (event,) = report(spec, context({"shard.publish_0": "success", "shard.extract_1": "failed"}))
     assert returned["counts"]["done"] == event.extra["images"] == 6
     assert len(event.extra["files"]) == returned["counts"]["files"] > 1
     assert event.partition_keys == {DAY}
