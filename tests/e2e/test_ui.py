@@ -49,7 +49,7 @@ def test_unpause_and_see_the_night_s_run(installation: Any, page: Page, image: b
     expect(page.get_by_text(night, exact=True).first).to_be_visible()
     page.get_by_role("button", name="Show Graph").click()
     page.get_by_role("button", name="Expand all task groups").click()
-    expect(page.get_by_text(re.compile(r"register \["))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"publish \["))).to_be_visible()
     page.get_by_role("button", name="Collapse Details Panel").click()
     page.set_viewport_size({"width": 1440, "height": 600})
     page.get_by_role("button", name="Fit View").click()

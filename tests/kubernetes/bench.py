@@ -1,6 +1,6 @@
 """What the `kubernetes` launcher costs, through Airflow's processes and the stand-in of a cluster: `make bench`.
 
-Latency: from a pod's end to the start of its shard's validation. A crowd: what 50 deferred pods ask of the API and of
+Latency: from a pod's end to the start of its shard's publication. A crowd: what 50 deferred pods ask of the API and of
 the triggerer.
 """
 
@@ -20,7 +20,7 @@ PAGE = 4096
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="featurise-") as folder, install(Path(folder)) as installation:
-        tell("from a pod's end to its validation", **latency(installation))
+        tell("from a pod's end to its publication", **latency(installation))
         tell(f"{CROWD} deferred pods, one triggerer", **crowd(installation))
 
 
@@ -33,9 +33,9 @@ def latency(installation: Installation) -> dict[str, float]:
     shards = [f"shard-lone-{number}" for number in range(LONE)]
     installation.script("lone", {name: {"images": 30 + 8 * n, "seconds": 0.5} for n, name in enumerate(shards)})
     run = finished(installation, "lone")
-    validations = installation.tasks("lone", run, "shard.validate")
+    publications = installation.tasks("lone", run, "shard.publish")
     waits = [
-        datetime.fromisoformat(validations[name]["start_date"]).timestamp()
+        datetime.fromisoformat(publications[name]["start_date"]).timestamp()
         - (installation.stub / f"{name}.done").stat().st_mtime
         for name in shards
     ]

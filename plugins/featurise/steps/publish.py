@@ -90,8 +90,7 @@ def record_of(run: Run, shard: Shard, sha256: str, size: int, registry: str) -> 
     report = ValidationReport.model_validate_json(storage.read_bytes(layout.validation(shard.work_uri)))
     if report.provenance is None:
         raise PublicationFailed(
-            f"{layout.validation(shard.work_uri)} does not say where the file came from; "
-            "clear the shard's validate task"
+            f"{layout.validation(shard.work_uri)} does not say where the file came from; clear the shard's publish task"
         )
     planned = manifest.fetch(Fresh, shard.manifest_uri)
     return ShardRecord(

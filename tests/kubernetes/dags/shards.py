@@ -34,10 +34,10 @@ def build(name: str, spec: FeatureSetSpec) -> DAG:
                 pool=spec.limits.pool,
                 map_index_template="{{ task.shard['name'] }}",
             )
-            extract >> validate(shard)
+            extract >> publish(shard)
 
         @task
-        def validate(shard: dict[str, Any]) -> str:
+        def publish(shard: dict[str, Any]) -> str:
             return str(shard["name"])
 
         group.expand(shard=plan())
