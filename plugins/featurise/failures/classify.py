@@ -276,7 +276,8 @@ def _limits(evidence: Evidence) -> _Found:
     if evidence.unscheduled:
         return Reason.UNSCHEDULABLE, evidence.unscheduled
     if evidence.pod_reason == "UnexpectedAdmissionError":
-        return Reason.UNSCHEDULABLE, f"the node could not give what it had promised: {evidence.pod_message}"
+        # The scheduler saw a free GPU, and the node refuses it: a dead device plugin refuses all pods, at full speed.
+        return Reason.GPU_FAULT, f"the node refused what it had promised: {evidence.pod_message}"
     if evidence.pod_reason == _DEADLINE:
         return Reason.TIMEOUT, evidence.pod_message or "the pod was active for longer than its deadline"
     if evidence.deadline:

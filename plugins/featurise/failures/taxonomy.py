@@ -56,6 +56,8 @@ class Rule:
     """Whether the attempt uses up one of the task's tries."""
     outage: bool = False
     """Whether something may be down: such an attempt uses up a try only once that lasts longer than outages may."""
+    machine: bool = False
+    """Whether it speaks against the node that the attempt ran on."""
     at_most: int | None = None
     """Attempts that may end for this reason before the task fails; None: the task's own tries decide."""
 
@@ -76,7 +78,7 @@ RULES: dict[Reason, Rule] = {
         "no node with a free GPU in time", Action.LATER, delay=timedelta(minutes=5), counted=False, at_most=12
     ),
     Reason.IMAGE_PULL: Rule("the container image cannot be pulled", Action.FAIL),
-    Reason.GPU_FAULT: Rule("the GPU or its driver failed", Action.ELSEWHERE),
+    Reason.GPU_FAULT: Rule("the GPU or its driver failed", Action.ELSEWHERE, machine=True),
     Reason.WEIGHTS_INVALID: Rule("the checkpoint is missing, altered or not for this backbone", Action.FAIL),
     Reason.TOO_MANY_REJECTS: Rule("more images were rejected than max_reject_share allows", Action.FAIL),
     Reason.STORAGE: Rule("object storage or a disk failed", Action.BACK_OFF, delay=timedelta(seconds=30), outage=True),

@@ -11,8 +11,9 @@ from sqlalchemy import insert, select, update
 from extractor.core.exit_codes import Summary
 from featurise.declaration.run import Run
 from featurise.failures.classify import Evidence
-from featurise.failures.taxonomy import Reason
-from featurise.registry import feature_sets, session
+from featurise.failures.gpu_faults import Fault, read
+from featurise.failures.taxonomy import RULES, Reason
+from featurise.registry import feature_sets, nodes, session
 from featurise.registry.models import GpuAttempt
 
 
@@ -78,6 +79,7 @@ def begin(
     launcher: str,
     place: str | None,
     batch_size: int | None = None,
+    map_index: int | None = None,
 ) -> int:
     """Write down that an attempt starts; returns its number in the registry.
 
@@ -94,6 +96,7 @@ def begin(
             launcher=launcher,
             place=place,
             batch_size=batch_size,
+            map_index=map_index,
             message="",
             images=0,
             images_per_second=0.0,
@@ -111,7 +114,7 @@ def succeeded(attempt: int, node: str | None, summary: Summary | None) -> None:
 
 
 def failed(attempt: int, evidence: Evidence, reason: Reason, action: str, message: str) -> None:
-    """Write down why an attempt failed and what was done about it.
+    """Write down why an attempt failed and what was done about it; all learn what it says of its node.
 
     Raises engine.RegistryUnavailable.
     """
@@ -119,6 +122,7 @@ def failed(attempt: int, evidence: Evidence, reason: Reason, action: str, messag
         attempt,
         evidence.node,
         evidence.summary,
+        speaks_against=_fault(evidence) if RULES[reason].machine else None,
         reason=reason.value,
         action=action,
         message=message,
@@ -156,14 +160,30 @@ def write_off(run: Run) -> None:
         )
 
 
-def _close(attempt: int, node: str | None, summary: Summary | None, **columns: object) -> None:
-    done = {}
+def _fault(evidence: Evidence) -> Fault:
+    """What the driver said in this attempt, as far as it is known."""
+    own = evidence.summary.message if evidence.summary is not None else ""
+    events = (event.message for event in evidence.events)
+    return read([own, evidence.message, evidence.pod_message, evidence.waiting_message, *events, *evidence.log_tail])
+
+
+def _close(
+    attempt: int, node: str | None, summary: Summary | None, speaks_against: Fault | None = None, **columns: object
+) -> None:
+    done: dict[str, object] = {"fault": speaks_against.name if speaks_against is not None else None}
     if summary is not None:
-        images = summary.featurised + summary.rejected
-        done = {"images": images, "images_per_second": summary.images_per_second}
+        done |= {"images": summary.featurised + summary.rejected, "images_per_second": summary.images_per_second}
+    now = datetime.datetime.now(datetime.UTC)
     with session.writing() as connection:
-        connection.execute(
+        closed = connection.execute(
             update(GpuAttempt)
             .where(GpuAttempt.id == attempt, GpuAttempt.ended_at.is_(None))
-            .values(node=node, ended_at=datetime.datetime.now(datetime.UTC), **done, **columns)
-        )
+            .values(node=node, ended_at=now, **done, **columns)
+            .returning(GpuAttempt.started_at, GpuAttempt.exit_code)
+        ).first()
+        if closed is None or node is None:
+            return
+        if speaks_against is not None:
+            nodes.failed(connection, node, speaks_against, now)
+        elif closed.exit_code == 0:
+            nodes.succeeded(connection, node, closed.started_at, now)

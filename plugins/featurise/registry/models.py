@@ -209,7 +209,18 @@ class GpuAttempt(Base):
     """One attempt of the extractor at a shard: how it ended, and what the platform did about it."""
 
     __tablename__ = "gpu_attempts"
-    __table_args__ = (Index("gpu_attempts_by_shard", "feature_set_id", "batch", "run_id", "shard"),)
+    __table_args__ = (
+        Index("gpu_attempts_by_shard", "feature_set_id", "batch", "run_id", "shard"),
+        # For people: newest first, filtered by one or several of these.
+        Index("gpu_attempts_by_reason", "reason", "id"),
+        Index("gpu_attempts_by_node", "node", "id"),
+        Index("gpu_attempts_by_batch", "batch", "id"),
+        Index("gpu_attempts_by_run", "run_id", "id"),
+        Index("gpu_attempts_by_start", "started_at", "feature_set_id", "reason", "node"),
+        Index(
+            "gpu_attempts_open", "id", postgresql_where=text("ended_at IS NULL"), sqlite_where=text("ended_at IS NULL")
+        ),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     feature_set_id: Mapped[int] = mapped_column(ForeignKey("feature_sets.id"))
@@ -234,3 +245,65 @@ class GpuAttempt(Base):
     started_at: Mapped[datetime.datetime]
     ended_at: Mapped[datetime.datetime | None]
     """None while it runs, or until somebody finds out how it ended."""
+    map_index: Mapped[int | None]
+    """Of the Airflow task that started it, for the link to its log."""
+    fault: Mapped[str | None]
+    """What the GPU's driver said, in short, such as `Xid 79`; none where it said nothing."""
+
+
+class Incident(Base):
+    """Trouble with one thing that several attempts met: at most one is open about the same subject."""
+
+    __tablename__ = "incidents"
+    __table_args__ = (
+        Index(
+            "incidents_open",
+            "kind",
+            "subject",
+            unique=True,
+            postgresql_where=text("closed_at IS NULL"),
+            sqlite_where=text("closed_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    """What the subject is: `node`."""
+    subject: Mapped[str]
+    detail: Mapped[str]
+    """What was seen last."""
+    advice: Mapped[str]
+    """What a person should do."""
+    attempts: Mapped[int]
+    """Failed attempts that it has cost."""
+    opened_at: Mapped[datetime.datetime]
+    closed_at: Mapped[datetime.datetime | None]
+    closed_because: Mapped[str | None]
+
+
+class NodeHold(Base):
+    """A node that shards are kept away from, since an incident or at a person's word; rows stay as a record."""
+
+    __tablename__ = "node_holds"
+    __table_args__ = (
+        Index(
+            "node_holds_open",
+            "node",
+            unique=True,
+            postgresql_where=text("released_at IS NULL"),
+            sqlite_where=text("released_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    node: Mapped[str]
+    incident_id: Mapped[int | None] = mapped_column(ForeignKey("incidents.id"))
+    """None where a person held the node back."""
+    held_by: Mapped[str]
+    note: Mapped[str]
+    held_at: Mapped[datetime.datetime]
+    retry_at: Mapped[datetime.datetime | None]
+    """When one shard may try the node; None: only a person releases it."""
+    released_at: Mapped[datetime.datetime | None]
+    released_by: Mapped[str | None]
+    release_note: Mapped[str | None]

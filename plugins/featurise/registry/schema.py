@@ -85,7 +85,8 @@ def _current(connection: Connection) -> str | None:
     if not found and not tables.has_table("feature_sets"):
         return None
     rows = f"has {len(found)} rows ({', '.join(sorted(found))})" if found else "has no row"
-    looks = "0002" if tables.has_table("publications") else "0001"
+    made_by = {"0003": "incidents", "0002": "publications"}
+    looks = next((version for version, table in made_by.items() if tables.has_table(table)), "0001")
     raise SchemaMismatch(
         f"the registry {engine.shown(connection.engine.url)} has tables, and {VERSION_TABLE}, which says of which "
         f"schema, {rows} where one is expected: restore the registry from its backup; or leave exactly one row there, "

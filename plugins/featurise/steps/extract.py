@@ -15,9 +15,11 @@ from extractor.core.exit_codes import Exit
 from featurise.declaration.run import Run
 from featurise.errors import FeaturiseError
 from featurise.failures.classify import Evidence, classify, text
-from featurise.failures.taxonomy import Failed, Reason, Step, batch_divisor, memory_factor, next_step
-from featurise.registry import attempts, leases, shards
+from featurise.failures.taxonomy import RULES, Failed, Reason, Step, batch_divisor, memory_factor, next_step
+from featurise.registry import attempts, leases, nodes, shards
 from featurise.registry.attempts import Past
+from featurise.registry.nodes import Avoid
+from featurise.registry.session import reading, writing
 from featurise.settings import settings
 from featurise.steps.plan import Shard
 
@@ -61,6 +63,8 @@ class Launch:
     """The round's failed attempts, oldest first."""
     attempt: Attempt
     """The one that is under way, else the next."""
+    avoid: Avoid
+    """Nodes that the attempt is to keep away from."""
     registered: str | None = None
     """The address of the shard's published file: then nothing is left to do."""
     row: int | None = None
@@ -69,8 +73,6 @@ class Launch:
     """An attempt of the round that did all of the shard."""
     final: AttemptFailed | None = None
     """Why no further attempt of the round is made."""
-    avoid: tuple[str, ...] = ()
-    """Nodes whose GPUs have failed."""
 
     @property
     def tries(self) -> int:
@@ -97,7 +99,7 @@ def prepare(run: Run, shard: Shard, since_try: int) -> Launch:
         registered=registered.uri if registered is not None else None,
         row=under_way.id if under_way else None,
         done=next((each for each in of_round if each.succeeded), None),
-        avoid=tuple(sorted({each.node for each in of_round if each.reason is Reason.GPU_FAULT and each.node})),
+        avoid=_avoid(of_round),
     )
     return replace(launch, final=_final(launch, past))
 
@@ -115,6 +117,13 @@ def _final(launch: Launch, past: Sequence[Past]) -> AttemptFailed | None:
     return None if step.retry else AttemptFailed(past[-1].message, last.reason, step)
 
 
+def _avoid(of_round: Sequence[Past]) -> Avoid:
+    """The nodes that are held back from all, and those whose GPUs have failed this shard."""
+    own = {each.node for each in of_round if each.reason and RULES[each.reason].machine and each.node}
+    with reading() as connection:
+        return nodes.avoid(connection, datetime.now(UTC), sorted(own))
+
+
 def write_off_lost(run: Run, shard: Shard, why: str) -> None:
     """Close the shard's attempts that are still open, for a launcher whose attempts end with their tasks.
 
@@ -124,8 +133,10 @@ def write_off_lost(run: Run, shard: Shard, why: str) -> None:
         attempts.failed(lost.id, Evidence(node=lost.node), Reason.UNKNOWN, "retry", why)
 
 
-def begin(launch: Launch, *, try_number: int, launcher: str, place: str) -> Launch:
+def begin(launch: Launch, *, try_number: int, launcher: str, place: str, map_index: int | None = None) -> Launch:
     """Write the attempt down before it is started: it counts even if all who watch it die with it.
+
+    It may be the one that tries a node again which has been held back for long enough.
 
     Raises RegistryUnavailable, or leases.LeaseLost when another run holds the batch: no GPU is requested in vain.
     """
@@ -138,8 +149,21 @@ def begin(launch: Launch, *, try_number: int, launcher: str, place: str) -> Laun
         launcher=launcher,
         place=place,
         batch_size=launch.attempt.batch_size,
+        map_index=map_index,
     )
-    return replace(launch, row=row)
+    return replace(launch, row=row, avoid=_with_a_trial(launch.avoid))
+
+
+def _with_a_trial(avoid: Avoid) -> Avoid:
+    """What the attempt keeps away from, less the node that it is to try."""
+    if not (avoid.required or avoid.preferred):
+        return avoid
+    with writing() as connection:
+        tried = nodes.try_again(connection, datetime.now(UTC))
+    return Avoid(
+        tuple(node for node in avoid.preferred if node != tried),
+        tuple(node for node in avoid.required if node != tried),
+    )
 
 
 def conclude(launch: Launch, evidence: Evidence) -> None:

@@ -353,9 +353,9 @@ PAYLOADS = [
             reason="UnexpectedAdmissionError",
             message="Pod was rejected: Allocate failed due to rpc error: code = Unavailable desc = closing",
         ),
-        Reason.UNSCHEDULABLE,
+        Reason.GPU_FAULT,
         "closing",
-        id="the device plugin started anew",
+        id="the device plugin is away",
     ),
     pytest.param(
         pod(

@@ -33,6 +33,7 @@ from featurise.failures.log_lines import readable
 from featurise.failures.pod_evidence import CONTAINER, gather
 from featurise.failures.taxonomy import Failed
 from featurise.registry import attempts
+from featurise.registry.nodes import Avoid
 from featurise.settings import settings
 from featurise.steps.extract import AttemptFailed, Launch, begin, conclude, prepare, specification
 from featurise.steps.plan import Shard
@@ -44,6 +45,8 @@ PROGRESS_SECONDS = 15
 API_SECONDS = 20
 SLACK = timedelta(minutes=10)
 """Between the cluster's own deadline for a pod and the task's, which is for pods that nobody ends."""
+HEAVIEST = 100
+"""Of the weights that Kubernetes takes for a preference."""
 DATASET_LETTERS = 20
 """Of a dataset's name in its pods' names, which have 63 at the most."""
 
@@ -131,11 +134,14 @@ class PodOperator(KubernetesPodOperator):
         name, namespace = pod_request_obj.metadata.name, pod_request_obj.metadata.namespace
         self._remove_strays(namespace, context, keep=name)
         if self._launch.row is None:
-            self._known = begin(self._launch, try_number=context["ti"].try_number, launcher="kubernetes", place=name)
+            ti = context["ti"]
+            told = {"try_number": ti.try_number, "map_index": ti.map_index}
+            self._known = begin(self._launch, launcher="kubernetes", place=name, **told)
         elif (found := self._read(name, namespace)) is not None:
             return found
         elif (context["task_state_store"].get(POD_IDENTIFIER_STATE_KEY) or {}).get("name") == name:
             conclude(self._launch, gather(None, self._events(name, namespace), name=name))
+        _keep_away(pod_request_obj.spec, self._launch.avoid)
         try:
             return super().get_or_create_pod(pod_request_obj, context)
         except ApiException as error:
@@ -146,13 +152,12 @@ class PodOperator(KubernetesPodOperator):
             raise
 
     def build_pod_request_obj(self, context: Any = None, *, dry_run: bool = False) -> k8s.V1Pod:
-        """The template with this attempt's job, memory and the nodes it must keep away from."""
+        """The template with this attempt's job and memory."""
         pod = super().build_pod_request_obj(context, dry_run=dry_run)
         pod.metadata.labels["attempt"] = str(self._launch.attempt.number)
         base = next(each for each in pod.spec.containers if each.name == CONTAINER)
         base.termination_message_path = TERMINATION_MESSAGE
         _more_memory(base, self._launch.attempt.memory_factor)
-        _keep_away(pod.spec, self._launch.avoid)
         return pod
 
     def defer(self, *, trigger: Any, **kwargs: Any) -> NoReturn:
@@ -303,17 +308,26 @@ def _more_memory(container: k8s.V1Container, factor: float) -> None:
             amounts["memory"] = str(int(float(parse_quantity(amounts["memory"])) * factor))
 
 
-def _keep_away(spec: k8s.V1PodSpec, nodes: Sequence[str]) -> None:
-    if not nodes:
+def _keep_away(spec: k8s.V1PodSpec, avoid: Avoid) -> None:
+    """Exclude nodes, and let the scheduler prefer others to some."""
+    if not (avoid.required or avoid.preferred):
         return
-    # By the nodes' names: their hostname labels may differ. Kubernetes takes one name for each requirement.
-    unwanted = [k8s.V1NodeSelectorRequirement(key="metadata.name", operator="NotIn", values=[node]) for node in nodes]
     affinity = spec.affinity = spec.affinity or k8s.V1Affinity()
-    affinity.node_affinity = affinity.node_affinity or k8s.V1NodeAffinity()
-    required = affinity.node_affinity.required_during_scheduling_ignored_during_execution
-    terms = required.node_selector_terms if required else [k8s.V1NodeSelectorTerm()]
-    for term in terms:  # terms are alternatives, so each must exclude the nodes
-        term.match_fields = [*(term.match_fields or []), *unwanted]
-    affinity.node_affinity.required_during_scheduling_ignored_during_execution = k8s.V1NodeSelector(
-        node_selector_terms=terms
-    )
+    of_nodes = affinity.node_affinity = affinity.node_affinity or k8s.V1NodeAffinity()
+    if avoid.required:
+        required = of_nodes.required_during_scheduling_ignored_during_execution
+        terms = required.node_selector_terms if required else [k8s.V1NodeSelectorTerm()]
+        for term in terms:  # terms are alternatives, so each must exclude the nodes
+            term.match_fields = [*(term.match_fields or []), *_none_of(avoid.required)]
+        of_nodes.required_during_scheduling_ignored_during_execution = k8s.V1NodeSelector(node_selector_terms=terms)
+    if avoid.preferred:
+        others = k8s.V1NodeSelectorTerm(match_fields=_none_of(avoid.preferred))
+        of_nodes.preferred_during_scheduling_ignored_during_execution = [
+            *(of_nodes.preferred_during_scheduling_ignored_during_execution or []),
+            k8s.V1PreferredSchedulingTerm(weight=HEAVIEST, preference=others),
+        ]
+
+
+def _none_of(nodes: Sequence[str]) -> list[k8s.V1NodeSelectorRequirement]:
+    """By the nodes' names: their hostname labels may differ. Kubernetes takes one name for each requirement."""
+    return [k8s.V1NodeSelectorRequirement(key="metadata.name", operator="NotIn", values=[node]) for node in nodes]

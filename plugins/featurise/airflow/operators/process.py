@@ -92,7 +92,8 @@ class ProcessOperator(BaseOperator):
         with tempfile.TemporaryDirectory(prefix="featurise-") as folder:
             summary_path = str(Path(folder) / "summary.json")
             job = extract.specification(run, shard, launch.attempt, summary_path=summary_path)
-            launch = extract.begin(launch, try_number=ti.try_number, launcher="process", place=_node())
+            told = {"try_number": ti.try_number, "map_index": ti.map_index}
+            launch = extract.begin(launch, launcher="process", place=_node(), **told)
             try:
                 evidence = self._run(job, run)
             except leases.LeaseLost as error:
