@@ -1,4 +1,4 @@
-"""`python -m featurise.demo up|down`: the whole platform on this machine, two nights, both backbones."""
+"""`python -m featurise_demo up|down`: the whole platform on this machine, two nights, both backbones."""
 
 import datetime
 import os
@@ -35,7 +35,7 @@ FAILURES = (
     OSError,  # TimeoutError, FileNotFoundError and their like
 )
 
-app = App(name="featurise.demo", help="The whole platform on this machine: two nights, both detectors.")
+app = App(name="featurise_demo", help="The whole platform on this machine: two nights, both detectors.")
 
 
 @app.command
@@ -155,7 +155,7 @@ def _variables(checkpoints: Sequence[weights.DemoWeights], nights: state.Nights)
 
 
 def _serve(folder: Path, variables: dict[str, str]) -> processes.Child:
-    argv = [sys.executable, "-m", "featurise.demo", "serve", str(folder)]
+    argv = [sys.executable, "-m", "featurise_demo", "serve", str(folder)]
     return processes.start("platform", argv, {**os.environ, **variables}, folder / "logs")
 
 

@@ -47,7 +47,14 @@ def _parse(home: Path, declaration: str, **environment: str) -> Any:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "FEATURISE"))}
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("parse.py")), str(ROOT / "dags")],
-        env={**clean, "AIRFLOW_HOME": str(home), "FEATURISE_DECLARATION": str(file), **environment},
+        env={
+            **clean,
+            "AIRFLOW_HOME": str(home),
+            "FEATURISE_DECLARATION": str(file),
+            # What parsing costs has a test of its own: a busy machine must not end it.
+            "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "300",
+            **environment,
+        },
         capture_output=True,
         text=True,
         cwd=home,

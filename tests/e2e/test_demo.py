@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_ctrl_c_ends_every_process(photo: bytes) -> None:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
             try:
-                processes.wait_until(lambda: state.running(folder) is not None, 900, "the demo's platform", every=1)
+                processes.wait_until(lambda: _up(demo, console, folder), 900, "the demo's platform", every=1)
                 assert stat.S_IMODE((folder / "env").stat().st_mode) == 0o600
                 check = f". {folder}/env && {Path(sys.executable).with_name('featurise')} check"
                 assert "photos__resnet101" in subprocess.check_output(["/bin/sh", "-c", check], text=True)
@@ -50,6 +51,13 @@ def test_ctrl_c_ends_every_process(photo: bytes) -> None:
             finally:
                 demo.terminate()
                 demo.wait(300)
+
+
+def _up(demo: subprocess.Popen[bytes], console: TextIO, folder: Path) -> bool:
+    if demo.poll() is not None:
+        console.seek(0)
+        pytest.fail(f"the demo ended with exit code {demo.returncode}:\n{console.read()}")
+    return state.running(folder) is not None
 
 
 def _of(folder: Path) -> dict[int, str]:

@@ -1,5 +1,7 @@
 """Synthetic weights whose confidences are spread as those of the trained network, whose figures stand here."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +68,17 @@ def test_spread_weights_have_the_confidences_of_trained_ones(backbone) -> None:
     assert miss(before, TRAINED_OBJECTS) > 1.5
     if attributes is not None:
         assert miss(attributes, TRAINED_ATTRIBUTES) < 1.2
+
+
+def test_two_may_make_the_same_file_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, replace = threading.Barrier(2), Path.replace
+
+    def at_once(path: Path, final: Path) -> Path:
+        both.wait(60)
+        return replace(path, final)
+
+    monkeypatch.setattr(synthetic_checkpoint, "state", lambda *_, **__: {"weight": np.zeros(3, np.float32)})
+    monkeypatch.setattr(Path, "replace", at_once)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda path: synthetic_checkpoint.make("resnet101", path), [tmp_path / "new" / "it"] * 2))
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["it"]

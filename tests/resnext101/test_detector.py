@@ -131,9 +131,9 @@ def test_fp32_forbids_tf32(resnext101_checkpoint: Path, options: Options):
     assert not torch.backends.cudnn.allow_tf32
 
 
-def test_class_probabilities_are_optional(detector: Detector, alone: list[Regions], monkeypatch):
-    monkeypatch.setattr(detector.compute, "options", replace(detector.compute.options, cls_prob=ClsProb.NONE))
-    (found,) = detector.detect([image(0)])
+def test_class_probabilities_are_optional(resnext101_checkpoint: Path, options: Options, alone: list[Regions]):
+    without = load(Checkpoint(resnext101_checkpoint), replace(options, cls_prob=ClsProb.NONE))
+    (found,) = without.detect([image(0)])
     assert found.cls_prob is None
     assert_equal(found, replace(alone[0], cls_prob=None))
 

@@ -7,6 +7,7 @@ they exercise the arithmetic and the selection rules.
 
 import base64
 import hashlib
+import io
 import math
 import pickle
 import zlib
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from extractor.core import storage
 
 State = dict[str, NDArray[np.float32]]
 Key = tuple[str, str, tuple[int, ...]]
@@ -311,17 +314,17 @@ def make(backbone: str, path: Path, *, seed: int = 0, prefix: str = "", spread: 
     """
     tensors = state(backbone, seed, spread=spread)
     named = {prefix + key: value for key, value in tensors.items()}
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
     if backbone == "resnet101":
         content: dict[str, Any] = {"model": named, "__author__": AUTHOR, "matching_heuristics": True}
-        data = pickle.dumps(content, protocol=3)
         # numpy 2 writes its new module name; the published file's time knows only the old one.
-        partial.write_bytes(data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n", 1))
+        new, old = b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
+        data = pickle.dumps(content, protocol=3).replace(new, old, 1)
     else:
         import torch
 
         model = {key: torch.from_numpy(value) for key, value in named.items()}
-        torch.save({"model": model, "__author__": AUTHOR}, partial)
-    partial.replace(path)
+        buffer = io.BytesIO()
+        torch.save({"model": model, "__author__": AUTHOR}, buffer)
+        data = buffer.getvalue()
+    storage.write_bytes(str(path), data)
     return digest(tensors)
