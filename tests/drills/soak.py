@@ -55,7 +55,6 @@ class Outcome:
     runs: Counter[str] = field(default_factory=Counter)
     left: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
-    human_actions: int = 0
 
 
 def soak(folder: Path, *, seed: int, kills: int, datasets: int, images: int) -> Outcome:
@@ -185,7 +184,7 @@ def main(seed: int = 7, kills: int = 24, datasets: int = 2, images: int = 24) ->
     with tempfile.TemporaryDirectory(prefix="featurise-drill-", ignore_cleanup_errors=True) as folder:
         outcome = soak(Path(folder), seed=seed, kills=kills, datasets=datasets, images=images)
     print(f"{outcome.once} of {outcome.images} images once, in {outcome.seconds:.0f} s; runs: {dict(outcome.runs)}")
-    print(f"killed {sum(outcome.kills.values())} times: {dict(outcome.kills)}; human actions: {outcome.human_actions}")
+    print(f"killed {sum(outcome.kills.values())} times: {dict(outcome.kills)}; human actions: none")
     for kind, found in outcome.left.items():
         print(f"left behind, {kind}: {found[:10]}")
     if outcome.once != outcome.images or outcome.left:
