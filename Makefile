@@ -92,7 +92,7 @@ test: setup system lint ## lint, then every test (some real servers, processes a
 	@mkdir -p .cache # the images are built beside the other tests; theirs wait for them
 	BASE_IMAGE=$${BASE_IMAGE:-debootstrap} images/build >.cache/images.log 2>&1 & builder=$$!; failed=0; \
 	$(TEST_EXTRACTOR) -n 2 || failed=$$?; \
-	$(TEST_CONTROL) -n 5 || failed=$$?; \
+	$(TEST_CONTROL) -n 4 || failed=$$?; \
 	wait $$builder || true; exit $$failed
 
 .PHONY: drills

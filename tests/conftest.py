@@ -1,8 +1,9 @@
 """What a test needs decides how it is run: by which marker it is chosen, and which others run beside it.
 
-Tests that share what is slow to start are a group, which one worker of pytest-xdist has; it starts that once. A test of
-no group shares nothing, and the next free worker takes it. One without a marker is a unit test, of which `make check`
-runs all.
+Tests that share what is slow to start are a group, which one worker of pytest-xdist has; it starts that once. Those
+that start an Airflow of their own are the group `airflow`: each takes a third of a core even when it does nothing. A
+test of no group shares nothing, and the next free worker takes it. One without a marker is a unit test, of which
+`make check` runs all.
 """
 
 from pathlib import Path

@@ -13,7 +13,7 @@ import stand_in
 from featurise_demo import state
 from featurise_demo.embedded import object_store
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("airflow")]
 
 HERE = Path(__file__).parent
 IMAGE = "registry.example/featurise/resnet101:1"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from soak import PARTS, soak
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("drills")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("airflow")]
 
 
 def test_every_part_is_killed_once_and_every_image_is_featurised_once() -> None:

@@ -219,7 +219,7 @@ def installation() -> Iterator[Installation]:
             "AWS_ENDPOINT_URL_SQS": queue.address,
             **_third_backbone(folder),
         }
-        with platform.running(folder, ROOT / "dags", variables, refresh_seconds=10, others={"ursula": "user"}) as up:
+        with platform.running(folder, ROOT / "dags", variables, refresh_seconds=600, others={"ursula": "user"}) as up:
             yield Installation(folder, up.airflow, up.store, up.environment, queue, stack)
     clean.undo()
 

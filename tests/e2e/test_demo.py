@@ -14,7 +14,7 @@ import pytest
 
 from featurise_demo import processes, state
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("airflow")]
 
 
 def test_ctrl_c_ends_every_process(photo: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -81,7 +82,15 @@ class Installation:
     def start(self, dag: str) -> str:
         """Wait for a DAG, and start a run of it."""
         api = self.airflow.api
-        self.wait(lambda: dag in api.dag_ids(), 180, f"DAG {dag} to appear")
+
+        def known() -> bool:
+            if dag in api.dag_ids():
+                return True
+            # The DAG processor reads a file again that has changed since; else it has nothing to do.
+            (self.settings.dags / "shards.py").touch()
+            return False
+
+        self.wait(known, 180, f"DAG {dag} to appear")
         api.pause(dag, paused=False)
         return str(api.call("POST", f"/dags/{dag}/dagRuns", {"logical_date": None})["dag_run_id"])
 
@@ -133,6 +142,7 @@ def install(folder: Path) -> Iterator[Installation]:
     stub, templates = folder / "stub", folder / "pods"
     for made in (stub, templates, folder / "pod-logs", folder / "airflow" / "config"):
         made.mkdir(parents=True)
+    dags = shutil.copytree(HERE / "dags", folder / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     # Task processes are forks of the scheduler; without this each would spend seconds on the same imports.
     (folder / "airflow" / "config" / "airflow_local_settings.py").write_text(
         "import featurise.airflow.operators.kubernetes\n"
@@ -178,12 +188,12 @@ def install(folder: Path) -> Iterator[Installation]:
         }
         settings = airflow.Settings(
             home=folder / "airflow",
-            dags=HERE / "dags",
+            dags=dags,
             database=database,
             database_async=database,
             port=embedded.free_ports(1)[0],
             slots=SLOTS,
-            refresh_seconds=3,
+            refresh_seconds=600,
         )
         running = stack.enter_context(airflow.run(settings, variables))
         yield Installation(folder, stub, cluster, settings, running, spec, registry, {**os.environ, **variables})

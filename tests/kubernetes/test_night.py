@@ -12,7 +12,7 @@ from installation import Installation
 from stand_in import Fault
 
 # An installation of its own: for a minute at a time, nothing else on its cluster could be told apart from the night.
-pytestmark = pytest.mark.xdist_group("night")
+pytestmark = pytest.mark.xdist_group("airflow")
 
 SHARDS = [f"shard-{number:05d}" for number in range(200)]
 IMAGES = 10

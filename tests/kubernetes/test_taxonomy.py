@@ -33,7 +33,7 @@ CASES = {
     ),
     "host-memory": Case("host_out_of_memory", "1.5 times the memory", LONG, Fault.OOM_KILLED, "OOMKilled"),
     "host-memory-told": Case("host_out_of_memory", "1.5 times the memory", {"codes": [21]}),
-    "preempted": Case("preempted", "retry immediately", LONG, Fault.PREEMPTED, "higher priority"),
+    "preempted": Case("preempted", "retry immediately", LONG, Fault.PREEMPTED, "higher-priority"),
     "evicted": Case("evicted", "retry immediately", LONG, Fault.EVICTED, "ephemeral-storage"),
     "drained": Case("evicted", "retry immediately", LONG, Fault.DRAINED),
     "node-lost": Case("node_lost", "retry immediately", LONG, Fault.NODE_LOST, "NoExecute"),
