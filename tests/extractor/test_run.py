@@ -276,6 +276,18 @@ def test_sigterm_saves_the_part_and_the_next_attempt_goes_on(night, extract):
     assert not Path(f"{night.output}.parts").exists()
 
 
+def test_sigterm_before_the_first_image_ends_without_loading_the_network(night, extract):
+    process = start(night.arguments(), seconds=60)
+    for line in process.stdout:
+        if json.loads(line)["event"] == "started":
+            break
+    process.send_signal(signal.SIGTERM)
+    interrupted = wait(process)
+    assert interrupted.code == Exit.INTERRUPTED
+    assert interrupted.events("loaded") == []
+    assert extract(night.arguments()).code == Exit.OK
+
+
 @pytest.mark.slow
 def test_ten_kills_lose_and_double_nothing(night, extract):
     undisturbed = night.folder / "undisturbed.h5"

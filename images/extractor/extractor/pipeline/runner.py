@@ -75,6 +75,7 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
     device = machine.device_of(request.device)
     weights = resolve(request.backbone, request.weights, sha256=request.weights_sha256)
     planned = _revision(request, weights)
+    _check_stop(stop, "before the network is loaded: what earlier attempts saved is kept")
     identity = f"{request.manifest.sha256}:{planned}"
     answers = None
     if device.type != "cpu":
@@ -100,6 +101,7 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
             "loaded", backbone=request.backbone, revision=planned, device=str(device), synthetic=backbone.synthetic
         )
         progress.resume(parts.settled(earlier).values())
+        _check_stop(stop, f"{progress.done} of {progress.of} images are saved")  # one image may take a CPU seconds
         with answers or nullcontext():
             made = _featurise(request, backbone, exact, size, identity, earlier, progress, scratch, stop)
         every = parts.in_order([*earlier, *made])
@@ -220,11 +222,14 @@ def _featurise(
             progress.tell()
             if stop.is_set() or progress.rejected > _tolerated(request):
                 break
-    if stop.is_set() and progress.done < progress.of:
-        raise Interrupted(
-            f"SIGTERM: {progress.done} of {progress.of} images are saved; the next attempt goes on from there"
-        )
+    if progress.done < progress.of:
+        _check_stop(stop, f"{progress.done} of {progress.of} images are saved")
     return saver.parts
+
+
+def _check_stop(stop: threading.Event, left: str) -> None:
+    if stop.is_set():
+        raise Interrupted(f"SIGTERM: {left}; the next attempt continues from there")
 
 
 def _outcome(image: LoadedImage, found: Regions | None, owners: dict[str, IndexEntry]) -> Result:
