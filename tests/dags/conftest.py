@@ -3,10 +3,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+
+from featurise.registry import engine, schema
+from featurise_demo import embedded, processes
 
 # Airflow writes its configuration to its home as soon as it is imported.
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
@@ -80,3 +86,62 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the DAG processor makes of a declaration with mistakes in two of its three datasets."""
     return _parse(tmp_path_factory.mktemp("broken"), BROKEN)
+
+
+@dataclass(frozen=True)
+class Pages:
+    """The pages' server, its registry, and a token for each role."""
+
+    url: str
+    registry: str
+    tokens: dict[str, str]
+
+    def get(self, path: str, role: str | None = "viewer", **headers: str) -> httpx.Response:
+        """A page, as somebody with this role sees it."""
+        return httpx.get(f"{self.url}{path}", headers=self.by(role) | headers, timeout=60)
+
+    def post(self, path: str, role: str | None, /, origin: str | None = None, **form: str) -> httpx.Response:
+        """Send a form."""
+        sent = {} if origin is None else {"Origin": origin}
+        return httpx.post(f"{self.url}{path}", data=form, headers=self.by(role) | sent, timeout=60)
+
+    def by(self, role: str | None) -> dict[str, str]:
+        """The header that says who asks."""
+        return {} if role is None else {"Authorization": f"Bearer {self.tokens[role]}"}
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    """The pages, on an empty registry."""
+    home = tmp_path_factory.mktemp("pages")
+    registry, port = f"sqlite:///{home / 'registry.db'}", embedded.free_ports(1)[0]
+    schema.migrate(engine.of(registry))
+    (home / "featurise.yaml").write_text(GOOD)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "FEATURISE"))}
+    ours = {"AIRFLOW_HOME": str(home), "FEATURISE_REGISTRY": registry}
+    ours |= {"FEATURISE_DECLARATION": str(home / "featurise.yaml"), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("pages_server.py")), str(port)],
+        env={**clean, **ours},
+        stdout=subprocess.PIPE,
+        stderr=(home / "stderr").open("w"),
+        text=True,
+        cwd=home,
+    )
+    try:
+        assert process.stdout is not None
+        told = next((line for line in process.stdout if line.startswith("{")), "")
+        assert told, (home / "stderr").read_text()[-3000:]
+        found = Pages(f"http://127.0.0.1:{port}/featurise", registry, json.loads(told))
+        processes.wait_until(lambda: _answers(found.url), 120, "the pages to answer")
+        yield found
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/", timeout=60).status_code == 401
+    except httpx.HTTPError:
+        return False

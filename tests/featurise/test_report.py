@@ -56,7 +56,9 @@ def test_a_page_shows_counts_rejects_charts_and_images_and_loads_nothing(spec, u
     assert "starts with `bad`" in page
     assert "rejected at once" not in page
     assert f"Grey: the batch before it, {BEFORE}. " in page
-    assert page.count('<svg class="bars"') == 2
+    assert page.count('role="img" aria-label="Boxes per image"') == 1
+    assert page.count('role="img" aria-label="Classes, the most frequent"') == 1
+    assert "<script" not in page
     assert "data:image/jpeg;base64," in page
     assert page.count('<rect class="box"') == 8
     assert not re.search(r'(?:src|href)="(?!data:)', page)

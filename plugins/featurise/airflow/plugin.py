@@ -26,10 +26,11 @@ class FeaturisePlugin(AirflowPlugin):
     priority_weight_strategies = [NightFirst]
     fastapi_apps = [{"app": pages, "url_prefix": "/featurise", "name": "featurise"}]
     external_views = [
+        {"name": "GPU tasks", "href": "/featurise/", "destination": "nav", "category": "browse"},
         {
             "name": "Report",
             "href": PAGE.format(dag_id="{DAG_ID}", run_id="{RUN_ID}"),
             "destination": "dag_run",
             "url_route": "report",
-        }
+        },
     ]

@@ -15,6 +15,9 @@ from featurise.errors import FeaturiseError
 BUSY_MILLISECONDS = 60_000
 """How long one SQLite connection waits for another's write."""
 
+PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
+"""libpq's: seconds for a connection, and milliseconds for a server that has gone silent to be taken for lost."""
+
 
 class RegistryUnavailable(FeaturiseError):
     """Raised when the registry's database cannot be used: it does not answer, or its URL names none."""
@@ -30,7 +33,8 @@ def of(url: str) -> Engine:
         backend = make_url(url).get_backend_name()
         if backend not in ("sqlite", "postgresql"):
             raise ValueError(backend)
-        made = create_engine(url, pool_pre_ping=backend == "postgresql")
+        arguments = PATIENCE if backend == "postgresql" else {}
+        made = create_engine(url, pool_pre_ping=backend == "postgresql", connect_args=arguments)
     except (ArgumentError, ValueError, ImportError):
         # What cannot be taken apart may hold a password: neither the text nor its error is shown.
         raise RegistryUnavailable(

@@ -1,4 +1,4 @@
-"""The page of a run's report, shown inside Airflow to those who may see the run."""
+"""The package's web pages inside Airflow; here the page of a run's report, for those who may see the run."""
 
 from collections.abc import Iterator
 from html import escape
@@ -9,23 +9,27 @@ from airflow.api_fastapi.common.db.common import SessionDep
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from airflow.models.dagrun import DagRun
 from airflow.sdk.exceptions import AirflowFailException
-from fastapi import Depends, FastAPI, Path
-from fastapi.responses import HTMLResponse
+from fastapi import Depends, FastAPI, Path, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from extractor.core import storage
 from extractor.core.exit_codes import StorageError
 from featurise.airflow import run_context
+from featurise.airflow.web import api, pages, render
 from featurise.declaration import load as declaration
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.errors import FeaturiseError
 from featurise.objects import layout
-from featurise.registry import feature_sets
+from featurise.registry import engine, feature_sets
 from featurise.registry.session import reading
 from featurise.settings import settings
 
 # Airflow's own routes check who asks; FastAPI's pages about the routes would answer everybody.
 app = FastAPI(title="Featurise", docs_url=None, redoc_url=None, openapi_url=None)
+app.include_router(pages.router, include_in_schema=False)
+app.include_router(api.router)
 
 MAY_READ = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.XCOM))
 # The page is ours, but it shows names that others gave their files.
@@ -91,3 +95,21 @@ def _places(spec: FeatureSetSpec, dag_run: Any) -> Iterator[str]:
 
 def _nothing(status: int, why: str) -> HTMLResponse:
     return HTMLResponse(NOTHING.format(escape(why)), status, HEADERS)
+
+
+@app.exception_handler(FeaturiseError)
+def _unavailable(request: Request, error: FeaturiseError) -> Response:
+    """The registry is away, or not this version's: the error's own words say so, and what to do."""
+    return _told(request, str(error))
+
+
+@app.exception_handler(SQLAlchemyError)
+def _refused(request: Request, error: SQLAlchemyError) -> Response:
+    return _told(request, f"a database refused: {engine.reason(error)}; look again, then check that it is up")
+
+
+def _told(request: Request, why: str) -> Response:
+    place = pages.frame(request, "")
+    if request.url.path.removeprefix(place["base"]).startswith("/api/"):
+        return JSONResponse({"detail": why}, 503)
+    return render.page("message", status=503, **place, title="Nothing can be shown now", text=why)

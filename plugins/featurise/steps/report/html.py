@@ -12,7 +12,7 @@ from extractor.core import storage, weights
 from extractor.core.exit_codes import StorageError
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.registry.statistics import Statistics
-from featurise.steps.report import svg_charts
+from featurise.steps.report import charts
 from featurise.steps.report.run_summary import RunSummary
 from featurise.steps.validate.shard_file import Sample
 
@@ -62,13 +62,13 @@ def render(spec: FeatureSetSpec, run: RunSummary, text: str) -> str:
             run=run,
             text=text,
             counts=run.counts,
-            rejects=[(line, _image(spec, line.key, line.size)) for line in run.rejects[:IMAGES]],
+            rejects=[(line, image(spec, line.key, line.size)) for line in run.rejects[:IMAGES]],
             more_rejects=run.rejects[IMAGES : IMAGES + LINES],
             samples=[_shown(spec, sample, names) for sample in run.samples[:IMAGES]],
             boxes=_boxes(run),
             classes=_classes(run, names),
-            throughput=svg_charts.line(_throughput(run)),
-            norms=svg_charts.line(_norms(run)),
+            throughput=charts.line(_throughput(run), title="Images a second, attempt by attempt"),
+            norms=charts.line(_norms(run), title="Mean feature norm by night"),
             warnings=[(file.name, warning) for file in run.files for warning in file.warnings],
         )
     )
@@ -86,11 +86,12 @@ def _class_names(spec: FeatureSetSpec) -> list[str] | None:
         return None  # the extractor reaches the weights, the control plane need not: numbers do
 
 
-def _name(number: int, names: Sequence[str] | None) -> str:
+def name(number: int, names: Sequence[str] | None) -> str:
+    """A class's name, or its number where names are not known."""
     return names[number] if names is not None and number < len(names) else str(number)
 
 
-def _image(spec: FeatureSetSpec, key: str, size: int | None = None) -> ImageView:
+def image(spec: FeatureSetSpec, key: str, size: int | None = None) -> ImageView:
     """An image, unless it is gone, large, or nothing that a browser shows.
 
     Raises storage.StorageError.
@@ -114,7 +115,7 @@ def _image(spec: FeatureSetSpec, key: str, size: int | None = None) -> ImageView
 
 
 def _shown(spec: FeatureSetSpec, sample: Sample, names: Sequence[str] | None) -> Shown:
-    return Shown(sample, _image(spec, sample.key), [_name(number, names) for number in sample.classes])
+    return Shown(sample, image(spec, sample.key), [name(number, names) for number in sample.classes])
 
 
 def _boxes(run: RunSummary) -> Markup:
@@ -123,7 +124,7 @@ def _boxes(run: RunSummary) -> Markup:
     numbers = sorted(run.statistics.boxes.keys() | before.boxes.keys())
     mine, theirs = run.statistics.images or 1, before.images or 1
     values = [(str(n), run.statistics.boxes.get(n, 0) / mine, before.boxes.get(n, 0) / theirs) for n in numbers]
-    return svg_charts.bars(values, mine="this run", theirs="earlier nights")
+    return charts.bars(values, mine="this run", theirs="earlier nights", title="Boxes per image")
 
 
 def _classes(run: RunSummary, names: Sequence[str] | None) -> Markup:
@@ -135,8 +136,8 @@ def _classes(run: RunSummary, names: Sequence[str] | None) -> Markup:
         for number in run.statistics.classes.keys() | before.classes.keys()
     }
     largest = sorted(shares, key=lambda number: (-sum(shares[number]), number))[:CLASSES]
-    values = [(_name(number, names), *shares[number]) for number in largest]
-    return svg_charts.bars(values, mine="this run", theirs="earlier nights")
+    values = [(name(number, names), *shares[number]) for number in largest]
+    return charts.bars(values, mine="this run", theirs="earlier nights", title="Classes, the most frequent")
 
 
 def _throughput(run: RunSummary) -> list[tuple[str, float]]:

@@ -1,0 +1,204 @@
+"""The monitoring pages: who may see what, what they say, and that they show what others wrote as text."""
+
+import csv
+import datetime
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, text
+
+from featurise.registry import engine
+from featurise.registry.models import Base, Batch, FeatureSet, GpuAttempt
+
+DAY, RUN = "2026-11-23", "run-1"
+HOSTILE = "<script>alert(1)</script>\u202e\x07=cmd\r\nSet-Cookie: a=b"
+PAGES = ("/", "/attempts", "/nodes", "/night", "/images", "/images?text=images/birds/")
+TABLES = ("overview", "attempts", "nodes", "incidents")
+CSV = tuple(f"/api/{name}.csv" for name in TABLES)
+NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+
+
+@pytest.fixture
+def rows(pages: Any) -> Iterator[Callable[..., Any]]:
+    """Write rows into the registry; they are gone after the test."""
+    database = engine.of(pages.registry)
+
+    def write(model: Any, **values: Any) -> Any:
+        with database.begin() as connection:
+            return connection.execute(insert(model).values(**values)).inserted_primary_key[0]
+
+    yield write
+    with database.begin() as connection:
+        for table in reversed(Base.metadata.sorted_tables):
+            if table.name != "registry":
+                connection.execute(table.delete())
+
+
+@pytest.fixture
+def attempts(rows: Callable[..., Any]) -> list[int]:
+    """A failed night: two attempts that failed on a bad node and one that did well, with hostile words."""
+    made = rows(
+        FeatureSet,
+        name="birds__resnet101__abc",
+        dataset="birds",
+        backbone="resnet101",
+        revision="abc",
+        weights_uri="s3://w",
+        weights_sha256="0" * 64,
+        box_rule={},
+        precision="float32",
+        created_at=NOW,
+    )
+    rows(Batch, feature_set_id=made, batch=DAY, found=10, done=7, rejected=1, run_id=RUN, listed_at=NOW)
+
+    def attempt(shard: str, node: str, **more: Any) -> int:
+        facts = {"number": 1, "try_number": 1, "map_index": 0, "launcher": "kubernetes", "place": f"pod-{shard}"}
+        ended = {"images": 4, "images_per_second": 2.0, "message": "", "started_at": NOW, "ended_at": NOW}
+        given = facts | ended | more
+        return int(rows(GpuAttempt, feature_set_id=made, batch=DAY, run_id=RUN, shard=shard, node=node, **given))
+
+    fault = {"reason": "gpu_fault", "fault": "Xid 79", "exit_code": 22, "message": HOSTILE, "action": HOSTILE}
+    return [
+        attempt("shard-00001", "gpu-1", exit_code=0),
+        attempt("shard-00002", "gpu-2", **fault),
+        attempt("shard-00003", "gpu-2", **fault),
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", [*PAGES, *(f"/api/{name}" for name in TABLES), "/api/attempts.csv", "/api/openapi.json"]
+)
+def test_strangers_are_refused_and_viewers_read(pages: Any, path: str) -> None:
+    assert pages.get(path, None).status_code == 401
+    assert pages.get(path, "viewer").status_code == 200
+
+
+def test_every_route_is_behind_a_permission() -> None:
+    from featurise.airflow.web.app import app
+
+    open_ = [route.path for route in app.routes if not getattr(route, "dependencies", [])]  # type: ignore[attr-defined]
+    assert open_ == []
+
+
+def test_only_operators_hold_back_and_release_nodes(pages: Any, attempts: list[int]) -> None:
+    form = {"node": "gpu-2", "note": HOSTILE}
+    for role, status in ((None, 401), ("viewer", 403), ("user", 403)):
+        assert pages.post("/nodes/hold", role, **form).status_code == status
+        assert pages.post("/nodes/release", role, **form).status_code == status
+    assert "<form" not in pages.get("/nodes", "viewer").text
+    assert pages.post("/nodes/hold", "op", origin="https://elsewhere.example", **form).status_code == 403
+
+    assert pages.post("/nodes/hold", "op", **form).status_code == 303
+    held = next(one for one in pages.get("/api/nodes").json() if one["node"] == "gpu-2")["hold"]
+    assert (held["held_by"], held["retry_at"]) == ("op-1", None)
+    assert pages.post("/nodes/release", "admin", node="gpu-2", note="reset").status_code == 303
+    shown = pages.get("/nodes", "op").text
+    assert "by admin-1: reset" in shown
+    assert "<script" not in shown
+
+
+def test_a_node_that_nobody_knows_is_not_held_back(pages: Any, attempts: list[int]) -> None:
+    assert pages.post("/nodes/hold", "op", node="gpu-3", note="typo").status_code == 404
+    assert pages.post("/nodes/hold", "op", node="gpu-2", note="").status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/", "No feature set is known yet"),
+        ("/attempts", "No GPU task has been started yet"),
+        ("/attempts?node=gpu-9", "No attempt is like that"),
+        ("/nodes", "No attempt has run on any node"),
+        ("/night", "No run is known yet"),
+        ("/night?dag_id=birds__resnet101&run_id=none", "has no run none"),
+        ("/images", "Type an image"),
+        ("/images?text=nothing", "No image is known by that"),
+    ],
+)
+def test_where_there_is_nothing_the_page_says_what_to_do(pages: Any, path: str, says: str) -> None:
+    assert says in pages.get(path).text
+
+
+def test_the_overview_says_first_what_needs_a_person(pages: Any, attempts: list[int]) -> None:
+    shown = pages.get("/").text
+    assert "the run ended as failed, 2 images wait" in shown
+    assert "Nothing needs a person" not in shown
+    (line,) = pages.get("/api/overview").json()["feature_sets"]
+    assert (line["found"], line["done"], line["pending"], line["last_night"]["state"]) == (10, 7, 2, "failed")
+
+
+def test_attempts_are_filtered_and_charted(pages: Any, attempts: list[int]) -> None:
+    shown = pages.get("/attempts?outcome=gpu_fault&node=gpu-2").text
+    assert shown.count("Xid 79") == 2
+    assert 'aria-label="Failures by node"' in shown
+    assert "shard-00001" not in shown
+    assert len(pages.get("/api/attempts?size=2").json()["attempts"]) == 2
+    older = pages.get("/api/attempts?size=2").json()["next"]
+    assert [one["id"] for one in pages.get(f"/api/attempts?before={older}").json()["attempts"]] == attempts[:1]
+
+
+def test_an_attempt_leads_to_its_task_and_log(pages: Any, attempts: list[int]) -> None:
+    shown = pages.get(f"/attempts/{attempts[1]}").text
+    assert 'href="/dags/birds__resnet101/runs/run-1/tasks/shard.extract/mapped/0?try_number=1"' in shown
+    assert "the GPU or its driver failed" in shown
+    assert pages.get("/attempts/999999").status_code == 404
+    assert pages.get("/api/attempts/99999999999").status_code == 404
+
+
+def test_a_night_is_a_timeline_of_its_shards(pages: Any, attempts: list[int]) -> None:
+    shown = pages.get("/night?dag_id=birds__resnet101&live=30")
+    assert shown.headers["Refresh"] == "30"
+    assert shown.text.count('class="track"') == 3
+    assert "attempt 1 on gpu-2: gpu_fault" in shown.text
+    assert pages.get("/night?dag_id=cats__resnet101&run_id=run-1").text.count('class="track"') == 0
+
+
+def test_the_words_of_others_are_shown_as_text(pages: Any, attempts: list[int]) -> None:
+    for path in (
+        f"/attempts/{attempts[1]}",
+        "/attempts",
+        f"/attempts?node={'<b>' * 9}",
+        "/images?text=<img%20src=x>%00",
+    ):
+        answer = pages.get(path)
+        assert answer.status_code == 200
+        assert "<script" not in answer.text
+        assert "<b><b>" not in answer.text
+        assert "<img" not in answer.text
+        assert "\u202e" not in answer.text
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert "set-cookie" not in answer.headers
+    table = list(csv.DictReader(io.StringIO(pages.get("/api/attempts.csv?outcome=gpu_fault").text, newline="")))
+    assert len(table) == 2
+    assert table[0]["message"].startswith("<script>"), "what is no formula stays as it is"
+
+
+def test_a_spreadsheet_takes_no_cell_for_a_formula(pages: Any, rows: Callable[..., Any], attempts: list[int]) -> None:
+    with engine.of(pages.registry).begin() as connection:
+        connection.execute(text("UPDATE gpu_attempts SET node = '=cmd|/c calc'"))
+    for line in csv.DictReader(io.StringIO(pages.get("/api/attempts.csv").text, newline="")):
+        assert line["node"] == "'=cmd|/c calc"
+
+
+def test_the_api_describes_itself_to_those_who_may_read(pages: Any) -> None:
+    described = pages.get("/api/openapi.json").json()
+    assert {"/api/attempts", "/api/nodes", "/api/incidents", "/api/overview", "/api/night", "/api/images"} <= set(
+        described["paths"]
+    )
+    assert not [path for path in described["paths"] if not path.startswith("/api/") and "report" not in path]
+
+
+def test_a_registry_that_is_away_is_told(pages: Any) -> None:
+    with engine.of(pages.registry).begin() as connection:
+        connection.execute(text("ALTER TABLE feature_sets RENAME TO away"))
+    try:
+        shown, table = pages.get("/"), pages.get("/api/overview")
+    finally:
+        with engine.of(pages.registry).begin() as connection:
+            connection.execute(text("ALTER TABLE away RENAME TO feature_sets"))
+    assert (shown.status_code, table.status_code) == (503, 503)
+    assert "a database refused" in shown.text
+    assert "no such table" in json.loads(table.text)["detail"]
