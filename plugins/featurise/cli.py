@@ -1,15 +1,20 @@
 """The control plane's command line."""
 
+import datetime
+import getpass
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
+from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,7 +27,8 @@ from featurise.declaration.load import Broken
 from featurise.errors import FeaturiseError
 from featurise.export import run as export
 from featurise.objects import verify
-from featurise.registry import coverage, engine, feature_sets, schema, session
+from featurise.registry import attempt_history, coverage, engine, feature_sets, nodes, schema, session
+from featurise.registry.attempt_history import Filter
 from featurise.registry.coverage import Day
 from featurise.settings import settings
 from featurise.steps import rebuild as steps_rebuild
@@ -31,6 +37,7 @@ app = App(name="featurise", help="Region features, every night: what is declared
 registry = App(name="registry", help="The registry and the bucket whose files it keeps.")
 app.command(registry)
 console = Console()
+AsJson = Annotated[bool, Parameter(name=["--json", "--as-json"], negative=())]
 Form = Literal["h5", "lmdb-volta", "lmdb-mmf", "npy-mmf", "tsv-lxmert"]
 
 
@@ -69,7 +76,7 @@ def check(path: Path | None = None, /) -> int:
 
 
 @app.command(name="status")
-def show_status(*, dataset: str | None = None, backbone: str | None = None, as_json: bool = False) -> None:
+def show_status(*, dataset: str | None = None, backbone: str | None = None, as_json: AsJson = False) -> None:
     """Coverage by dataset, backbone and day: images found, done, rejected, pending.
 
     Parameters
@@ -111,6 +118,156 @@ def _table(days: list[Day]) -> Table:
     table.add_section()
     table.add_row("all", *(f"{sum(getattr(day, name) for day in days):,}" for name in names))
     return table
+
+
+@app.command(name="attempts")
+def show_attempts(
+    *,
+    outcome: str | None = None,
+    dataset: str | None = None,
+    backbone: str | None = None,
+    node: str | None = None,
+    day: str | None = None,
+    run: str | None = None,
+    limit: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=1_000))] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """GPU attempts, the newest first: how each ended, where, and what was done about it.
+
+    Parameters
+    ----------
+    outcome
+        `failed`, `succeeded`, `stopped`, `open`, or a reason such as `gpu_fault`.
+    dataset
+        Only of this dataset.
+    backbone
+        Only of this backbone.
+    node
+        Only on this node.
+    day
+        Only of this day's batch, as in 2026-11-23.
+    run
+        Only of the Airflow run with this id.
+    limit
+        At most this many, up to 1,000.
+    as_json
+        JSON lines instead of a table.
+    """
+    asked = Filter(outcome=outcome, dataset=dataset, backbone=backbone, node=node, batch=day, run_id=run)
+    with session.reading() as connection:
+        found, _ = attempt_history.page(connection, asked, size=limit)
+    if as_json:
+        _lines(found)
+        return
+    rows = [(_at(one.started_at), one.dag_id, one.shard, one.outcome, one.node, one.fault, one.action) for one in found]
+    _print("no attempt is like that", ("started (UTC)", "DAG", "shard", "ended as", "node", "driver", "done"), rows)
+
+
+@app.command(name="nodes")
+def show_nodes(
+    node: str | None = None,
+    /,
+    *,
+    hold: str | None = None,
+    release: str | None = None,
+    as_json: AsJson = False,
+) -> int:
+    """The nodes that are held back, and why; hold one back, or release it.
+
+    Parameters
+    ----------
+    node
+        The node to hold back or to release; or only this one is shown.
+    hold
+        Hold the node back until somebody releases it; why, for the record.
+    release
+        Release the node; why, for the record.
+    as_json
+        JSON lines instead of a table.
+    """
+    if hold is not None or release is not None:
+        return _change(node, hold, release)
+    with session.reading() as connection:
+        found = nodes.holds(connection, node)
+    if as_json:
+        _lines(found)
+        return 0
+    rows = [
+        (
+            one.node,
+            one.held_by,
+            f"{one.held_at:%Y-%m-%d %H:%M}",
+            one.note,
+            one.retry_at and f"{one.retry_at:%d %b %H:%M}",
+        )
+        for one in found
+    ]
+    _print("no node is held back", ("node", "by", "since (UTC)", "why", "tried again at"), rows)
+    return 0
+
+
+def _change(node: str | None, hold: str | None, release: str | None) -> int:
+    if node is None or (hold is None) == (release is None):
+        _say("name one node, and either --hold or --release with a reason", style="red")
+        return 1
+    person, now = getpass.getuser(), datetime.datetime.now(datetime.UTC)
+    with session.writing() as connection:
+        if hold is not None:
+            nodes.hold(connection, node, person, hold, now)
+            _say(f"{node} is held back until somebody releases it")
+            return 0
+        if nodes.release(connection, node, person, str(release), now):
+            _say(f"{node} is released")
+            return 0
+    _say(f"{node} was not held back; see `featurise nodes`", style="red")
+    return 1
+
+
+@app.command(name="incidents")
+def show_incidents(*, as_json: AsJson = False) -> None:
+    """Trouble that several attempts met, what is open first: what was seen, what it cost, what a person should do.
+
+    Parameters
+    ----------
+    as_json
+        JSON lines instead of a table.
+    """
+    with session.reading() as connection:
+        found = nodes.incidents(connection)
+    if as_json:
+        _lines(found)
+        return
+    rows = [
+        (
+            f"{one.opened_at:%Y-%m-%d %H:%M}",
+            one.subject,
+            one.detail,
+            str(one.attempts),
+            one.closed_because or one.advice,
+        )
+        for one in found
+    ]
+    _print("no incident yet", ("opened (UTC)", "node", "seen", "failed attempts", "over, or what to do"), rows)
+
+
+def _lines(found: Sequence[BaseModel]) -> None:
+    for one in found:
+        console.out(one.model_dump_json(), highlight=False)
+
+
+def _print(nothing: str, head: tuple[str, ...], rows: Sequence[tuple[str | None, ...]]) -> None:
+    if not rows:
+        _say(nothing)
+        return
+    table = Table(*head)
+    for row in rows:
+        # Notes and messages are others': neither rich's markup nor a terminal's commands are followed.
+        table.add_row(*(escape("".join(filter(str.isprintable, each or ""))) for each in row))
+    console.print(table)
+
+
+def _at(moment: datetime.datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}"
 
 
 @app.command

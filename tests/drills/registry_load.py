@@ -1,8 +1,9 @@
 """How long each query of the monitoring pages takes on PostgreSQL.
 
 `python tests/drills/registry_load.py [IMAGES] [ATTEMPTS]`, outside the tests: ten million images take minutes to write.
-Fills a server of its own with rows as nights leave them (attempts of two years, a bad node, two feature sets), asks each
-question seven times, prints the median and the worst in milliseconds, and ends with 1 when a median is above LIMIT.
+Fills a server of its own with rows as nights leave them (attempts of two years, a bad node, two feature sets), asks
+each question seven times, prints the median and the worst in milliseconds, and ends with 1 when a median is above
+LIMIT.
 """
 
 import datetime

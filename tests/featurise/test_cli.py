@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
+from featurise.failures.classify import Evidence
+from featurise.failures.taxonomy import Reason
+from featurise.registry import attempts
 
 DAY = "2026-11-23"
 # Processes take a second each; what they ask of the registry is tested on PostgreSQL beside the queries themselves.
@@ -43,6 +47,43 @@ def test_status_counts_by_day_and_names_synthetic_weights(done):
     days = map(json.loads, featurise("status", "--as-json", "--dataset", "birds").stdout.splitlines())
     (day,) = (day for day in days if day["batch"] == DAY)
     assert (day["found"], day["done"], day["rejected"], day["pending"]) == (4, 3, 1, 0)
+
+
+@pytest.fixture
+def failed(registry, spec: FeatureSetSpec) -> None:
+    """One attempt whose driver asks for a reboot of its node, and one on another node that did well."""
+    run = Run(spec, DAY, "run-1")
+    for shard, node in (("shard-0", "gpu-1"), ("shard-1", "gpu-2")):
+        row = attempts.begin(run, shard, number=1, try_number=1, launcher="kubernetes", place=shard)
+        if node == "gpu-1":
+            attempts.succeeded(row, node, None)
+        else:
+            said = Evidence(node=node, exit_code=22, log_tail=("Xid (PCI:0000:3b:00): 79", "[red]\x1b[2J"))
+            attempts.failed(row, said, Reason.GPU_FAULT, "retry on [red]another\x1b[2J node", "…")
+
+
+def test_attempts_nodes_and_incidents_are_listed(failed):
+    said = featurise("attempts", "--outcome", "failed").stdout
+    assert ("gpu-2" in said, "gpu-1" in said, "\x1b[2J" in said) == (True, False, False)
+    assert "no attempt is like that" in featurise("attempts", "--node", "gpu-3").stdout
+    rows = [json.loads(line) for line in featurise("attempts", "--json", "--limit", 1).stdout.splitlines()]
+    assert [(row["shard"], row["reason"], row["fault"]) for row in rows] == [("shard-1", "gpu_fault", "Xid 79")]
+    (incident,) = map(json.loads, featurise("incidents", "--json").stdout.splitlines())
+    assert (incident["subject"], incident["attempts"], incident["closed_at"]) == ("gpu-2", 1, None)
+    assert "gpu-2" in featurise("incidents").stdout
+    assert [json.loads(line)["node"] for line in featurise("nodes", "--json").stdout.splitlines()] == ["gpu-2"]
+
+
+def test_a_node_is_released_and_held_back_with_a_reason(failed):
+    assert featurise("nodes", "gpu-2", "--release", "rebooted").returncode == 0
+    assert "no node is held back" in featurise("nodes").stdout
+    again = featurise("nodes", "gpu-2", "--release", "rebooted")
+    assert (again.returncode, "was not held back" in again.stdout) == (1, True)
+    assert featurise("nodes", "gpu-2", "--hold", "new driver").returncode == 0
+    (hold,) = map(json.loads, featurise("nodes", "--json").stdout.splitlines())
+    assert (hold["note"], hold["retry_at"]) == ("new driver", None)
+    for argv in (("nodes", "--hold", "why"), ("nodes", "gpu-2", "--hold", "a", "--release", "b")):
+        assert featurise(*argv).returncode == 1
 
 
 @pytest.mark.parametrize("command", ["status", "status --as-json", "show a", "verify", "--help"])

@@ -296,7 +296,8 @@ def _shard(
         told = f"attempt {one.number}{where}: {one.outcome}"
         stretches.append(Stretch(kind=kind, begin=one.started_at, end=one.ended_at or now(), told=told))
     states = [(task.task_id.rpartition(".")[2], str(task.state)) for task in tasks if task.state]
-    at_work = next((f"{task}: {state}" for task, state in reversed(states)), "not started")
+    known = f"last attempt: {tried[-1].outcome}" if tried else "not started"
+    at_work = next((f"{task}: {state}" for task, state in reversed(states)), known)
     return ShardLine(
         shard=name, state="published" if published else at_work, published_at=published, stretches=stretches
     )

@@ -3,6 +3,7 @@
 The page says in CSS what `--ink`, `--soft`, `--now` and `--before` are, so that charts follow it into the dark.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,10 @@ from pygal.etree import etree
 from pygal.style import Style
 
 WIDTH, HEIGHT = 480, 200
-LABELS = 9
+LABELS = 7
 """Labels that fit below a chart."""
-SERIES = ("#2a78d6", "#c4491d", "#1a8a63", "#8a5fd0", "#a8780a", "#c2417f", "#5c6b7a", "#0f8fa3")
+DAY = re.compile(r"^\d{4}-(\d\d-\d\d)$")
+SERIES = ("#2a78d6", "#c4491d", "#8a94a3", "#1a8a63", "#8a5fd0", "#a8780a", "#c2417f", "#0f8fa3")
 """For parts that are stacked; told apart by those who see colours otherwise, too, and by their titles."""
 
 
@@ -44,12 +46,17 @@ def stacked(labels: Sequence[str], parts: Mapping[str, Sequence[float]], *, titl
     if not labels or not parts:
         return Markup("")
     options = _options(title, SERIES) | {"show_legend": True}
-    chart = pygal.StackedBar(**options, legend_at_bottom=True, value_formatter=lambda value: f"{value:,.0f}")
+    chart = pygal.StackedBar(**options, legend_at_bottom=True, value_formatter=_whole)
     _label(chart, labels)
     for name, values in parts.items():
         told = zip(labels, values, strict=True)
         chart.add(name, [{"value": value or None, "label": f"{label}, {name}"} for label, value in told])
     return _svg(chart, title)
+
+
+def _whole(value: float) -> str:
+    """A count; the axis has none between two."""
+    return f"{value:,.0f}" if float(value).is_integer() else ""
 
 
 def _options(title: str, colours: Sequence[str]) -> dict[str, Any]:
@@ -80,8 +87,9 @@ def _options(title: str, colours: Sequence[str]) -> dict[str, Any]:
 
 def _label(chart: Any, labels: Sequence[str]) -> None:
     every = -(-len(labels) // LABELS)
-    chart.x_labels = list(labels)
-    chart.x_labels_major = list(labels)[::every]
+    short = [DAY.sub(r"\1", label) for label in labels]
+    chart.x_labels = short
+    chart.x_labels_major = short[::every]
     chart.show_minor_x_labels = False
     chart.truncate_label = 12
 
