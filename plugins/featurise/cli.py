@@ -266,8 +266,8 @@ def _print(nothing: str, head: tuple[str, ...], rows: Sequence[tuple[str | None,
     console.print(table)
 
 
-def _at(moment: datetime.datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M}"
+def _at(moment: datetime.datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}" if moment is not None else ""
 
 
 @app.command
