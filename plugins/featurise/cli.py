@@ -192,16 +192,7 @@ def show_nodes(
     if as_json:
         _lines(found)
         return 0
-    rows = [
-        (
-            one.node,
-            one.held_by,
-            f"{one.held_at:%Y-%m-%d %H:%M}",
-            one.note,
-            one.retry_at and f"{one.retry_at:%d %b %H:%M}",
-        )
-        for one in found
-    ]
+    rows = [(one.node, one.held_by, _at(one.held_at), one.note, _at(one.retry_at)) for one in found]
     _print("no node is held back", ("node", "by", "since (UTC)", "why", "tried again at"), rows)
     return 0
 
@@ -239,7 +230,7 @@ def show_incidents(*, as_json: AsJson = False) -> None:
         return
     rows = [
         (
-            f"{one.opened_at:%Y-%m-%d %H:%M}",
+            _at(one.opened_at),
             one.subject,
             one.detail,
             str(one.attempts),
