@@ -23,4 +23,5 @@ SPEC = BackboneSpec(
     choose=choose,
     attributes=400,
     ordered=True,
+    given=True,
 )

@@ -44,6 +44,7 @@ SPEC = BackboneSpec(
     choose=choose,
     class_probabilities=True,
     background=True,
+    given=True,
     preprocessings=(Preprocessing.IGLUE, Preprocessing.MMF),
     frame=frame,
 )

@@ -5,7 +5,7 @@ under `extractor.published`, where its published files can be downloaded.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from extractor import kernels
-from extractor.core.backbone_specs import BoxRule, ClsProb, Precision
+from extractor.core.backbone_specs import ClsProb, Precision, Rule
 from extractor.core.contract import Regions
 
 
@@ -25,7 +25,8 @@ class Prepared:
 
     `tensor` lies on the CPU, in the backbone's own form (bytes for a GPU); `width` and `height` are the decoded
     image's in pixels; `scale` is the resize factor that the reference requested (network pixels per image pixel);
-    `shape` is the height and width of the network's input.
+    `shape` is the height and width of the network's input. `boxes` [N, 4] float32 are those that the user gives, x1,
+    y1, x2, y2 in pixels of the decoded image, finite and with an area; None where the network is to find them.
     """
 
     tensor: torch.Tensor
@@ -33,6 +34,17 @@ class Prepared:
     height: int
     scale: float
     shape: tuple[int, int]
+    boxes: NDArray[np.float32] | None = field(default=None, kw_only=True)
+
+    @property
+    def given(self) -> NDArray[np.float32]:
+        """The boxes that the user gives.
+
+        Raises ValueError when there are none to be given.
+        """
+        if self.boxes is None:
+            raise ValueError("the rule is one of given boxes, and this image brings none; see extractor.pipeline.given")
+        return self.boxes
 
 
 Pending = Callable[[], list[Regions]]
@@ -47,7 +59,7 @@ class Unfit(ValueError):
 class Options:
     """How a backbone is to run."""
 
-    rule: BoxRule
+    rule: Rule
     device: torch.device
     precision: Precision = Precision.FP32
     cls_prob: ClsProb = ClsProb.FULL
@@ -81,6 +93,8 @@ class Backbone(Protocol):
 
         A GPU works on while the host begins the next batch; on a CPU all is done when this returns. An image's result
         depends neither on its batch mates nor on their order; mates of nearly one shape cost the least.
+        Under a `GivenRule`, which a backbone gets only if its spec has `given`, an image has a row for each of its
+        boxes, in their order, none dropped.
         Raises torch.OutOfMemoryError when the device's memory does not suffice for the batch, here or when waiting.
         """
         ...

@@ -6,20 +6,22 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
-from pydantic import ValidationError
 
-from extractor import __version__, log
-from extractor.core import manifest, storage
-from extractor.core.backbone_specs import ClsProb, Precision, Preprocessing, box_rule, specs
+from extractor import __version__, arguments, cli_weights, log
+from extractor.cli_weights import check_backbone
+from extractor.core.backbone_specs import ClsProb, Precision, Preprocessing, specs
+from extractor.core.box_files import BoxFormat, Coordinates
 from extractor.core.exit_codes import Exit, ExtractorError, Interrupted, Summary, UsageError
 from extractor.core.manifest import MAX_PIXELS, ImageIds
 from extractor.core.patience import PATIENCE
 from extractor.core.redact import redacted
+from extractor.core.scratch import folder
 from extractor.pipeline.progress import Progress
 from extractor.tools import inspect as inspection
 
@@ -34,8 +36,7 @@ app = App(
     help="Region features: boxes and descriptors of images, by two detectors.",
     help_on_error=False,
 )
-weights = App(name="weights", help="Synthetic checkpoints in the published formats, and what a checkpoint is.")
-app.command(weights)
+app.command(cli_weights.app)
 
 
 @app.command
@@ -58,6 +59,10 @@ def run(  # long: every option and what it means, which is the help text
     max_boxes: int | None = None,
     confidence_threshold: float | None = None,
     background: Annotated[bool, Parameter(negative="")] = False,
+    given_boxes: str | None = None,
+    boxes_format: BoxFormat | None = None,
+    coordinates: Coordinates | None = None,
+    with_global: Annotated[bool, Parameter(negative="")] = False,
     batch_size: Annotated[int | None, AT_LEAST_ONE] = None,
     part_images: Annotated[int, AT_LEAST_ONE] = 256,
     part_seconds: float = 600.0,
@@ -108,6 +113,14 @@ def run(  # long: every option and what it means, which is the help text
         A box counts above this probability.
     background
         Let the background compete for a box's class (`resnext101`).
+    given_boxes
+        A file of boxes, a path or s3://…: each has its row, and none is looked for; or `manifest`, which names them.
+    boxes_format
+        `coco`, `jsonl`, `tsv` or `parquet`.
+    coordinates
+        `xyxy` or `xywh` in pixels of the upright image, or `relative` to its sides.
+    with_global
+        With --given-boxes: a box of the whole image comes first.
     batch_size
         Images of one shape that share a pass; unless given, 1 on a CPU and up to 8 on a GPU, as its free memory allows.
     part_images
@@ -138,21 +151,17 @@ def run(  # long: every option and what it means, which is the help text
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     PATIENCE.seconds, PATIENCE.stop = outage_seconds, stop
+    asked = (min_boxes, max_boxes, confidence_threshold, background)
+    beside = ExitStack()
     try:
-        _check_backbone(backbone)
+        check_backbone(backbone)
         _check_preprocessing(backbone, preprocessing)
-        try:
-            rule = box_rule(
-                backbone,
-                min_boxes=min_boxes,
-                max_boxes=max_boxes,
-                confidence_threshold=confidence_threshold,
-                background=background,
-            )
-        except ValidationError as error:
-            raise UsageError(_box_rule_refused(error)) from error
-        listed = _manifest(manifest, images, image_ids, output)
-        progress = Progress(len(listed.entries))
+        source = arguments.given_source(given_boxes, boxes_format, coordinates)
+        rule = arguments.rule(backbone, *asked, given=given_boxes is not None, with_global=with_global)
+        listed, without = arguments.listed(manifest, images, image_ids, output), 0
+        if source is not None:
+            listed, without = arguments.with_boxes(listed, source, Path(beside.enter_context(folder(scratch))))
+        progress = Progress(len(listed.entries), without)
         log.log.info("started", backbone=backbone, images=progress.of, output=output)
 
         from extractor.backbone import loader
@@ -197,6 +206,8 @@ def run(  # long: every option and what it means, which is the help text
         left = _failed(progress, error.exit, str(error))
     except Exception as error:  # noqa: BLE001 - the process's outermost boundary: whatever it is, it is told and classed
         left = _failed(progress, *_classed(error))
+    finally:
+        beside.close()
     if target is not None:
         _leave(left, target)
     return left.exit_code
@@ -214,104 +225,6 @@ def inspect(file: str, /, *, first: int = 5) -> int:
         How many images to show.
     """
     print(inspection.describe(file, first=first))
-    return Exit.OK
-
-
-@weights.command
-def make(
-    backbone: str,
-    path: Path,
-    /,
-    *,
-    seed: int = 0,
-    prefix: str = "",
-    spread: Annotated[bool, Parameter(negative="")] = False,
-) -> int:
-    """Write a synthetic checkpoint in the format in which a backbone's weights are published.
-
-    Its numbers exercise every part of the network; its boxes and labels mean nothing.
-
-    Parameters
-    ----------
-    backbone
-        `resnet101` or `resnext101`.
-    path
-        The file to write.
-    seed
-        Another seed, other numbers.
-    prefix
-        Put before every tensor's name, such as `module.` as torch's DataParallel does.
-    spread
-        Spread confidences as those of a trained network, to compare precisions.
-    """
-    from extractor.tools import synthetic_checkpoint
-
-    _check_backbone(backbone)
-    tensors = synthetic_checkpoint.make(backbone, path, seed=seed, prefix=prefix, spread=spread)
-    print(f"{path}: synthetic {backbone} checkpoint, tensors {tensors}")
-    return Exit.OK
-
-
-@weights.command
-def check(uri: str, /, *, backbone: str | None = None, sha256: str | None = None, as_json: bool = False) -> int:
-    """Load a checkpoint as a run would, and say what it is and its SHA-256.
-
-    Parameters
-    ----------
-    uri
-        A checkpoint, or a folder with it and its YAML configuration: a path or s3://…
-    backbone
-        `resnet101` or `resnext101`; told from the file's ending unless given.
-    sha256
-        What the SHA-256 must be.
-    as_json
-        For programs.
-    """
-    if backbone is not None:
-        _check_backbone(backbone)
-    found = inspection.checkpoint(uri, backbone=backbone, sha256=sha256)
-    print(found.model_dump_json() if as_json else found)
-    return Exit.OK
-
-
-@weights.command
-def fetch(
-    backbone: str,
-    folder: Path,
-    /,
-    *,
-    network: str | None = None,
-    sha256: str | None = None,
-    config_sha256: str | None = None,
-    source: str | None = None,
-) -> int:
-    """Download a backbone's published checkpoint and configuration; a download that broke off is resumed.
-
-    Parameters
-    ----------
-    backbone
-        `resnext101`; the checkpoint of `resnet101` is to be brought by hand.
-    folder
-        Where they go; a run takes it as `--weights`.
-    network
-        `X-101`, the default, or `X-152`.
-    sha256
-        What the checkpoint's SHA-256 must be.
-    config_sha256
-        What the configuration's SHA-256 must be.
-    source
-        Another folder's URL than the published one, such as a mirror's.
-    """
-    from extractor.backbone import fetcher
-
-    _check_backbone(backbone)
-    options = {"network": network, "sha256": sha256, "config_sha256": config_sha256, "source": source}
-    try:
-        download = fetcher(backbone)
-    except LookupError as error:
-        raise UsageError(f"no address is known for the files of {backbone}: {error}") from error
-    for name, found in download(folder, **{key: value for key, value in options.items() if value is not None}).items():
-        print(f"{folder / name}: SHA-256 {found}")
     return Exit.OK
 
 
@@ -339,32 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _check_backbone(backbone: str) -> None:
-    if backbone not in specs():
-        raise UsageError(f"--backbone {backbone}: there is no such backbone; expected {' or '.join(specs())}")
-
-
 def _check_preprocessing(backbone: str, preprocessing: Preprocessing) -> None:
     if preprocessing not in (able := specs()[backbone].preprocessings):
         raise UsageError(f"--preprocessing {preprocessing}: {backbone} has none such; expected {' or '.join(able)}")
-
-
-def _manifest(uri: str | None, images: str | None, rule: ImageIds, output: str) -> manifest.Manifest:
-    if uri is not None and images is None:
-        return manifest.read(uri)
-    if images is not None and uri is None:
-        listed = manifest.of_images(images, rule, output)
-        if not listed.entries:
-            below = f"{images} at {storage.endpoint()}" if storage.is_s3(images) else Path(images).resolve()
-            raise UsageError(f"--images {images}: there is nothing to featurise below {below}; name where images lie")
-        return listed
-    raise UsageError("either --manifest or --images must be given, and not both")
-
-
-def _box_rule_refused(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = " ".join(["box rule", *(f"--{str(name).replace('_', '-')}" for name in first["loc"])])
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _classed(error: Exception) -> tuple[Exit, str]:

@@ -12,25 +12,26 @@ from torch import Tensor
 from torchvision.ops import roi_pool
 
 from extractor.backbone import Prepared
-from extractor.core.backbone_specs import BoxRule
+from extractor.core.backbone_specs import Rule
 from extractor.gpu.frames import Extents, Size, frame
 from extractor.gpu.fused import fuse, relu_conv
+from extractor.gpu.pieces import pieces, placed
 from extractor.gpu.timeline import Timeline
 from extractor.gpu.transfer import upload
-from resnet101_detectron2.heads import Candidates, pack
+from resnet101_detectron2.heads import Candidates, network_boxes, pack, pack_given
 from resnet101_detectron2.image import network_input
 from resnet101_detectron2.network import POOLED, STRIDE
 from resnet101_detectron2.proposals import Proposer
 
-ROIS_AT_ONCE = 300
-"""RoIs that go through res5 together; in fp32 a map of 300 takes 0.5 GB."""
+ROIS_AT_ONCE, GIVEN_AT_ONCE = 300, 256
+"""RoIs that go through res5 together, proposals or given boxes; in fp32 a map of 300 takes 0.5 GB."""
 
 
 class Batched:
     """A network on its device, its norms folded, that computes in `dtype` and in that memory format."""
 
     def __init__(
-        self, network: GeneralizedRCNN, rule: BoxRule, dtype: torch.dtype, memory_format: torch.memory_format
+        self, network: GeneralizedRCNN, rule: Rule, dtype: torch.dtype, memory_format: torch.memory_format
     ) -> None:
         self.network = network
         self.rule = rule
@@ -57,6 +58,17 @@ class Batched:
             packed = pack(self.network.roi_heads.box_predictor, found, batch, self.rule, rounds)
             packed[:, -1] *= proposals.settled
         return packed
+
+    def given(self, batch: Sequence[Prepared], timeline: Timeline) -> Tensor:
+        """The rows of the boxes that a user gives for these images, see `heads.pack_given`; at least one box in all."""
+        with timeline.stage("backbone"):
+            sizes = [one.shape for one in batch]
+            features, _ = self.features(network_input(batch, frame(sizes), self.device), sizes)
+        with timeline.stage("roi_head"):
+            rois = placed([network_boxes(one) for one in batch])
+            maps, predictor = features.float().contiguous(), self.network.roi_heads.box_predictor
+            some = pieces(upload(rois, self.device), GIVEN_AT_ONCE)
+            return torch.cat([pack_given(predictor, self._described(maps, piece)) for piece in some])[: len(rois)]
 
     def features(self, pixels: Tensor, sizes: Sequence[Size]) -> tuple[Tensor, Extents]:
         """res4's maps [B, 1024, h, w] of float32 pixels [B, 3, H, W], and how far each image reaches on them."""

@@ -8,7 +8,7 @@ from detectron2.modeling import GeneralizedRCNN
 from numpy.typing import NDArray
 
 from extractor.backbone import Backbone, Checkpoint, Options, Pending, Prepared
-from extractor.core.backbone_specs import Precision
+from extractor.core.backbone_specs import GivenRule, Precision
 from extractor.core.contract import Regions
 from extractor.core.exit_codes import UsageError
 from extractor.gpu.suppression import ROUNDS
@@ -55,6 +55,8 @@ class Detector(Backbone):
     def start(self, batch: Sequence[Prepared]) -> Pending:
         """See `extractor.backbone.Backbone.start`."""
         timeline = Timeline(self.device)
+        if isinstance(self.compute.rule, GivenRule):
+            return self._given(batch, timeline)
         packed = download(self.compute(batch, timeline, ROUNDS))
 
         @torch.inference_mode()
@@ -65,6 +67,17 @@ class Detector(Backbone):
                 rows = download(self.compute(batch, timeline, None))()
                 timeline.close()
             return [heads.unpack(own, one) for own, one in zip(rows, batch, strict=True)]
+
+        return wait
+
+    def _given(self, batch: Sequence[Prepared], timeline: Timeline) -> Pending:
+        ends = np.cumsum([len(one.given) for one in batch])
+        packed = download(self.compute.given(batch, timeline)) if ends[-1] else heads.no_rows
+
+        def wait() -> list[Regions]:
+            tables = np.split(packed(), ends[:-1])
+            timeline.close()
+            return [heads.unpack_given(own, one) for own, one in zip(tables, batch, strict=True)]
 
         return wait
 

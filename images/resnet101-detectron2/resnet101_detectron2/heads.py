@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from extractor.backbone import Prepared
-from extractor.core.backbone_specs import BoxRule
+from extractor.core.backbone_specs import Rule
 from extractor.core.contract import Regions
 from extractor.gpu.transfer import upload
 from resnet101_detectron2.network import AttributeOutputLayers
@@ -63,7 +63,7 @@ def pack(
     predictor: AttributeOutputLayers,
     found: Candidates,
     batch: Sequence[Prepared],
-    rule: BoxRule,
+    rule: Rule,
     rounds: int | None = None,
 ) -> Tensor:
     """The rows of a batch's images as one float32 tensor for `unpack`, best class probability first.
@@ -122,6 +122,49 @@ def unpack(packed: NDArray[np.float32], image: Prepared) -> Regions:
     return Regions(
         features=np.ascontiguousarray(table[:, : SPEC.feature_width]),
         boxes=np.ascontiguousarray(table[:, SPEC.feature_width : SPEC.feature_width + 4]),
+        obj_id=columns[0].astype(np.int64),
+        obj_conf=columns[1],
+        num_boxes=len(table),
+        img_w=image.width,
+        img_h=image.height,
+        attr_id=columns[2].astype(np.int64),
+        attr_conf=columns[3],
+    )
+
+
+def network_boxes(image: Prepared) -> Tensor:
+    """The boxes that a user gives for an image, in network pixels [N, 4], on the host.
+
+    As the reference scales them: by the integer sizes of both images, each axis by itself, in float32.
+    """
+    height, width = image.shape
+    factors = np.array([width / image.width, height / image.height] * 2, np.float32)
+    return torch.from_numpy(image.given * factors)
+
+
+def pack_given(predictor: AttributeOutputLayers, described: Tensor) -> Tensor:
+    """The rows of given boxes as float32 [R, 2052] for `unpack_given`, from their features [R, 2048].
+
+    Each has its row, in its place. Their regression is left out: the boxes returned are those that were given.
+    """
+    logits = predictor.cls_score(described)
+    best = functional.softmax(logits, dim=1)[:, : SPEC.classes].max(dim=1)
+    attributes = predictor.attributes(described, logits).max(dim=1)
+    columns = (best.indices, best.values, attributes.indices, attributes.values)
+    return torch.cat([described, *(column[:, None].float() for column in columns)], dim=1)
+
+
+def no_rows() -> NDArray[np.float32]:
+    """`pack_given`'s of no boxes at all."""
+    return np.empty((0, SPEC.feature_width + 4), np.float32)
+
+
+def unpack_given(table: NDArray[np.float32], image: Prepared) -> Regions:
+    """The rows of one image of `pack_given`'s."""
+    columns = np.ascontiguousarray(table[:, SPEC.feature_width :].T)
+    return Regions(
+        features=np.ascontiguousarray(table[:, : SPEC.feature_width]),
+        boxes=image.given,
         obj_id=columns[0].astype(np.int64),
         obj_conf=columns[1],
         num_boxes=len(table),

@@ -9,7 +9,7 @@ from detectron2.structures import ImageList
 from numpy.typing import NDArray
 
 from extractor.backbone import Backbone, Checkpoint, Options, Pending, Prepared
-from extractor.core.backbone_specs import BoxRule, Precision
+from extractor.core.backbone_specs import Precision, Rule
 from extractor.core.contract import Regions
 from extractor.core.exit_codes import UsageError
 from extractor.stage_timer import stage
@@ -23,7 +23,7 @@ from resnet101_detectron2.network import build
 class Plain(Backbone):
     """A `Backbone` without any of the work on speed, in fp32."""
 
-    def __init__(self, network: GeneralizedRCNN, rule: BoxRule, device: torch.device, *, synthetic: bool) -> None:
+    def __init__(self, network: GeneralizedRCNN, rule: Rule, device: torch.device, *, synthetic: bool) -> None:
         self.network = network.to(device)
         self.rule = rule
         self.device = device

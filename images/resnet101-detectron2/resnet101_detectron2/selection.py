@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from extractor.core.backbone_specs import BoxRule
+from extractor.core.backbone_specs import Rule
 from extractor.gpu.suppression import at_most, greedy, ranked
 
 NMS_THRESHOLDS = tuple(float(threshold) for threshold in np.arange(0.5, 1.0, 0.1))
@@ -42,7 +42,7 @@ def _area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def select(boxes: Tensor, scores: Tensor, valid: Tensor, rule: BoxRule, rounds: int | None = None) -> Selected:
+def select(boxes: Tensor, scores: Tensor, valid: Tensor, rule: Rule, rounds: int | None = None) -> Selected:
     """Rows to keep of boxes [B, N, 4] with scores [B, N], of which `valid` [B, N] count.
 
     The thresholds 0.5, 0.6 … 0.9 are tried until at least `min_boxes` boxes survive one of them; of the survivors,

@@ -14,6 +14,7 @@ from torchvision.models.resnet import Bottleneck
 from extractor.backbone import Options, Prepared
 from extractor.gpu.frames import Extents, Size, frame
 from extractor.gpu.fused import fuse, relu_conv
+from extractor.gpu.pieces import pieces, placed
 from extractor.gpu.timeline import Timeline
 from extractor.gpu.transfer import upload
 from resnext101_mmf.config import BoxHead
@@ -21,10 +22,10 @@ from resnext101_mmf.gathering import Pyramid
 from resnext101_mmf.network import Maps, Network
 from resnext101_mmf.proposals import Proposer, pyramid_levels
 from resnext101_mmf.resize import network_input
-from resnext101_mmf.rows import Candidates, pack
+from resnext101_mmf.rows import Candidates, network_boxes, pack, pack_given
 
-ROIS_AT_ONCE = 2000
-"""RoIs that are pooled together; in fp32 theirs take 200 MB."""
+ROIS_AT_ONCE, GIVEN_AT_ONCE = 2000, 2048
+"""RoIs that are pooled together, proposals or given boxes; in fp32 those of 2,000 take 200 MB."""
 
 
 class Batched:
@@ -66,8 +67,29 @@ class Batched:
             packed[:, -1] *= proposals.settled
         return packed
 
+    def given(self, batch: Sequence[Prepared], timeline: Timeline) -> Tensor:
+        """The rows of the boxes that a user gives for these images, see `rows.pack_given`; at least one box in all."""
+        device, sizes = self.options.device, [one.shape for one in batch]
+        with timeline.stage("backbone"):
+            pyramid, extents = self.pyramid(network_input(batch, frame(sizes), device), sizes)
+        with timeline.stage("roi_head"):
+            rois = placed([network_boxes(one) for one in batch])
+            pool = self._pool(pyramid, extents)
+            tables = []
+            for some in pieces(upload(rois, device), GIVEN_AT_ONCE):
+                features, logits = self._described(pool, some)
+                tables.append(pack_given(features, logits.float().softmax(dim=1), self.options))
+            return torch.cat(tables)[: len(rois)]
+
     def maps(self, images: Tensor, sizes: Sequence[Size]) -> tuple[Maps, list[Extents]]:
         """Pyramid and RPN outputs of float32 images [B, 3, H, W], and how far each image reaches on every level."""
+        pyramid, extents = self.pyramid(images, sizes)
+        hidden = [relu_conv(self.network.rpn.conv[0][0], level) for level in pyramid]
+        rpn = self.network.rpn
+        return Maps(pyramid, [rpn.cls_logits(x) for x in hidden], [rpn.bbox_pred(x) for x in hidden]), extents
+
+    def pyramid(self, images: Tensor, sizes: Sequence[Size]) -> tuple[list[Tensor], list[Extents]]:
+        """P2 to P6 of float32 images [B, 3, H, W], and how far each image reaches on every level."""
         body, device = self.network.body, images.device
         reach = {stride: Extents([(-(-h // stride), -(-w // stride)) for h, w in sizes], device) for stride in STRIDES}
         x = images.to(self.dtype, memory_format=self.memory_format)
@@ -80,10 +102,7 @@ class Batched:
                 x = bottleneck(block, x, reach[inner])
             stages.append(x)
         extents = [reach[stride] for stride in STRIDES[1:]]
-        pyramid = self._pyramid(stages, extents)
-        hidden = [relu_conv(self.network.rpn.conv[0][0], level) for level in pyramid]
-        rpn = self.network.rpn
-        return Maps(pyramid, [rpn.cls_logits(x) for x in hidden], [rpn.bbox_pred(x) for x in hidden]), extents
+        return self._pyramid(stages, extents), extents
 
     def _pyramid(self, stages: Sequence[Tensor], extents: Sequence[Extents]) -> list[Tensor]:
         """P2 to P6, zero outside of every image."""
@@ -103,17 +122,22 @@ class Batched:
         images, count, _ = boxes.shape
         places = torch.arange(images, device=boxes.device, dtype=boxes.dtype)[:, None, None].expand(-1, count, 1)
         rois = torch.cat([places, boxes], dim=2).view(-1, 5)
-        pooled = maps.pyramid[: len(self.head.pooler_scales)]
+        pool = self._pool(maps.pyramid, extents)
+        found = [self._described(pool, some) for some in torch.split(rois, ROIS_AT_ONCE)]
+        features, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
+        scores = logits.float().softmax(dim=1)
+        return features.view(images, count, -1), scores.view(images, count, -1)
+
+    def _pool(self, pyramid: Sequence[Tensor], extents: Sequence[Extents]) -> Pyramid:
+        pooled = pyramid[: len(self.head.pooler_scales)]
         sizes = torch.stack([torch.cat([extent.heights, extent.widths], dim=1) for extent in extents[: len(pooled)]])
-        pyramid = Pyramid(self.head, pooled, sizes)
-        network = self.network
-        features, logits = [], []
-        for some in torch.split(rois, ROIS_AT_ONCE):
-            levels = pyramid_levels(some[:, 1:], self.head.pooler_scales)
-            features.append(relu_linear(network.fc6, pyramid(levels, some).flatten(1).to(self.dtype)))
-            logits.append(network.cls_score(relu_linear(network.fc7, features[-1])))
-        scores = torch.cat(logits).float().softmax(dim=1)
-        return torch.cat(features).view(images, count, -1), scores.view(images, count, -1)
+        return Pyramid(self.head, pooled, sizes)
+
+    def _described(self, pool: Pyramid, rois: Tensor) -> tuple[Tensor, Tensor]:
+        """fc6 features [R, 2048] and class logits [R, 1601] of RoIs [R, 5]."""
+        levels = pyramid_levels(rois[:, 1:], self.head.pooler_scales)
+        features = relu_linear(self.network.fc6, pool(levels, rois).flatten(1).to(self.dtype))
+        return features, self.network.cls_score(relu_linear(self.network.fc7, features))
 
 
 STRIDES = (2, 4, 8, 16, 32, 64)

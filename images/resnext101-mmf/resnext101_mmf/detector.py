@@ -1,12 +1,14 @@
 """The backbone as the runtime uses it."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from extractor.backbone import Backbone, Checkpoint, Options, Pending, Prepared
+from extractor.core.backbone_specs import GivenRule
 from extractor.core.contract import Regions
 from extractor.gpu.suppression import ROUNDS
 from extractor.gpu.timeline import Timeline
@@ -51,6 +53,8 @@ class Detector(Backbone):
     def start(self, batch: Sequence[Prepared]) -> Pending:
         """See `extractor.backbone.Backbone.start`."""
         timeline = Timeline(self.options.device)
+        if isinstance(self.options.rule, GivenRule):
+            return self._given(batch, timeline)
         packed = download(self.compute(batch, timeline, ROUNDS))
 
         @torch.inference_mode()
@@ -61,5 +65,16 @@ class Detector(Backbone):
                 found = download(self.compute(batch, timeline, None))()
                 timeline.close()
             return [rows.unpack(own, one, self.options) for own, one in zip(found, batch, strict=True)]
+
+        return wait
+
+    def _given(self, batch: Sequence[Prepared], timeline: Timeline) -> Pending:
+        ends = np.cumsum([len(one.given) for one in batch])
+        packed = download(self.compute.given(batch, timeline)) if ends[-1] else partial(rows.no_rows, self.options)
+
+        def wait() -> list[Regions]:
+            tables = np.split(packed(), ends[:-1])
+            timeline.close()
+            return [rows.unpack_given(own, one, self.options) for own, one in zip(tables, batch, strict=True)]
 
         return wait

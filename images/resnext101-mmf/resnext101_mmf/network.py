@@ -53,13 +53,17 @@ class Network(nn.Module):
 
     def maps(self, images: Tensor) -> Maps:
         """Pyramid and RPN outputs of a padded batch [B, 3, H, W], H and W multiples of 32."""
+        pyramid = self.pyramid(images)
+        return Maps(pyramid, *self.rpn(pyramid))
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """P2 to P6 of a padded batch [B, 3, H, W]."""
         body = self.body
         x = body.maxpool(body.relu(body.bn1(body.conv1(images))))
         stages: dict[str, Tensor] = {}
         for name in ("layer1", "layer2", "layer3", "layer4"):
             x = stages[name] = getattr(body, name)(x)
-        pyramid = list(self.fpn(stages).values())
-        return Maps(pyramid, *self.rpn(pyramid))
+        return list(self.fpn(stages).values())
 
     def regions(self, pyramid: list[Tensor], levels: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
         """fc6 features [R, 2048] after ReLU and class logits [R, 1601] of regions.

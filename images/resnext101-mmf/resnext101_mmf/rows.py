@@ -112,6 +112,43 @@ def unpack(packed: NDArray[np.float32], image: Prepared, options: Options) -> Re
     )
 
 
+def network_boxes(image: Prepared) -> Tensor:
+    """The boxes that a user gives for an image, in network pixels [N, 4], on the host.
+
+    As mmf's M4C script scales them: both axes by the factor that is asked of the resizing, in float64.
+    """
+    return torch.from_numpy((image.given.astype(np.float64) * image.scale).astype(np.float32))
+
+
+def pack_given(features: Tensor, scores: Tensor, options: Options) -> Tensor:
+    """The rows of given boxes as one float32 tensor for `unpack_given`: each has its own, in its place."""
+    foreground = scores[:, 1:]
+    best = foreground.max(dim=1)
+    table = [features.float(), best.indices[:, None].float(), best.values[:, None]]
+    return torch.cat([*table, foreground] if options.cls_prob is ClsProb.FULL else table, dim=1)
+
+
+def no_rows(options: Options) -> NDArray[np.float32]:
+    """`pack_given`'s of no boxes at all."""
+    classes = SPEC.classes if options.cls_prob is ClsProb.FULL else 0
+    return np.empty((0, SPEC.feature_width + 2 + classes), np.float32)
+
+
+def unpack_given(table: NDArray[np.float32], image: Prepared, options: Options) -> Regions:
+    """The rows of one image of `pack_given`'s."""
+    classes = SPEC.feature_width + 2
+    return Regions(
+        features=np.ascontiguousarray(table[:, : SPEC.feature_width]),
+        boxes=image.given,
+        obj_id=table[:, SPEC.feature_width].astype(np.int64),
+        obj_conf=np.ascontiguousarray(table[:, SPEC.feature_width + 1]),
+        num_boxes=len(table),
+        img_w=image.width,
+        img_h=image.height,
+        cls_prob=np.ascontiguousarray(table[:, classes:]) if options.cls_prob is ClsProb.FULL else None,
+    )
+
+
 def settled(packed: NDArray[np.float32]) -> bool:
     """Whether every image of a batch has its final rows."""
     return bool((packed[:, -1] == 1).all())

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from extractor.backbone import Backbone, Checkpoint, Options, Pending, Prepared, Unfit
+from extractor.core.backbone_specs import GivenRule
 from extractor.core.contract import Regions
 
 
@@ -48,6 +49,8 @@ class Stub(Backbone):
         random = np.random.default_rng(int.from_bytes(digest[:8]))
         rows = self.options.rule.max_boxes if prepared.tensor.unique().numel() > 1 else 0
         sides = np.array([prepared.width, prepared.height], np.float32)
+        if isinstance(self.options.rule, GivenRule):
+            rows = len(prepared.given)
         corners = np.sort(random.random((rows, 2, 2), np.float32), axis=1) * sides
         return Regions(
             features=random.random((rows, 2048), np.float32),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Limit
@@ -67,6 +67,49 @@ class BoxRule(BaseModel):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True)
 
 
+MAX_GIVEN = 10_000
+"""Boxes of an image that a user may give: their features take 80 MB."""
+
+
+class GivenRule(BaseModel):
+    """Every box that the user gives has its row, whatever the network thinks of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    given: Literal[True] = True
+    with_global: bool = False
+    """Whether a box of the whole image comes first."""
+
+    @property
+    def min_boxes(self) -> int:
+        """Fewest rows of an image."""
+        return 1
+
+    @property
+    def max_boxes(self) -> int:
+        """Most rows of an image."""
+        return MAX_GIVEN + self.with_global
+
+    @property
+    def confidence_threshold(self) -> float:
+        """No box is left out for its confidence."""
+        return 0.0
+
+    @property
+    def background(self) -> bool:
+        """The background never is a given box's class."""
+        return False
+
+    @property
+    def recorded(self) -> str:
+        """The rule as a file's attributes have it."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+
+Rule = BoxRule | GivenRule
+"""Which rows an image has."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """Where the boxes of an image lie, in its pixels: 0 to `width` and 0 to `height`.
@@ -110,16 +153,21 @@ class BackboneSpec:
     feature_width: int = 2048
     ordered: bool = False
     """Whether an image's rows come in descending order of `obj_conf`."""
+    given: bool = False
+    """Whether the network can be asked for boxes that the user gives (`GivenRule`)."""
     frame: Callable[[int, int], Frame] = _of_the_image
     """Where boxes may lie in an image of this width and height in pixels."""
 
-    def fields(self, choice: ClsProb) -> "tuple[Field, ...]":
-        """The fields of every image's group in a file made under this choice."""
+    def fields(self, choice: ClsProb, *, given: bool = False) -> "tuple[Field, ...]":
+        """The fields of every image's group in a file made under this choice, of boxes that were given or found."""
         from extractor.core import contract  # h5py takes long to import, and to parse a DAG it is not needed
 
         probabilities = self.classes if self.class_probabilities and choice is ClsProb.FULL else 0
         return contract.fields(
-            attributes=self.attributes > 0, probabilities=probabilities, feature_width=self.feature_width
+            attributes=self.attributes > 0,
+            probabilities=probabilities,
+            feature_width=self.feature_width,
+            given=given,
         )
 
 
@@ -149,7 +197,7 @@ def box_rule(
 def revision(
     backbone: str,
     weights_sha256: str,
-    rule: BoxRule,
+    rule: Rule,
     precision: Precision = Precision.FP32,
     cls_prob: ClsProb = ClsProb.FULL,
     config_sha256: str | None = None,

@@ -6,6 +6,7 @@ Field names and dtypes are those of the reference extractors' own files (VOLTA /
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntFlag
 from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
@@ -41,12 +42,33 @@ class Field:
 _F32, _I64 = np.dtype(np.float32), np.dtype(np.int64)
 ATTRIBUTE_FIELDS = (Field("attr_id", _I64, (None,)), Field("attr_conf", _F32, (None,)))
 
+ID_BYTES = 64
+"""UTF-8 bytes that a given box's id may have."""
+BOX_ID = np.dtype(f"S{ID_BYTES}")
+GIVEN_FIELDS = (Field("box_ids", BOX_ID, (None,)), Field("box_flags", np.dtype(np.uint8), (None,)))
+
+
+class BoxFlag(IntFlag):
+    """Why a given box has no features: its row holds NaN, and -1 for classes. A sound box has none of these."""
+
+    OUTSIDE = 1
+    """It lies wholly outside the image."""
+    NO_AREA = 2
+    """It has no width or no height."""
+    SWAPPED = 4
+    """Its right side lies left of its left one, or its lower one above its upper one."""
+    NOT_FINITE = 8
+    """A coordinate is NaN or infinite."""
+
 
 @cache
-def fields(*, attributes: bool, probabilities: int = 0, feature_width: int = 2048) -> tuple[Field, ...]:
+def fields(
+    *, attributes: bool, probabilities: int = 0, feature_width: int = 2048, given: bool = False
+) -> tuple[Field, ...]:
     """The fields of every group of a file; a field is in all groups or in none, as the field's readers expect.
 
-    `probabilities` counts the classes whose probabilities the file has, 0 for none.
+    `probabilities` counts the classes whose probabilities the file has, 0 for none; `given` is for boxes that the user
+    gave.
     """
     required = (
         Field("features", _F32, (None, feature_width)),
@@ -58,7 +80,7 @@ def fields(*, attributes: bool, probabilities: int = 0, feature_width: int = 204
         Field("img_h", _I64, ()),
     )
     classes = (Field("cls_prob", _F32, (None, probabilities)),) if probabilities else ()
-    return required + (ATTRIBUTE_FIELDS if attributes else ()) + classes
+    return required + (ATTRIBUTE_FIELDS if attributes else ()) + classes + (GIVEN_FIELDS if given else ())
 
 
 @dataclass(frozen=True)
@@ -78,6 +100,9 @@ class Regions:
     attr_id: NDArray[np.int64] | None = None
     attr_conf: NDArray[np.float32] | None = None
     cls_prob: NDArray[np.float32] | None = None
+    box_ids: NDArray[np.bytes_] | None = None
+    box_flags: NDArray[np.uint8] | None = None
+    """`BoxFlag`s of boxes that the user gave."""
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -86,7 +111,13 @@ class Regions:
             attributes=self.attr_id is not None,
             probabilities=0 if self.cls_prob is None else self.cls_prob.shape[1],
             feature_width=self.features.shape[1],
+            given=self.box_flags is not None,
         )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return sum(np.asarray(getattr(self, field.name)).nbytes for field in self.fields)
 
 
 class Provenance(BaseModel):
@@ -203,4 +234,6 @@ def read_image(group: h5py.Group) -> Regions:
         attr_id=group["attr_id"][()] if "attr_id" in group else None,
         attr_conf=group["attr_conf"][()] if "attr_conf" in group else None,
         cls_prob=group["cls_prob"][()] if "cls_prob" in group else None,
+        box_ids=group["box_ids"][()] if "box_ids" in group else None,
+        box_flags=group["box_flags"][()] if "box_flags" in group else None,
     )

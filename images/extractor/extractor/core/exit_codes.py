@@ -91,5 +91,9 @@ class Summary(BaseModel):
     images: int = 0
     featurised: int = 0
     rejected: int = 0
+    flagged: int = 0
+    """Given boxes that are none: their rows hold NaN."""
+    no_boxes_given: int = 0
+    """Images of the folder or manifest that the given boxes do not name; they are not among `images`."""
     images_per_second: float = 0.0
     synthetic: bool | None = None

@@ -26,6 +26,20 @@ class ImageIds(StrEnum):
     """The path below the dataset's prefix, `/` percent-encoded: HDF5 would nest groups."""
 
 
+class Given(BaseModel):
+    """Where the boxes that a user gives for an image lie: `length` bytes from `start` on, of a file at `uri`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    uri: str | None = None
+    """None for the file that the manifest's reader has."""
+    start: int
+    length: int
+    boxes: int
+    sha256: str
+    """Of these bytes."""
+
+
 class Entry(BaseModel):
     """One image of a shard. `key` is relative to `bucket`, else to the bucket or folder that the manifest lies in."""
 
@@ -36,6 +50,7 @@ class Entry(BaseModel):
     size: int
     image_id: str
     bucket: str | None = None
+    given: Given | None = None
 
     @field_validator("image_id")
     @classmethod
@@ -56,6 +71,8 @@ class IndexEntry(BaseModel):
     size: int
     sha256: str
     boxes: int
+    flagged: int | None = None
+    """Given boxes that are none; None where boxes were found and not given."""
 
 
 MAX_PIXELS = 128 * 1024 * 1024
@@ -82,6 +99,8 @@ class Manifest:
     root: str
     entries: tuple[Entry, ...]
     sha256: str
+    given_uri: str | None = None
+    """The file of the given boxes of entries that name none."""
 
     def uri(self, entry: Entry) -> str:
         """Where an image's bytes lie."""
@@ -90,6 +109,20 @@ class Manifest:
         if not self.root.startswith("s3://") and entry.key.startswith(("s3://", "/")):
             return entry.key
         return f"{self.root}/{entry.key}"
+
+
+GIVEN = ";boxes="
+"""Between an object's etag and the digest of its given boxes: the two together are what an image's outcome is of."""
+
+
+def etag_with(etag: str, given: Given) -> str:
+    """The etag of an image with its given boxes: another one when either changes."""
+    return f"{etag}{GIVEN}{given.sha256[:16]}"
+
+
+def etag_of_object(etag: str) -> str:
+    """The etag that the image's object has in its store."""
+    return etag.partition(GIVEN)[0]
 
 
 def image_id(key: str, rule: ImageIds = ImageIds.STEM, prefix: str = "") -> str:

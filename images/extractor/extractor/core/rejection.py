@@ -19,6 +19,7 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate_id"
     NO_BOXES = "no_boxes"
     NOT_FINITE = "not_finite"
+    TOO_MANY_BOXES = "too_many_boxes"
 
 
 class Undecodable(Exception):

@@ -141,21 +141,23 @@ def read_bytes(uri: str) -> bytes:
 
 
 @patient
-def read(uri: str) -> tuple[bytes, str]:
-    """The whole object and its etag; both of the same moment in an object store.
+def read(uri: str, span: tuple[int, int] | None = None) -> tuple[bytes, str]:
+    """The whole object, or its bytes from one place to before another, and its etag, of the same moment in a store.
 
     Raises NotFound, or StorageError when the store does not answer.
     """
     try:
         if is_s3(uri):
             bucket, key = split(uri)
-            return _get(bucket, key)
-        return Path(uri).read_bytes(), _local_info(Path(uri), uri).etag
+            return _get(bucket, key, **({} if span is None else {"Range": f"bytes={span[0]}-{span[1] - 1}"}))
+        with Path(uri).open("rb") as file:
+            file.seek(span[0] if span else 0)
+            return file.read(span[1] - span[0] if span else -1), _local_info(Path(uri), uri).etag
     except _ERRORS as error:
         _fail(uri, "reading", error)
 
 
-def _get(bucket: str, key: str) -> tuple[bytes, str]:
+def _get(bucket: str, key: str, **options: str) -> tuple[bytes, str]:
     """An object and its etag, asked for anew when the answer breaks off: botocore repeats requests, but no body."""
     broken_off = (ResponseStreamingError, IncompleteReadError, ReadTimeoutError, ConnectionClosedError)
     for attempt in Retrying(
@@ -164,7 +166,7 @@ def _get(bucket: str, key: str) -> tuple[bytes, str]:
         wait=wait_random_exponential(multiplier=0.5, max=2),
         reraise=True,
     ):
-        found = client().get_object(Bucket=bucket, Key=key)
+        found = client().get_object(Bucket=bucket, Key=key, **options)
         with attempt:
             data: bytes = found["Body"].read()
     return data, found["ETag"].strip('"')

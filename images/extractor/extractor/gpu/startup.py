@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from extractor.backbone import Backbone, Prepared
+from extractor.core.backbone_specs import GivenRule, Rule
 from extractor.core.exit_codes import GpuOutOfMemory
 from extractor.gpu.card import GIB
 from extractor.gpu.faults import too_little_memory
@@ -20,6 +22,9 @@ BATCH = 8
 ROOM = 0.9
 """Share of the available memory that a batch may take; the rest is for fragments and other processes' ups and downs."""
 
+GIVEN = 480
+"""Boxes of such an image where they are to be given: more than most have."""
+
 TYPICAL, LARGEST = (640, 480), (1333, 800)
 """Pixels (width, height) of the images that are tried: the usual photograph, and what no resized one exceeds."""
 
@@ -29,7 +34,7 @@ def is_needed(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def settle(backbone: Backbone, answers: KnownAnswers, batch_size: int | None) -> int:
+def settle(backbone: Backbone, answers: KnownAnswers, batch_size: int | None, rule: Rule | None = None) -> int:
     """The batch size, the asked one or else the largest that fits; each operation in it has been checked by then.
 
     Raises GpuOutOfMemory when the asked size, or else one image, does not fit; GpuFault when an operation cannot be
@@ -38,7 +43,7 @@ def settle(backbone: Backbone, answers: KnownAnswers, batch_size: int | None) ->
     started = time.perf_counter()
     card = answers.card
     for size in [batch_size] if batch_size else _halvings(BATCH):
-        peak = _tried(backbone, answers, size)
+        peak = _tried(backbone, answers, size, rule)
         memory = card.memory()
         if peak is None or peak > ROOM * memory.available:
             log.info("batch does not fit", size=size, peak_gib=_gib(peak), available_gib=_gib(memory.available))
@@ -63,22 +68,27 @@ def settle(backbone: Backbone, answers: KnownAnswers, batch_size: int | None) ->
     raise too_little_memory(card.name, card.memory(), "one image")
 
 
-def _tried(backbone: Backbone, answers: KnownAnswers, size: int) -> int | None:
+def _tried(backbone: Backbone, answers: KnownAnswers, size: int, rule: Rule | None) -> int | None:
     """The memory's peak in bytes; None where it did not suffice."""
     try:
         with answers:
             for width, height in (TYPICAL, LARGEST):
-                batch = _batch(backbone, size, width, height)
+                batch = _batch(backbone, size, width, height, rule)
                 backbone.detect(batch)
             return answers.card.peak(lambda: backbone.detect(batch))
     except torch.OutOfMemoryError:
         return None
 
 
-def _batch(backbone: Backbone, size: int, width: int, height: int) -> Sequence[Prepared]:
+def _batch(backbone: Backbone, size: int, width: int, height: int, rule: Rule | None) -> Sequence[Prepared]:
     """Different images of one size, since images that a fault exchanges must differ."""
     pixels = _image(width, height)
-    return [backbone.prepare(np.roll(pixels, (37 * n, 53 * n), axis=(0, 1))) for n in range(size)]
+    found = [backbone.prepare(np.roll(pixels, (37 * n, 53 * n), axis=(0, 1))) for n in range(size)]
+    if not isinstance(rule, GivenRule):
+        return found
+    corners = np.sort(np.random.default_rng(0).random((GIVEN, 2, 2)), axis=1).reshape(GIVEN, 4)
+    boxes = (corners * [width, height, width, height]).astype(np.float32)
+    return [replace(one, boxes=boxes) for one in found]
 
 
 def _image(width: int, height: int) -> NDArray[np.uint8]:

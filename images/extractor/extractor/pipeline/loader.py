@@ -10,18 +10,20 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extractor.backbone import Prepared, Unfit
 from extractor.core import storage
-from extractor.core.backbone_specs import Preprocessing
-from extractor.core.manifest import MAX_PIXELS, Entry, Manifest
+from extractor.core.backbone_specs import GivenRule, Preprocessing, Rule
+from extractor.core.manifest import MAX_PIXELS, Entry, Manifest, etag_of_object
 from extractor.core.rejection import Reason, Undecodable
+from extractor.pipeline import given
 from extractor.pipeline.decode.facts import Reader
 from extractor.pipeline.decode.pool import Limits, shared
+from extractor.pipeline.given import Given
 from extractor.pipeline.machine import short_of_memory
 from extractor.stage_timer import stage
 
@@ -36,6 +38,7 @@ class LoadedImage:
     entry: Entry
     sha256: str = ""
     prepared: Prepared | None = None
+    given: Given | None = None
     refused: tuple[Reason, str] | None = None
 
 
@@ -69,10 +72,12 @@ def load(
     reader: Reader,
     limits: Limits,
     max_bytes: int,
+    rule: Rule,
 ) -> LoadedImage:
     """Fetch, decode and prepare one image; what is wrong with the image itself becomes its refusal.
 
-    Raises StorageError when the store does not answer, and MemoryError: those are no properties of the image.
+    Raises StorageError when the store does not answer, MemoryError, and ManifestInvalid where boxes are to be given and
+    are not: those are no properties of the image.
     """
     entry = manifest.entries[position]
     if entry.size > max_bytes:
@@ -86,18 +91,23 @@ def load(
         return LoadedImage(position, entry, refused=(Reason.MISSING, f"{uri} was listed and is gone"))
     sha256 = hashlib.sha256(data).hexdigest()
     # A local file's etag is its time stamp, which a copy changes without changing the image.
-    if len(data) != entry.size or (storage.is_s3(uri) and etag != entry.etag):
+    if len(data) != entry.size or (storage.is_s3(uri) and etag != etag_of_object(entry.etag)):
         detail = (
             f"{uri} now is {etag} of {len(data):,} bytes, the manifest says {entry.etag} of {entry.size:,}: "
             "it was replaced since it was listed, and the next night takes it up"
         )
         return LoadedImage(position, entry, sha256, refused=(Reason.CHANGED, detail))
     try:
+        boxes = given.fetched(manifest, entry) if isinstance(rule, GivenRule) else None
         with shared().opened(data, limits, reader) as image, room.taken(image.pixels):
             with stage("decode"):
                 pixels = image.decode()
             with stage("prepare"):
-                return LoadedImage(position, entry, sha256, prepared=_prepared(prepare, pixels))
+                prepared = _prepared(prepare, pixels)
+        if boxes is None or not isinstance(rule, GivenRule):
+            return LoadedImage(position, entry, sha256, prepared)
+        asked = given.of_image(boxes, prepared.width, prepared.height, rule)
+        return LoadedImage(position, entry, sha256, replace(prepared, boxes=asked.sound), asked)
     except Undecodable as error:
         return LoadedImage(position, entry, sha256, refused=(error.reason, str(error)))
 
@@ -128,6 +138,7 @@ def ahead(
     reader: Reader,
     limits: Limits,
     max_bytes: int,
+    rule: Rule,
 ) -> Generator[LoadedImage]:
     """The images at these positions, in order, at most `window` of them loaded or loading at any time."""
     pending: deque[Future[LoadedImage]] = deque()
@@ -135,7 +146,7 @@ def ahead(
     with ThreadPoolExecutor(workers, thread_name_prefix="load") as pool:
         try:
             for position in positions:
-                pending.append(pool.submit(load, manifest, position, prepare, room, reader, limits, max_bytes))
+                pending.append(pool.submit(load, manifest, position, prepare, room, reader, limits, max_bytes, rule))
                 if len(pending) >= window:
                     yield pending.popleft().result()
             while pending:

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -88,20 +87,6 @@ def _mallopt(option: int, value: int) -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(option, value)
-
-
-def scratch_folder(parent: Path | None) -> tempfile.TemporaryDirectory[str]:
-    """A folder of this process's own, below `parent` or else the system's temporary folder.
-
-    Raises StorageError when none can be made there.
-    """
-    try:
-        return tempfile.TemporaryDirectory(prefix="featurise-", dir=parent)
-    except OSError as error:
-        raise StorageError(
-            f"scratch {parent or 'below TMPDIR'}: no folder can be made there ({error}); "
-            "expected a folder that is there and that this user may write to: name one (TMPDIR or --scratch)"
-        ) from error
 
 
 def check_disk(needed: int, *folders: Path) -> None:

@@ -11,8 +11,8 @@ from extractor.pipeline import parts
 from extractor.pipeline.parts import Filling, Part, Result
 from extractor.stage_timer import stage
 
-AHEAD = 16
-"""Images that may wait to be written."""
+AHEAD, AHEAD_BYTES = 16, 512 * 1024 * 1024
+"""Images that may wait to be written, and bytes of these beside one: thousands of given boxes make a large image."""
 
 
 class Saver:
@@ -32,7 +32,8 @@ class Saver:
         # HDF5 keeps many small blocks for an open file. In a thread of their own they do not come to lie between the
         # network's large ones, which a heap could then not use again.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._waiting: deque[Future[None]] = deque()
+        self._waiting: deque[tuple[Future[None], int]] = deque()
+        self._bytes = 0
         self._uploader = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._uploading: Future[Part] | None = None
 
@@ -44,7 +45,7 @@ class Saver:
     ) -> None:
         try:
             self._writer.submit(self._finish).result()
-            for earlier in self._waiting:
+            for earlier, _ in self._waiting:
                 earlier.result()
         finally:
             self._writer.shutdown()
@@ -55,9 +56,13 @@ class Saver:
 
         Raises StorageError when an earlier one could not be written, or an earlier part not be saved.
         """
-        self._waiting.append(self._writer.submit(self._write, result, regions))
-        if len(self._waiting) > AHEAD:
-            self._waiting.popleft().result()
+        size = 0 if regions is None else regions.nbytes
+        self._waiting.append((self._writer.submit(self._write, result, regions), size))
+        self._bytes += size
+        while len(self._waiting) > AHEAD or (len(self._waiting) > 1 and self._bytes > AHEAD_BYTES):
+            earlier, written = self._waiting.popleft()
+            earlier.result()
+            self._bytes -= written
 
     def _write(self, result: Result, regions: Regions | None) -> None:
         with stage("write"):

@@ -70,7 +70,7 @@ class Filling:
         Raises StorageError when the disk is nearly full: HDF5 must not meet a full one, it crashes.
         """
         if regions is not None and result.done is not None:
-            machine.check_disk(regions.features.nbytes + SPARE, self._local.parent)
+            machine.check_disk(regions.nbytes + SPARE, self._local.parent)
             contract.write_image(self._images, result.done.image_id, regions)
         self._results.append(result)
 

@@ -13,8 +13,10 @@ EVERY_SECONDS = 5.0
 class Progress:
     """Counts of one shard of `of` images."""
 
-    def __init__(self, of: int) -> None:
+    def __init__(self, of: int, no_boxes_given: int = 0) -> None:
         self.of = of
+        self.no_boxes_given = no_boxes_given
+        self.flagged = 0
         self.featurised = 0
         self.rejected = 0
         self._resumed = 0
@@ -51,6 +53,9 @@ class Progress:
         """Take one image's outcome into account."""
         if result.reject is None:
             self.featurised += 1
+            if result.done is not None and result.done.flagged:
+                self.flagged += result.done.flagged
+                log.warning("given boxes without features", key=result.done.key, boxes=result.done.flagged)
         else:
             self.rejected += 1
             reject = result.reject
@@ -80,6 +85,8 @@ class Progress:
             images=self.of,
             featurised=self.featurised,
             rejected=self.rejected,
+            flagged=self.flagged,
+            no_boxes_given=self.no_boxes_given,
             images_per_second=round(self.rate, 3),
             synthetic=synthetic,
         )

@@ -1,29 +1,39 @@
 """One shard, from manifest to file: what is saved already, then batches, parts, and the assembly."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from extractor import __version__
 from extractor.backbone import Backbone, Checkpoint, Loader, Options
 from extractor.core import storage
-from extractor.core.backbone_specs import BoxRule, ClsProb, Precision, Preprocessing, revision, specs
+from extractor.core.backbone_specs import (
+    ClsProb,
+    GivenRule,
+    Precision,
+    Preprocessing,
+    Rule,
+    revision,
+    specs,
+)
 from extractor.core.contract import Provenance, Regions, image_bytes
 from extractor.core.exit_codes import Interrupted, Summary, TooManyRejects, WeightsInvalid
 from extractor.core.manifest import MAX_PIXELS, IndexEntry, Manifest, Reason, Reject
+from extractor.core.scratch import folder as scratch_folder
 from extractor.core.weights import Weights, resolve
 from extractor.gpu import startup
 from extractor.gpu.card import card_of
 from extractor.gpu.faults import check_card
 from extractor.gpu.known_answer import KnownAnswers
 from extractor.log import log
-from extractor.pipeline import machine, parts
+from extractor.pipeline import given, machine, parts
 from extractor.pipeline.batching import in_order
 from extractor.pipeline.decode.pool import Limits
 from extractor.pipeline.finite import Finite
@@ -45,7 +55,7 @@ class Request:
     manifest: Manifest
     weights: str
     output: str
-    rule: BoxRule
+    rule: Rule
     weights_sha256: str | None = None
     dataset: str = ""
     batch: str = ""
@@ -83,7 +93,7 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
         check_card(device, request.precision)
     if startup.is_needed(device):
         answers = KnownAnswers(card_of(device), request.precision)
-    with machine.scratch_folder(request.scratch) as folder:
+    with scratch_folder(request.scratch) as folder:
         scratch = Path(folder)
         if (before := parts.finished(request.output, identity, scratch)) is not None:
             log.info("already complete", output=request.output, images=before.images, rejects=before.rejects)
@@ -96,7 +106,9 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
         backbone = load(checkpoint, options)
         exact = Finite(partial(load, checkpoint), options, backbone)
         # A batch on a CPU takes longer than Kubernetes waits after SIGTERM, and gains nothing.
-        size = startup.settle(backbone, answers, request.batch_size) if answers else request.batch_size or 1
+        size = (
+            startup.settle(backbone, answers, request.batch_size, request.rule) if answers else request.batch_size or 1
+        )
         log.info(
             "loaded", backbone=request.backbone, revision=planned, device=str(device), synthetic=backbone.synthetic
         )
@@ -169,8 +181,12 @@ def _revision(request: Request, weights: Weights) -> str:
 
 def _disk_needed(request: Request, done: int) -> int:
     """Bytes at the most that scratch, and a local output too, still take: the parts made here, and the whole file."""
-    one = image_bytes(request.rule.max_boxes, specs()[request.backbone].fields(request.cls_prob))
-    return one * (2 * len(request.manifest.entries) - done)
+    by_user, entries = isinstance(request.rule, GivenRule), request.manifest.entries
+    fields = specs()[request.backbone].fields(request.cls_prob, given=by_user)
+    if not by_user:
+        return image_bytes(request.rule.max_boxes, fields) * (2 * len(entries) - done)
+    boxes = (entry.given.boxes + 1 for entry in entries if entry.given is not None)
+    return 2 * sum(image_bytes(min(count, request.rule.max_boxes), fields) for count in boxes)
 
 
 def _output_folder(output: str) -> list[Path]:
@@ -197,6 +213,7 @@ def _featurise(
     """
     before = parts.settled(earlier)
     owners = {result.done.image_id: result.done for result in before.values() if result.done is not None}
+    digests = {entry.key: entry.given.sha256 for entry in request.manifest.entries if entry.given is not None}
     in_flight = 0 if machine.device_of(request.device).type == "cpu" else 1
     loaded = ahead(
         request.manifest,
@@ -207,6 +224,7 @@ def _featurise(
         reader=READERS[request.preprocessing],
         limits=Limits(request.max_pixels, request.max_seconds),
         max_bytes=request.max_bytes,
+        rule=request.rule,
     )
     with (
         Saver(request.output, identity, scratch, images=request.part_images, seconds=request.part_seconds) as saver,
@@ -215,7 +233,9 @@ def _featurise(
     ):
         for each in found_in_order:
             image, found = exact.checked(*each)
-            result = _outcome(image, found, owners)
+            if image.given is not None and found is not None:
+                found = given.spread(image.given, found)
+            result = _outcome(image, found, owners, digests)
             first = result.done is not None and owners.setdefault(result.done.image_id, result.done) is result.done
             saver.add(result, found if first else None)
             progress.count(result)
@@ -232,20 +252,26 @@ def _check_stop(stop: threading.Event, left: str) -> None:
         raise Interrupted(f"SIGTERM: {left}; the next attempt continues from there")
 
 
-def _outcome(image: LoadedImage, found: Regions | None, owners: dict[str, IndexEntry]) -> Result:
-    """The index or reject line of one image; a second key with a taken id is done when its bytes are the same."""
+def _outcome(
+    image: LoadedImage, found: Regions | None, owners: Mapping[str, IndexEntry], digests: Mapping[str, str]
+) -> Result:
+    """The index or reject line of one image; a second key with a taken id is done when its bytes are the same, and
+    `digests`, by key, of given boxes."""
     entry = image.entry
     facts = entry.model_dump(include={"image_id", "key", "etag", "size"})
     refused = image.refused
     owner = owners.get(entry.image_id)
     if refused is None and owner is not None and owner.sha256 != image.sha256:
         refused = (Reason.DUPLICATE_ID, f"id {entry.image_id!r} belongs to {owner.key}; {entry.key} holds other bytes")
+    if refused is None and owner is not None and digests.get(owner.key) != digests.get(entry.key):
+        refused = (Reason.DUPLICATE_ID, f"id {entry.image_id!r} belongs to {owner.key}; {entry.key} has other boxes")
     if refused is None and found is not None and not len(found.features):
         refused = (Reason.NO_BOXES, "the detector finds no box with an area in it")
     if refused is not None:
         return Result(position=image.position, reject=Reject(**facts, reason=refused[0], detail=refused[1]))
     boxes = owner.boxes if owner is not None else 0 if found is None else found.num_boxes
-    return Result(position=image.position, done=IndexEntry(**facts, sha256=image.sha256, boxes=boxes))
+    flagged = None if image.given is None else int(np.count_nonzero(image.given.flags))
+    return Result(position=image.position, done=IndexEntry(**facts, sha256=image.sha256, boxes=boxes, flagged=flagged))
 
 
 def _tolerated(request: Request) -> int:

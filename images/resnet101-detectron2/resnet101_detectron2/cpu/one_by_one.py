@@ -8,13 +8,16 @@ from detectron2.structures import ImageList
 from torch import Tensor
 
 from extractor.backbone import Prepared
-from extractor.core.backbone_specs import BoxRule
+from extractor.core.backbone_specs import Rule
 from extractor.gpu.timeline import Timeline
 from resnet101_detectron2.cpu.region_features import RegionFeatures
 from resnet101_detectron2.cpu.threads import Threads
 from resnet101_detectron2.cpu.winograd import Winograd3x3
-from resnet101_detectron2.heads import Candidates, pack
+from resnet101_detectron2.heads import Candidates, network_boxes, pack, pack_given
 from resnet101_detectron2.image import network_input
+
+GIVEN_AT_ONCE = 300
+"""Given boxes that are pooled together: as many as there are proposals, whose memory is known to suffice."""
 
 
 class OneByOne:
@@ -24,7 +27,7 @@ class OneByOne:
     lose too much by it.
     """
 
-    def __init__(self, network: GeneralizedRCNN, rule: BoxRule, dtype: torch.dtype, *, winograd: bool) -> None:
+    def __init__(self, network: GeneralizedRCNN, rule: Rule, dtype: torch.dtype, *, winograd: bool) -> None:
         threads = Threads()
         if winograd:
             put_winograd_in(network, threads)
@@ -37,11 +40,27 @@ class OneByOne:
         """The rows of the images, see `heads.pack`; on a CPU suppression always takes the rounds that it needs."""
         return torch.cat([self._packed(one, timeline) for one in batch])
 
+    def given(self, batch: Sequence[Prepared], timeline: Timeline) -> Tensor:
+        """The rows of the boxes that a user gives for these images, see `heads.pack_given`."""
+        return torch.cat([self._given(one, timeline) for one in batch if len(one.given)])
+
+    def _given(self, one: Prepared, timeline: Timeline) -> Tensor:
+        with timeline.stage("backbone"):
+            _, features = self._features(one)
+        with timeline.stage("roi_head"):
+            cells, predictor = features.permute(0, 2, 3, 1)[0].contiguous(), self.network.roi_heads.box_predictor
+            some = torch.split(network_boxes(one), GIVEN_AT_ONCE)
+            return torch.cat([pack_given(predictor, self.region_features(cells, rois)) for rois in some])
+
+    def _features(self, one: Prepared) -> tuple[Tensor, Tensor]:
+        """The network's input, and res4's map of it."""
+        pixels = network_input([one], one.shape, torch.device("cpu"))
+        pixels = pixels.to(self.dtype, memory_format=torch.channels_last)
+        return pixels, self.network.backbone(pixels)["res4"]
+
     def _packed(self, one: Prepared, timeline: Timeline) -> Tensor:
         with timeline.stage("backbone"):
-            pixels = network_input([one], one.shape, torch.device("cpu"))
-            pixels = pixels.to(self.dtype, memory_format=torch.channels_last)
-            features = self.network.backbone(pixels)["res4"]
+            pixels, features = self._features(one)
             images = ImageList(pixels, [one.shape])
             (proposals,), _ = self.network.proposal_generator(images, {"res4": features.float()})
         rois = proposals.proposal_boxes.tensor

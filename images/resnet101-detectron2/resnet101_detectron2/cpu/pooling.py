@@ -27,7 +27,8 @@ def pool(features: torch.Tensor, rois: torch.Tensor) -> Pooled:
     the ceiling of its last, is cut to the map, and is 0 when nothing of it is left.
     """
     height, width, channels = features.shape
-    corners = (rois * (1.0 / STRIDE)).double().add(0.5).floor().int()  # corners are never negative
+    corners = (rois * (1.0 / STRIDE)).double()
+    corners = (corners + torch.full_like(corners, 0.5).copysign(corners)).trunc().int()  # a given box's may be negative
     x0, x1 = _ranges(corners[:, 0], corners[:, 2], width)
     y0, y1 = _ranges(corners[:, 1], corners[:, 3], height)
     key = _pairs(y0, y1, height)[:, None, :] * (width + 1) ** 2 + _pairs(x0, x1, width)[None, :, :]

@@ -12,7 +12,10 @@ from resnext101_mmf.config import BoxHead
 from resnext101_mmf.network import Maps, Network
 from resnext101_mmf.proposals import Proposals, Proposer, pyramid_levels
 from resnext101_mmf.resize import network_input
-from resnext101_mmf.rows import Candidates, pack
+from resnext101_mmf.rows import Candidates, network_boxes, pack, pack_given
+
+GIVEN_AT_ONCE = 1000
+"""Given boxes that are pooled together: as many as there are proposals, whose memory is known to suffice."""
 
 
 class OneByOne:
@@ -40,10 +43,27 @@ class OneByOne:
         longest = max(len(rows) for rows in images)
         return torch.stack([torch.cat([rows[:-1], rows.new_zeros(longest - len(rows)), rows[-1:]]) for rows in images])
 
+    def given(self, batch: Sequence[Prepared], timeline: Timeline) -> Tensor:
+        """The rows of the boxes that a user gives for these images, see `rows.pack_given`."""
+        return torch.cat([self._given(one, timeline) for one in batch if len(one.given)])
+
+    def _given(self, one: Prepared, timeline: Timeline) -> Tensor:
+        with timeline.stage("backbone"):
+            pyramid = self.network.pyramid(self._input(one))
+        with timeline.stage("roi_head"):
+            tables = []
+            for some in torch.split(network_boxes(one), GIVEN_AT_ONCE):
+                features, logits = self.network.regions(pyramid, *rois(some, self.head))
+                tables.append(pack_given(features, logits.float().softmax(dim=1), self.options))
+            return torch.cat(tables)
+
+    def _input(self, one: Prepared) -> Tensor:
+        images = network_input([one], one.shape, torch.device("cpu"))
+        return images.to(self.dtype, memory_format=self.memory_format)
+
     def _packed(self, one: Prepared, timeline: Timeline) -> Tensor:
         with timeline.stage("backbone"):
-            images = network_input([one], one.shape, torch.device("cpu"))
-            maps = self.network.maps(images.to(self.dtype, memory_format=self.memory_format))
+            maps = self.network.maps(self._input(one))
         with timeline.stage("proposals"):
             boxes = proposed(self.proposer, maps, one).of(0)
         with timeline.stage("roi_head"):
