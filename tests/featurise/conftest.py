@@ -16,8 +16,11 @@ import sqlalchemy
 from steps import finish
 
 from extractor.core import contract, manifest, storage
+from extractor.core.backbone_specs import GivenRule
 from extractor.core.contract import Provenance, Regions
-from extractor.core.manifest import IndexEntry, Reason, Reject
+from extractor.core.given import of_image
+from extractor.core.manifest import Entry, IndexEntry, Manifest, Reason, Reject
+from extractor.pipeline import given
 from featurise.declaration.feature_set import FeatureSetSpec, Weights
 from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
@@ -216,8 +219,8 @@ class Extractor:
                 elif owner is not None and owner.sha256 != sha256:
                     rejects.append(Reject(**facts, reason=Reason.DUPLICATE_ID, detail=f"belongs to {owner.key}"))
                 else:
-                    found = self.find(data)
-                    done.append(IndexEntry(**facts, sha256=sha256, boxes=found.num_boxes))
+                    found, flagged = self._found(spec, planned, entry, data)
+                    done.append(IndexEntry(**facts, sha256=sha256, boxes=found.num_boxes, flagged=flagged))
                     self.made.append(entry.key)
                     if owner is None:
                         owners[entry.image_id] = done[-1]
@@ -227,6 +230,14 @@ class Extractor:
         storage.write_bytes(layout.rejects(uri), manifest.dump(rejects))
         storage.upload(local, uri)
         return uri
+
+    def _found(self, spec: FeatureSetSpec, planned: Manifest, entry: Entry, data: bytes) -> tuple[Regions, int | None]:
+        """An image's rows, and how many of its given boxes are none."""
+        if not isinstance(spec.rule, GivenRule):
+            return self.find(data), None
+        asked = of_image(given.fetched(planned, entry), 640, 480, spec.rule)
+        found = given.spread(asked, regions(data + asked.sound.tobytes(), rows=len(asked.sound)))
+        return found, int(np.count_nonzero(asked.flags))
 
     def _provenance(self, spec: FeatureSetSpec, batch: str, digest: str, images: int, rejects: int) -> Provenance:
         return Provenance(

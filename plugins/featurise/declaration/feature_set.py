@@ -9,7 +9,8 @@ from croniter import CroniterBadDateError, CroniterError, croniter  # type: igno
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from extractor.core import backbone_specs
-from extractor.core.backbone_specs import BoxRule, ClsProb, Precision, Preprocessing
+from extractor.core.backbone_specs import ClsProb, GivenRule, Precision, Preprocessing, Rule
+from extractor.core.box_files import BoxFormat, Coordinates
 from extractor.core.manifest import ImageIds
 from featurise.declaration import former_names
 
@@ -79,7 +80,7 @@ class Weights(Section):
 
 
 class Boxes(Section):
-    """Which boxes are kept; where silent, the backbone's reference decides."""
+    """Which boxes are kept; where silent, the backbone's reference decides. With `given`, all of a file."""
 
     min_boxes: int | None = Field(default=None, ge=1, le=300, description="fewest boxes of an image")
     max_boxes: int | None = Field(default=None, ge=1, le=300, description="most boxes of an image")
@@ -87,6 +88,46 @@ class Boxes(Section):
         default=None, ge=0, lt=1, description="probability above which a box counts as a detection"
     )
     background: bool = Field(default=False, description="whether the background competes for a box's class")
+    given: str | None = Field(
+        default=None, min_length=1, description="s3://… or a path: a file of boxes, in place of those a network finds"
+    )
+    format: BoxFormat | None = Field(
+        default=None, description="of that file: `coco`, `jsonl`, `tsv` or `parquet`; see the extractor's README"
+    )
+    coordinates: Coordinates | None = Field(
+        default=None, description="in that file: `xyxy` or `xywh` in pixels of the upright image, or `relative`"
+    )
+    with_global: bool = Field(default=False, description="whether a box of the whole image comes before the given ones")
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        chosen = (self.min_boxes, self.max_boxes, self.confidence_threshold, self.background)
+        if self.given is None:
+            if (self.format, self.coordinates, self.with_global) != (None, None, False):
+                raise ValueError("format, coordinates and with_global are of a file that given names; declare it, too")
+        elif chosen != (None, None, None, False):
+            raise ValueError(
+                "every given box has its row, so none is chosen; remove min_boxes, max_boxes, confidence_threshold and "
+                "background"
+            )
+        elif self.format is None or self.coordinates is None:
+            raise ValueError("the form of given is not guessed: expected format and coordinates beside it")
+        elif self.format is BoxFormat.COCO and self.coordinates is not Coordinates.XYWH:
+            raise ValueError(f"COCO's boxes are x, y, width, height: expected coordinates xywh, not {self.coordinates}")
+        return self
+
+    def rule(self, backbone: str) -> Rule:
+        """The box rule in full.
+
+        Raises ValueError when the backbone knows no such rule.
+        """
+        if self.given is None:
+            chosen = self.model_dump(include={"min_boxes", "max_boxes", "confidence_threshold", "background"})
+            return backbone_specs.box_rule(backbone, **chosen)
+        if not backbone_specs.specs()[backbone].given:
+            able = ", ".join(name for name, spec in backbone_specs.specs().items() if spec.given)
+            raise ValueError(f"given is for {able}, and {backbone} only describes boxes that it finds; remove it")
+        return GivenRule(with_global=self.with_global)
 
 
 class Batches(Section):
@@ -247,7 +288,7 @@ class FeatureSetSpec(Section):
     @classmethod
     def _make_a_rule(cls, value: Boxes, info: ValidationInfo) -> Boxes:
         if "backbone" in info.data:
-            backbone_specs.box_rule(info.data["backbone"], **value.model_dump())
+            value.rule(info.data["backbone"])
             _check_background(info.data["backbone"], value.background)
         return value
 
@@ -271,9 +312,9 @@ class FeatureSetSpec(Section):
         return value
 
     @property
-    def rule(self) -> BoxRule:
+    def rule(self) -> Rule:
         """The box rule in full."""
-        return backbone_specs.box_rule(self.backbone, **self.boxes.model_dump())
+        return self.boxes.rule(self.backbone)
 
     @property
     def revision(self) -> str:

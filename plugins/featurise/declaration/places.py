@@ -7,6 +7,7 @@ results into images, or finished files into leftovers.
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+from extractor.core import storage
 from featurise.declaration.feature_set import FeatureSetSpec
 
 OUTPUTS = ("features", "work", "quarantine", "reports")
@@ -38,7 +39,9 @@ def _places(spec: FeatureSetSpec) -> dict[str, tuple[str, str]]:
     """Bucket and prefix by field."""
     bucket = spec.outputs.bucket or spec.bucket
     outputs = {f"outputs.{name}": (bucket, getattr(spec.outputs, name)) for name in OUTPUTS}
-    return {"prefix": (spec.bucket, spec.prefix), **outputs}
+    given = spec.boxes.given
+    boxes = {"boxes.given": storage.split(given)} if given is not None and storage.is_s3(given) else {}
+    return {"prefix": (spec.bucket, spec.prefix), **outputs, **boxes}
 
 
 def _meet(one: tuple[str, str], other: tuple[str, str]) -> bool:

@@ -38,6 +38,12 @@ class Lxmert:
                 f"{source.uri}: tsv-lxmert holds attributes of every box, this backbone has none; export resnet101, "
                 "or in another format"
             )
+        if found.box_flags is not None and found.box_flags.any():
+            raise ExportFailed(
+                f"{source.uri}: {image_id}: {np.count_nonzero(found.box_flags)} of its given boxes are none, and "
+                "tsv-lxmert's reader asserts that boxes lie in their image; export in another format, or take them out "
+                "of the file of boxes"
+            )
         self._file.write(_line(image_id, found, found.attr_id, found.attr_conf))
 
     def commit(self, source: Source) -> int:

@@ -32,6 +32,11 @@ def fresh(run: Run) -> str:
     return storage.join(work(run), "fresh.jsonl")
 
 
+def given(run: Run) -> str:
+    """The given boxes of a run's new images, a line each."""
+    return storage.join(work(run), "boxes.jsonl")
+
+
 def discovered(run: Run) -> str:
     """What `discover` found, for the report."""
     return f"{report(run)}.discovered.json"

@@ -157,7 +157,8 @@ def _index(row: Row[Any], data: bytes) -> str | None:
     for image in images:
         line = lines.get((image.key, image.etag))
         copy = line is None and (image.image_id, image.sha256) in held
-        if not copy and line != IndexEntry.model_validate(image, from_attributes=True):
+        registered = IndexEntry.model_validate(image, from_attributes=True)
+        if not copy and (line is None or line.model_copy(update={"flagged": None}) != registered):
             return f"{image.key} is not there as it is registered"
     return None
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, select, update
 
 from extractor.core import storage
-from extractor.core.manifest import Entry, IndexEntry, Reason
+from extractor.core.manifest import Entry, IndexEntry, Reason, boxes_of
 from featurise.registry.models import Image
 from featurise.registry.outcomes import live
 from featurise.registry.upsert import Row
@@ -78,12 +78,12 @@ def _owners(
 
 
 def same_bytes(uri: str, image: Entry, owner: Owner) -> bool:
-    """Whether an image holds its owner's bytes.
+    """Whether an image holds its owner's bytes, and has the same given boxes.
 
     Etags decide where they are digests of the bytes (not of a multipart upload's parts); else the image is read.
     Raises storage.NotFound, storage.StorageError.
     """
-    if image.size != owner.size:
+    if image.size != owner.size or boxes_of(image.etag) != boxes_of(owner.etag):
         return False
     if image.etag == owner.etag and "-" not in image.etag:
         return True

@@ -128,7 +128,7 @@ def _rows(
         if other := next((owner for owner in elsewhere if owner.sha256 != line.sha256), None):
             refused.append(image_ids.reject_row(line, batch, other, record.run_id))
             continue
-        done.append(line.model_dump() | {"batch": batch, "shard_id": file})
+        done.append(line.model_dump(exclude={"flagged"}) | {"batch": batch, "shard_id": file})
         if elsewhere:
             image_ids.follow(connection, number, line, file, record.listed_at)
     return done, refused

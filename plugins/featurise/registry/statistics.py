@@ -36,6 +36,8 @@ class Statistics(BaseModel):
     classes: dict[int, int] = {}
     class_squares: dict[int, int] = {}
     """By class, the sum over images of the squared number of boxes: how much single images weigh."""
+    flagged: int = 0
+    """Given boxes that are none; all other numbers are of sound ones."""
 
     def add(self, regions: Regions, norms: NDArray[np.float32]) -> None:
         """Take one image into account; `norms` are those of its feature rows."""
@@ -55,6 +57,7 @@ class Statistics(BaseModel):
         whole, boxes, classes, squares = cls(), Counter[int](), Counter[int](), Counter[int]()
         for part in parts:
             whole.images += part.images
+            whole.flagged += part.flagged
             for mine, other in ((whole.norm, part.norm), (whole.zeros, part.zeros)):
                 mine.total += other.total
                 mine.squares += other.squares

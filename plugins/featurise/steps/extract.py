@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from extractor.core import storage
-from extractor.core.backbone_specs import specs
+from extractor.core.backbone_specs import GivenRule, Rule, specs
 from extractor.core.exit_codes import Exit
 from featurise.declaration.run import Run
 from featurise.errors import FeaturiseError
@@ -195,6 +195,14 @@ class Job(BaseModel):
     timeout_seconds: int
 
 
+def _boxes(rule: Rule) -> list[str]:
+    """The arguments of a box rule."""
+    if isinstance(rule, GivenRule):
+        return ["--given-boxes", "manifest", *(["--with-global"] if rule.with_global else [])]
+    chosen = ["--min-boxes", str(rule.min_boxes), "--max-boxes", str(rule.max_boxes)]
+    return [*chosen, "--confidence-threshold", str(rule.confidence_threshold)]
+
+
 def output(shard: Shard) -> str:
     """Where the extractor puts a shard's file."""
     return storage.join(shard.work_uri, f"{shard.name}.h5")
@@ -214,8 +222,7 @@ def specification(run: Run, shard: Shard, attempt: Attempt, *, summary_path: str
         *("--output", output(shard)),
         *("--dataset", spec.dataset, "--batch", run.batch, "--revision", spec.revision),
         *("--precision", spec.precision.value),
-        *("--min-boxes", str(spec.rule.min_boxes), "--max-boxes", str(spec.rule.max_boxes)),
-        *("--confidence-threshold", str(spec.rule.confidence_threshold)),
+        *_boxes(spec.rule),
         *("--part-images", str(spec.limits.part_images), "--part-seconds", str(spec.limits.part_seconds)),
         *("--max-reject-share", str(spec.limits.max_reject_share)),
         *("--outage-seconds", str(settings().outage_seconds)),

@@ -21,7 +21,8 @@ from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
 from featurise.objects import layout, own, scratch
 from featurise.registry import leases, shards
-from featurise.steps.discover.step import Discovered, Fresh
+from featurise.steps.discover.given_boxes import Fresh
+from featurise.steps.discover.step import Discovered
 
 DEPTH = 16
 """Levels of the tree: 65,536 shards at the most, five digits."""

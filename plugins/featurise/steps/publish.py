@@ -15,7 +15,7 @@ from featurise.registry.registration import ShardRecord
 from featurise.registry.session import writing
 from featurise.steps import extract
 from featurise.steps.discover import step as discover
-from featurise.steps.discover.step import Fresh
+from featurise.steps.discover.given_boxes import Fresh
 from featurise.steps.plan import Shard
 from featurise.steps.validate.shard_file import ValidationReport
 from featurise.steps.validate.step import Validated

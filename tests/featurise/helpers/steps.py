@@ -8,7 +8,8 @@ from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
 from featurise.steps import plan, publish, register
 from featurise.steps.discover import step as discover
-from featurise.steps.discover.step import Discovered, Fresh
+from featurise.steps.discover.given_boxes import Fresh
+from featurise.steps.discover.step import Discovered
 from featurise.steps.plan import Shard
 from featurise.steps.validate import step as validate
 

@@ -9,21 +9,28 @@ import math
 import sqlite3
 import struct
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from extractor.core import box_files, storage
+from extractor.core.backbone_specs import GivenRule
 from extractor.core.box_files import BoxesInvalid, BoxFormat, Coordinates, RawBox
-from extractor.core.contract import ID_BYTES
+from extractor.core.contract import BOX_ID, ID_BYTES, BoxFlag
 from extractor.core.manifest import Entry, Given
 
 SWAPPED_SHARE = 0.25
 """Up to this share of a file's boxes may have swapped corners, which is an annotator's slip; more are another form."""
 ROUNDING = 1e-6
 """How far a relative coordinate may lie beyond 0 and 1."""
+
+GLOBAL_ID = "global"
+"""The id of the box that holds the whole image."""
 
 Box = tuple[float, float, float, float]
 
@@ -110,13 +117,13 @@ class BoxIndex:
                 f"{image.where}: image {image.name!r} is named in {place} already; expected all its boxes in one line"
             ) from error
 
-    def of(self, key: str, image_id: str) -> GivenBoxes | None:
-        """The boxes of an image, by its key, its id, or its file name where that is what ids are made of.
+    def of(self, key: str, image_id: str, *others: str) -> GivenBoxes | None:
+        """The boxes of an image, by key, by id, by file name where that is what ids are made of, or by `others`.
 
         None when the file does not name it. Raises BoxesInvalid when it is named in two ways.
         """
         name = key.rsplit("/", 1)[-1]
-        names = {key, image_id, unquote(image_id), *([name] if name.rsplit(".", 1)[0] == image_id else [])}
+        names = {key, image_id, unquote(image_id), *others, *([name] if name.rsplit(".", 1)[0] == image_id else [])}
         marks = ", ".join("?" * len(names))
         asked = f"UPDATE images SET asked = 1 WHERE name IN ({marks}) RETURNING name, place"  # noqa: S608 - marks only
         found = sorted(self._database.execute(asked, tuple(names)).fetchall())
@@ -180,6 +187,46 @@ def read(uri: str, entry: Entry, given: Given) -> GivenBoxes:
             "manifest means; plan the run again (clear its discover task)"
         )
     return GivenBoxes.model_validate_json(line)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The boxes that a network is asked for: [N, 4] in the image's pixels, their ids [N] and `BoxFlag`s [N]."""
+
+    boxes: NDArray[np.float32]
+    ids: NDArray[np.bytes_]
+    flags: NDArray[np.uint8]
+
+    @property
+    def sound(self) -> NDArray[np.float32]:
+        """The boxes that the network is asked for, in their order."""
+        sound: NDArray[np.float32] = self.boxes[self.flags == 0]
+        return sound
+
+
+def of_image(line: GivenBoxes, width: int, height: int, rule: GivenRule) -> Asked:
+    """The boxes of a decoded image of this size in pixels."""
+    boxes = np.array(line.boxes, np.float64).reshape(-1, 4)
+    if line.relative:
+        boxes *= [width, height, width, height]
+    ids = [identity.encode() for identity in line.ids]
+    if rule.with_global:
+        boxes, ids = np.vstack([[0, 0, width, height], boxes]), [GLOBAL_ID.encode(), *ids]
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and flagged
+        pixels = boxes.astype(np.float32)
+    return Asked(pixels, np.array(ids, BOX_ID), flags(pixels, width, height))
+
+
+def flags(boxes: NDArray[np.float32], width: int, height: int) -> NDArray[np.uint8]:
+    """What is wrong with each box [N, 4] of an image of this size; 0 for sound ones, be they partly outside."""
+    x1, y1, x2, y2 = boxes.T
+    finite = np.isfinite(boxes).all(axis=1)
+    swapped = finite & ((x2 < x1) | (y2 < y1))
+    ordered = finite & ~swapped
+    found = np.where(finite, 0, BoxFlag.NOT_FINITE) | np.where(swapped, BoxFlag.SWAPPED, 0)
+    found |= np.where(ordered & ((x2 == x1) | (y2 == y1)), BoxFlag.NO_AREA, 0)
+    found |= np.where(ordered & ((x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)), BoxFlag.OUTSIDE, 0)
+    return found.astype(np.uint8)
 
 
 def _corners(raw: RawBox, coordinates: Coordinates) -> Box:

@@ -4,68 +4,26 @@ The network is asked for sound boxes only. What it would compute for others mean
 it: their rows hold NaN, and a flag says why.
 """
 
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extractor.core import given
-from extractor.core.backbone_specs import MAX_GIVEN, GivenRule
-from extractor.core.contract import BOX_ID, BoxFlag, Regions
+from extractor.core.backbone_specs import MAX_GIVEN
+from extractor.core.contract import Regions
 from extractor.core.exit_codes import ManifestInvalid
+from extractor.core.given import Asked, GivenBoxes
 from extractor.core.manifest import Entry, Manifest
 from extractor.core.rejection import Reason, Undecodable
 
 Number = TypeVar("Number", np.float32, np.int64)
 
-GLOBAL_ID = "global"
-"""The id of the box that holds the whole image."""
 NO_CLASS = -1
 """Class and attribute of a box that is none."""
 
 
-@dataclass(frozen=True)
-class Given:
-    """An image's boxes: [N, 4] in its pixels, their ids [N] and `BoxFlag`s [N]."""
-
-    boxes: NDArray[np.float32]
-    ids: NDArray[np.bytes_]
-    flags: NDArray[np.uint8]
-
-    @property
-    def sound(self) -> NDArray[np.float32]:
-        """The boxes that the network is asked for, in their order."""
-        sound: NDArray[np.float32] = self.boxes[self.flags == 0]
-        return sound
-
-
-def of_image(line: given.GivenBoxes, width: int, height: int, rule: GivenRule) -> Given:
-    """The boxes of a decoded image of this size in pixels."""
-    boxes = np.array(line.boxes, np.float64).reshape(-1, 4)
-    if line.relative:
-        boxes *= [width, height, width, height]
-    ids = [identity.encode() for identity in line.ids]
-    if rule.with_global:
-        boxes, ids = np.vstack([[0, 0, width, height], boxes]), [GLOBAL_ID.encode(), *ids]
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and flagged
-        pixels = boxes.astype(np.float32)
-    return Given(pixels, np.array(ids, BOX_ID), flags(pixels, width, height))
-
-
-def flags(boxes: NDArray[np.float32], width: int, height: int) -> NDArray[np.uint8]:
-    """What is wrong with each box [N, 4] of an image of this size; 0 for sound ones, be they partly outside."""
-    x1, y1, x2, y2 = boxes.T
-    finite = np.isfinite(boxes).all(axis=1)
-    swapped = finite & ((x2 < x1) | (y2 < y1))
-    ordered = finite & ~swapped
-    found = np.where(finite, 0, BoxFlag.NOT_FINITE) | np.where(swapped, BoxFlag.SWAPPED, 0)
-    found |= np.where(ordered & ((x2 == x1) | (y2 == y1)), BoxFlag.NO_AREA, 0)
-    found |= np.where(ordered & ((x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)), BoxFlag.OUTSIDE, 0)
-    return found.astype(np.uint8)
-
-
-def fetched(manifest: Manifest, entry: Entry) -> given.GivenBoxes:
+def fetched(manifest: Manifest, entry: Entry) -> GivenBoxes:
     """The boxes of a manifest's image.
 
     Raises Undecodable where there are too many, ManifestInvalid or StorageError where they cannot be had.
@@ -81,7 +39,7 @@ def fetched(manifest: Manifest, entry: Entry) -> given.GivenBoxes:
     return given.read(uri, entry, entry.given)
 
 
-def spread(asked: Given, found: Regions) -> Regions:
+def spread(asked: Asked, found: Regions) -> Regions:
     """A row for each given box, from the rows of those that the network was asked for."""
     sound = asked.flags == 0
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from extractor.backbone import Prepared, Unfit
 from extractor.core import storage
-from extractor.core.backbone_specs import GivenRule, Preprocessing, Rule
+from extractor.core.backbone_specs import GivenRule, Preprocessing
+from extractor.core.given import Asked, of_image
 from extractor.core.manifest import MAX_PIXELS, Entry, Manifest, etag_of_object
 from extractor.core.rejection import Reason, Undecodable
 from extractor.pipeline import given
 from extractor.pipeline.decode.facts import Reader
 from extractor.pipeline.decode.pool import Limits, shared
-from extractor.pipeline.given import Given
 from extractor.pipeline.machine import short_of_memory
 from extractor.stage_timer import stage
 
@@ -38,7 +38,7 @@ class LoadedImage:
     entry: Entry
     sha256: str = ""
     prepared: Prepared | None = None
-    given: Given | None = None
+    given: Asked | None = None
     refused: tuple[Reason, str] | None = None
 
 
@@ -72,10 +72,11 @@ def load(
     reader: Reader,
     limits: Limits,
     max_bytes: int,
-    rule: Rule,
+    rule: GivenRule | None = None,
 ) -> LoadedImage:
     """Fetch, decode and prepare one image; what is wrong with the image itself becomes its refusal.
 
+    `rule` is that of given boxes, and None where the network finds its own.
     Raises StorageError when the store does not answer, MemoryError, and ManifestInvalid where boxes are to be given and
     are not: those are no properties of the image.
     """
@@ -98,15 +99,15 @@ def load(
         )
         return LoadedImage(position, entry, sha256, refused=(Reason.CHANGED, detail))
     try:
-        boxes = given.fetched(manifest, entry) if isinstance(rule, GivenRule) else None
+        boxes = given.fetched(manifest, entry) if rule is not None else None
         with shared().opened(data, limits, reader) as image, room.taken(image.pixels):
             with stage("decode"):
                 pixels = image.decode()
             with stage("prepare"):
                 prepared = _prepared(prepare, pixels)
-        if boxes is None or not isinstance(rule, GivenRule):
+        if boxes is None or rule is None:
             return LoadedImage(position, entry, sha256, prepared)
-        asked = given.of_image(boxes, prepared.width, prepared.height, rule)
+        asked = of_image(boxes, prepared.width, prepared.height, rule)
         return LoadedImage(position, entry, sha256, replace(prepared, boxes=asked.sound), asked)
     except Undecodable as error:
         return LoadedImage(position, entry, sha256, refused=(error.reason, str(error)))
@@ -138,7 +139,7 @@ def ahead(
     reader: Reader,
     limits: Limits,
     max_bytes: int,
-    rule: Rule,
+    rule: GivenRule | None = None,
 ) -> Generator[LoadedImage]:
     """The images at these positions, in order, at most `window` of them loaded or loading at any time."""
     pending: deque[Future[LoadedImage]] = deque()

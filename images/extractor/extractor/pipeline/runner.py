@@ -224,7 +224,7 @@ def _featurise(
         reader=READERS[request.preprocessing],
         limits=Limits(request.max_pixels, request.max_seconds),
         max_bytes=request.max_bytes,
-        rule=request.rule,
+        rule=request.rule if isinstance(request.rule, GivenRule) else None,
     )
     with (
         Saver(request.output, identity, scratch, images=request.part_images, seconds=request.part_seconds) as saver,

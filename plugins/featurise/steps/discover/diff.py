@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from extractor.core.storage import ObjectInfo
 from featurise.registry.outcomes import Known
 
+NO_BOXES_GIVEN = ""
+"""In place of the etag of an image for which the user gives no boxes, where they are to be given."""
+
 
 @dataclass
 class Tally:
@@ -21,6 +24,9 @@ class Tally:
     deleted: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     """Keys of new images whose live outcome is another image's."""
+    no_boxes_given: Counter[str] = field(default_factory=Counter)
+    withdrawn: list[str] = field(default_factory=list)
+    """Keys of images that had given boxes, and have none any more."""
 
 
 def new(
@@ -48,6 +54,9 @@ def new(
         batch = batch_of(item)
         if batch is None:
             continue
+        if item.etag == NO_BOXES_GIVEN:
+            _without_boxes(item, batch, mine, tally)
+            continue
         outcome = None if force else _outcome(item, mine)
         _count(item, batch, outcome, tally)
         if outcome is None:
@@ -57,6 +66,14 @@ def new(
     while current is not None:
         _missing(current, tally)
         current = next(rows, None)
+
+
+def _without_boxes(item: ObjectInfo, batch: str, rows: list[Known], tally: Tally) -> None:
+    """An image without given boxes waits for some, and what it had before them counts no more."""
+    tally.newest[batch] = max(item.modified, tally.newest.get(batch, item.modified))
+    tally.no_boxes_given[batch] += 1
+    if any(row.live for row in rows):
+        tally.withdrawn.append(item.key)
 
 
 def _outcome(item: ObjectInfo, rows: list[Known]) -> Known | None:

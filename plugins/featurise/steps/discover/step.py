@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import Connection
 
 from extractor.core import storage
-from extractor.core.manifest import Entry, Reason, dump, image_id
+from extractor.core.manifest import Reason, dump, image_id
 from extractor.core.storage import ObjectInfo
 from featurise.declaration import batches
 from featurise.declaration.feature_set import FeatureSetSpec
@@ -22,15 +22,10 @@ from featurise.registry import feature_sets, image_ids, leases, outcomes, upsert
 from featurise.registry.image_ids import Owner
 from featurise.registry.session import reading, writing
 from featurise.registry.upsert import Row
-from featurise.steps.discover import diff, external_sort, readiness
+from featurise.steps.discover import diff, external_sort, given_boxes, readiness
 from featurise.steps.discover.diff import Tally
+from featurise.steps.discover.given_boxes import Fresh, GivenBoxes
 from featurise.steps.discover.second_look import confirm_gone
-
-
-class Fresh(Entry):
-    """One new image, a line of a manifest. `batch` is its own: a late image's is earlier than the run's."""
-
-    batch: str
 
 
 class Discovered(BaseModel):
@@ -47,6 +42,8 @@ class Discovered(BaseModel):
     late: int = 0
     """How many of the fresh ones belong to earlier batches."""
     deleted: int = 0
+    no_boxes_given: int = 0
+    """Images that wait until boxes are given for them; they are not among those found."""
     refused: int = 0
     """New images that are rejects already: another image has their id, or their names make none."""
     listed_at: datetime.datetime | None = None
@@ -66,6 +63,7 @@ class _Seen:
     """What one look at the store has found."""
 
     run: Run
+    given: GivenBoxes
     tally: Tally = field(default_factory=Tally)
     fresh: Counter[str] = field(default_factory=Counter)
     conflicts: list[tuple[Fresh, list[Owner]]] = field(default_factory=list)
@@ -101,9 +99,9 @@ def relist(run: Run, wanted: Sequence[str]) -> list[str]:
         number = feature_sets.ensure(connection, run.spec)
         holders = {batch: leases.take(connection, number, run.on(batch), now) for batch in sorted(wanted)}
     leased = [batch for batch, holder in holders.items() if holder is None]
-    seen = _Seen(run)
     try:
-        with scratch.folder() as folder:
+        with scratch.folder() as folder, given_boxes.opened(run, folder) as given:
+            seen = _Seen(run, given)
             lines = folder / "fresh.jsonl"
             _look(leased, RunOptions(), lines, seen)
             with lines.open("ab") as file:
@@ -140,15 +138,16 @@ def _discovered(run: Run, options: RunOptions) -> Discovered:
         there = reconcile.feature_set(run)
         nothing = nothing.model_copy(update={"taken_in": there.taken_in, "told": there.told})
     listed_at = datetime.datetime.now(datetime.UTC)
-    with scratch.folder() as folder:
+    with scratch.folder() as folder, given_boxes.opened(run, folder) as given:
         lines = folder / "fresh.jsonl"
-        seen = _Seen(run)
+        seen = _Seen(run, given)
         _look(leased, options, lines, seen)
         if (why := readiness.unsettled(spec, seen.tally.newest.get(batch))) is not None:
             _release(run)
             return nothing.model_copy(update={"left": f"batch {batch} is not ready: {why}"})
         with lines.open("ab") as file:
             _settle(options, seen, file)
+        given.upload()
         storage.upload(lines, nothing.listing_uri)
     if not options.dry_run:
         confirm_gone(spec.bucket, seen.tally.deleted)
@@ -161,7 +160,8 @@ def _discovered(run: Run, options: RunOptions) -> Discovered:
             "done": seen.tally.done.total(),
             "rejected": seen.tally.rejected.total(),
             "late": seen.fresh.total() - seen.fresh[batch],
-            "deleted": len(seen.tally.deleted),
+            "deleted": len(seen.tally.deleted) + len(seen.tally.withdrawn),
+            "no_boxes_given": seen.tally.no_boxes_given.total(),
             "refused": len(seen.rejected),
             "listed_at": listed_at,
         }
@@ -196,7 +196,7 @@ def _look(leased: Sequence[str], options: RunOptions, lines: Path, seen: _Seen) 
             if owners:
                 seen.conflicts.append((image, owners))
             else:
-                file.write(dump([image]))
+                file.write(dump([seen.given.placed(image)]))
                 seen.fresh[image.batch] += 1
 
 
@@ -206,7 +206,7 @@ def _new(
     spec = seen.run.spec
     for prefix, batch_of in batches.scans(spec, leased):
         listed = external_sort.by_key(storage.listing(f"s3://{spec.bucket}/{prefix}"))
-        images = (item for item in listed if batches.is_image(spec, item.key))
+        images = (seen.given.versioned(item) for item in listed if batches.is_image(spec, item.key))
         known = outcomes.known(connection, number, prefix)
         for item, batch in diff.new(images, known, batch_of, seen.tally, force=options.force):
             if options.keys and not item.key.startswith(tuple(options.keys)):
@@ -237,7 +237,7 @@ def _settle(options: RunOptions, seen: _Seen, file: IO[bytes]) -> None:
 
     With `force` a copy is, too: its owner's file may be what is to be replaced.
     """
-    gone = {*seen.tally.deleted, *seen.tally.replaced}
+    gone = {*seen.tally.deleted, *seen.tally.withdrawn, *seen.tally.replaced}
     for image, owners in seen.conflicts:
         owner = next((one for one in owners if one.key not in gone), owners[0])
         try:
@@ -248,7 +248,7 @@ def _settle(options: RunOptions, seen: _Seen, file: IO[bytes]) -> None:
             seen.done.append(image_ids.done_row(image, image.batch, owner))
             seen.tally.done[image.batch] += 1
         elif same or owner.key in gone:
-            file.write(dump([image]))
+            file.write(dump([seen.given.placed(image)]))
             seen.fresh[image.batch] += 1
         else:
             seen.rejected.append(image_ids.reject_row(image, image.batch, owner, seen.run.run_id))
@@ -266,7 +266,7 @@ def _write_down(leased: Sequence[str], seen: _Seen) -> None:
         idle = [one for one in leased if one != run.batch and not seen.fresh[one]]
         leases.release(connection, number, run.run_id, idle)  # leases are locked before the feature set, as elsewhere
         feature_sets.lock(connection, number)
-        touched = outcomes.note_deleted(connection, number, seen.tally.deleted)
+        touched = outcomes.note_deleted(connection, number, [*seen.tally.deleted, *seen.tally.withdrawn])
         touched |= outcomes.revive(connection, number, seen.tally.revived)
         _give_way(connection, number, seen)
         touched |= upsert.images(connection, number, seen.done) | upsert.rejects(connection, number, seen.rejected)

@@ -80,6 +80,10 @@ def summary(run: RunSummary) -> str:
         return run.discovered.left
     counts = run.counts
     refused = f", {counts['refused']:,} rejected at once" if counts["refused"] else ""
+    if run.discovered.no_boxes_given:
+        refused += f", {run.discovered.no_boxes_given:,} without given boxes"
+    if run.statistics.flagged:
+        refused += f", {run.statistics.flagged:,} given boxes that are none"
     if counts["new"] == 0:
         return f"no new images{refused}"
     if run.plan is not None and run.plan.dry_run:

@@ -14,8 +14,13 @@ ENOUGH = 30
 STANDARD_ERRORS = 4.0
 
 
-def compare(new: Statistics, history: Statistics, limits: Limits) -> tuple[list[str], list[str]]:
-    """Warnings and errors, each with its numbers: changes beyond the declared limits."""
+def compare(
+    new: Statistics, history: Statistics, limits: Limits, *, given: bool = False
+) -> tuple[list[str], list[str]]:
+    """Warnings and errors, each with its numbers: changes beyond the declared limits.
+
+    How many `given` boxes there are, and of what, is the user's to decide: that is not compared.
+    """
     warnings: list[str] = []
     errors: list[str] = []
     if history.images < ENOUGH or new.images == 0:
@@ -23,9 +28,10 @@ def compare(new: Statistics, history: Statistics, limits: Limits) -> tuple[list[
     changes = [
         _mean("mean feature norm", new, history, new.norm, history.norm),
         _mean("share of zero feature values", new, history, new.zeros, history.zeros, scale=1.0),
-        _mean("boxes per image", new, history, new.box_moments, history.box_moments),
-        _classes(new, history),
     ]
+    if not given:
+        changes.append(_mean("boxes per image", new, history, new.box_moments, history.box_moments))
+        changes.append(_classes(new, history))
     for change, text in changes:
         if change > limits.drift_error:
             errors.append(f"{text}; the limit is {limits.drift_error:.0%}")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractor.core import contract
-from extractor.core.backbone_specs import specs
+from extractor.core.backbone_specs import GivenRule, specs
 from extractor.core.contract import Field, Provenance, Regions
 from extractor.core.manifest import IndexEntry, Manifest, Reject
 from featurise.declaration.feature_set import FeatureSetSpec
@@ -18,7 +18,7 @@ SUM = 1e-3
 
 def expected_fields(spec: FeatureSetSpec) -> tuple[Field, ...]:
     """The fields that every group of a feature set's file has."""
-    return specs()[spec.backbone].fields(spec.cls_prob)
+    return specs()[spec.backbone].fields(spec.cls_prob, given=isinstance(spec.rule, GivenRule))
 
 
 def regions(spec: FeatureSetSpec, found: Regions, norms: NDArray[np.float32]) -> Iterator[str]:
@@ -30,14 +30,13 @@ def regions(spec: FeatureSetSpec, found: Regions, norms: NDArray[np.float32]) ->
         return
     if not 0 <= found.num_boxes <= rows:
         yield f"num_boxes is {found.num_boxes} with {rows} rows"
-    yield from _features(found.features, norms)
-    yield from _boxes(spec, found)
+    yield from _features(found, norms)
+    if not isinstance(rule, GivenRule):
+        yield from _boxes(spec, found)
+        yield from _order(spec, found)
     # With background, class 0 is the background and the others count from 1.
     yield from _within("obj_id", found.obj_id, backbone.classes - (not rule.background))
     yield from _within("obj_conf", found.obj_conf, 1)
-    if backbone.ordered and (rising := np.flatnonzero(np.diff(found.obj_conf) > 0)).size:
-        row = int(rising[0])
-        yield f"obj_conf rises from row {row} to the next ({found.obj_conf[row]:g}, {found.obj_conf[row + 1]:g})"
     if backbone.attributes and found.attr_id is not None and found.attr_conf is not None:
         yield from _within("attr_id", found.attr_id, backbone.attributes - 1)
         # The largest of so many probabilities that add up to 1.
@@ -47,14 +46,21 @@ def regions(spec: FeatureSetSpec, found: Regions, norms: NDArray[np.float32]) ->
         yield from _probabilities(found, found.cls_prob, rule.background)
 
 
+def _order(spec: FeatureSetSpec, found: Regions) -> Iterator[str]:
+    if specs()[spec.backbone].ordered and (rising := np.flatnonzero(np.diff(found.obj_conf) > 0)).size:
+        row = int(rising[0])
+        yield f"obj_conf rises from row {row} to the next ({found.obj_conf[row]:g}, {found.obj_conf[row + 1]:g})"
+
+
 def _within(name: str, values: NDArray[Any], highest: int, lowest: float = 0) -> Iterator[str]:
     low, high = values.min(), values.max()
     if not (low >= lowest and high <= highest):
         yield f"{name} reaches from {low} to {high}, expected {lowest:g} to {highest}"
 
 
-def _features(features: NDArray[np.float32], norms: NDArray[np.float32]) -> Iterator[str]:
-    """Both networks end in ReLU: no feature is negative. No two boxes are the same, so their features differ too."""
+def _features(found: Regions, norms: NDArray[np.float32]) -> Iterator[str]:
+    """Both networks end in ReLU: no feature is negative. Where boxes differ, features differ somewhere, too."""
+    features = found.features
     if not np.isfinite(norms).all():
         yield f"features of row {int(np.flatnonzero(~np.isfinite(norms))[0])} are not finite"
         return
@@ -63,7 +69,8 @@ def _features(features: NDArray[np.float32], norms: NDArray[np.float32]) -> Iter
     if features.min() < 0:
         row = int(np.flatnonzero(features.min(axis=1) < 0)[0])
         yield f"features of row {row} reach down to {features[row].min():g}, expected none below 0"
-    if len(norms) > 1 and (norms == norms[0]).all() and (features == features[0]).all():
+    boxes_differ = len(norms) > 1 and (found.box_flags is None or (found.boxes != found.boxes[0]).any())
+    if boxes_differ and (norms == norms[0]).all() and (features == features[0]).all():
         yield f"features of all {len(norms)} rows are alike"
 
 

@@ -1,6 +1,6 @@
 """One pass over a shard's file: every image's group is read once, checked, and taken into the statistics."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from extractor.core import contract
+from extractor.core import contract, given
+from extractor.core.backbone_specs import GivenRule, Rule
 from extractor.core.contract import Field, Provenance, Regions
-from extractor.core.manifest import IndexEntry, Manifest, Reject
+from extractor.core.manifest import Entry, IndexEntry, Manifest, Reject
 from extractor.core.weights import sha256_of
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.registry.statistics import Statistics
-from featurise.steps.validate import image_group, rules
+from featurise.steps.validate import given_boxes, image_group, rules
 
 SHOWN = 20
 """Problems that a report lists; the rest is counted."""
@@ -70,6 +71,20 @@ class ValidationReport(BaseModel):
 
 
 @dataclass
+class GivenLines:
+    """The boxes that were asked for, by the key of their image; each is fetched when its image is looked at."""
+
+    entries: Mapping[str, Entry]
+
+    def wrong(self, line: IndexEntry, found: Regions, rule: Rule) -> Iterable[str]:
+        """What is wrong with an image's rows."""
+        entry = self.entries.get(line.key)
+        if entry is None or entry.given is None or entry.given.uri is None or not isinstance(rule, GivenRule):
+            return [f"{line.key} has no boxes in the manifest"]
+        return given_boxes.rules(given.read(entry.given.uri, entry, entry.given), found, rule)
+
+
+@dataclass
 class _DuplicateFeatures:
     """Images with equal features although their bytes differ; equal row norms point them out, the features decide."""
 
@@ -101,7 +116,7 @@ def file(
         try:
             with h5py.File(path, "r") as content:
                 report.note(_provenance(spec, batch, content, planned, len(index), len(rejects), report))
-                report.note(_groups(spec, content, index, report))
+                report.note(_groups(spec, content, planned, index, report))
         except contract.DAMAGED as error:
             report.note([f"cannot be read as HDF5: {error}"])
         report.sha256 = digest.result()
@@ -125,9 +140,14 @@ def _provenance(
 
 
 def _groups(
-    spec: FeatureSetSpec, content: h5py.File, index: Sequence[IndexEntry], report: ValidationReport
+    spec: FeatureSetSpec,
+    content: h5py.File,
+    planned: Manifest,
+    index: Sequence[IndexEntry],
+    report: ValidationReport,
 ) -> Iterable[str]:
     lines = {line.image_id: line for line in reversed(index)}
+    asked = GivenLines({entry.key: entry for entry in planned.entries}) if isinstance(spec.rule, GivenRule) else None
     duplicates = _DuplicateFeatures({line.image_id: line.sha256 for line in index})
     fields = rules.expected_fields(spec)
     groups = set(content)
@@ -137,7 +157,7 @@ def _groups(
             yield f"{line.image_id} is in the index and not in the file"
             continue
         try:
-            wrong = _image(spec, content, line, fields, duplicates, report)
+            wrong = _image(spec, content, line, asked, fields, duplicates, report)
             yield from (f"{line.image_id}: {what}" for what in wrong)
         except contract.DAMAGED as error:
             yield f"{line.image_id}: cannot be read: {error}"
@@ -151,6 +171,7 @@ def _image(
     spec: FeatureSetSpec,
     content: h5py.File,
     line: IndexEntry,
+    asked: GivenLines | None,
     fields: Sequence[Field],
     duplicates: _DuplicateFeatures,
     report: ValidationReport,
@@ -158,13 +179,20 @@ def _image(
     found, wrong = image_group.read(content, line.image_id, fields)
     if found is None:
         return wrong
-    norms = np.sqrt(np.einsum("ij,ij->i", found.features, found.features))
-    wrong += rules.regions(spec, found, norms)
+    if asked is not None:
+        wrong += asked.wrong(line, found, spec.rule)
+    rows = given_boxes.sound(found)
+    norms = np.sqrt(np.einsum("ij,ij->i", rows.features, rows.features))
+    if asked is None or len(rows.features):
+        wrong += rules.regions(spec, rows, norms)
     if found.num_boxes != line.boxes:
         wrong.append(f"num_boxes is {found.num_boxes}, the index says {line.boxes}")
     if not wrong:
+        report.statistics.flagged += len(found.features) - len(rows.features)
+        if not len(rows.features):
+            return wrong
         duplicates.look(content, line.image_id, found.features, norms)
-        report.statistics.add(found, norms)
+        report.statistics.add(rows, norms)
         if len(report.samples) < SAMPLES:
-            report.samples.append(Sample.of(line, found))
+            report.samples.append(Sample.of(line, rows))
     return wrong

@@ -6,6 +6,7 @@ from typing import NoReturn
 from pydantic import BaseModel, ConfigDict
 
 from extractor.core import manifest, storage
+from extractor.core.backbone_specs import GivenRule
 from extractor.core.manifest import IndexEntry, Reject
 from featurise.declaration.run import Run
 from featurise.errors import FeaturiseError
@@ -55,7 +56,8 @@ def run(run: Run, shard: Shard) -> Validated:
         local = folder / "shard.h5"
         storage.download(uri, local)
         report = shard_file.file(run.spec, run.batch, local, planned, index, rejects)
-        warnings, errors = drift.compare(report.statistics, shards.history(run.spec, HISTORY), run.spec.limits)
+        history, by_user = shards.history(run.spec, HISTORY), isinstance(run.spec.rule, GivenRule)
+        warnings, errors = drift.compare(report.statistics, history, run.spec.limits, given=by_user)
         report.warnings += warnings
         report.note(errors)
         if report.problem_count:

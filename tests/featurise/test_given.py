@@ -1,0 +1,191 @@
+"""Boxes that the user gives, through discovery, plan, validation, registry, report and exports."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from exporting import entries, export
+from pydantic import ValidationError
+from sqlalchemy import select
+from steps import discovered, planned
+
+from extractor.core import storage
+from extractor.core.box_files import BoxesInvalid
+from featurise.declaration.feature_set import Boxes, FeatureSetSpec
+from featurise.declaration.run import Run
+from featurise.export.source import ExportFailed
+from featurise.objects import layout, verify
+from featurise.registry.models import Image
+from featurise.registry.session import reading
+from featurise.steps import extract as job
+from featurise.steps.report import run_summary
+from featurise.steps.validate.step import ValidationFailed
+
+DAY, NEXT = "2026-11-23", "2026-11-24"
+Give = Callable[..., None]
+
+
+@pytest.fixture
+def given(spec: FeatureSetSpec) -> FeatureSetSpec:
+    """The dataset whose boxes a file names."""
+    boxes = Boxes(given=f"s3://{spec.bucket}/boxes.json", format="coco", coordinates="xywh")
+    return spec.model_copy(update={"boxes": boxes})
+
+
+@pytest.fixture
+def give(spec: FeatureSetSpec) -> Give:
+    """Put COCO-like annotations there: boxes (x, y, width, height) by image."""
+
+    def put(**boxes: list[list[float]]) -> None:
+        images = [{"id": number, "file_name": f"{name}.jpg"} for number, name in enumerate(boxes)]
+        annotations = [
+            {"id": 100 * number + row, "image_id": number, "bbox": box}
+            for number, own in enumerate(boxes.values())
+            for row, box in enumerate(own)
+        ]
+        data = json.dumps({"images": images, "annotations": annotations}).encode()
+        storage.write_bytes(f"s3://{spec.bucket}/boxes.json", data)
+
+    return put
+
+
+BOX, OTHER = [10, 20, 100, 200], [30, 40, 50, 60]
+
+
+def live(key: str) -> list[tuple[str, int]]:
+    with reading() as connection:
+        rows = connection.execute(select(Image.etag, Image.boxes).where(Image.key.endswith(key), ~Image.superseded))
+        return [(etag, boxes) for etag, boxes in rows]
+
+
+def test_an_image_whose_boxes_changed_is_done_again_and_no_other(night, upload, give, given, extract):
+    upload({f"{DAY}/{name}.jpg": name.encode() for name in "abc"})
+    give(a=[BOX], b=[BOX, OTHER])
+    found = night(of=given)
+    assert (found.found, found.fresh, found.no_boxes_given) == (2, 2, 1)
+    assert (night(of=given, run_id="again").fresh, len(extract.made)) == (0, 2)
+
+    upload({f"{NEXT}/d.jpg": b"d"})
+    give(a=[BOX, OTHER], b=[BOX, OTHER], d=[BOX])
+    found = night(NEXT, of=given)
+    assert (found.fresh, found.late, found.done, found.no_boxes_given) == (2, 1, 1, 1)
+    assert [key.rsplit("/", 1)[1] for key in extract.made[2:]] == ["a.jpg", "d.jpg"]
+    ((etag, boxes),) = live("a.jpg")
+    assert (";boxes=" in etag, boxes) == (True, 2)
+    assert json.loads(storage.read_bytes(layout.latest(given)))["images"] == 3
+    with reading() as connection:
+        files = verify.shards(connection)
+    assert not list(verify.run(files, read=True, tell=lambda _: None))
+
+
+def test_an_image_whose_boxes_are_taken_back_counts_no_more_and_returns_with_them(night, upload, give, given, extract):
+    upload({f"{DAY}/{name}.jpg": name.encode() for name in "ab"})
+    give(a=[BOX], b=[BOX])
+    night(of=given)
+    give(a=[BOX])
+    found = night(of=given, run_id="without")
+    assert (found.found, found.deleted, found.no_boxes_given) == (1, 1, 1)
+    assert json.loads(storage.read_bytes(layout.latest(given)))["images"] == 1
+    give(a=[BOX], b=[BOX])
+    found = night(of=given, run_id="with")
+    assert (found.found, found.done, found.fresh) == (2, 2, 0)
+    assert len(extract.made) == 2
+
+
+def test_given_boxes_make_a_feature_set_of_their_own(spec: FeatureSetSpec, given: FeatureSetSpec):
+    more = given.model_copy(update={"boxes": given.boxes.model_copy(update={"with_global": True})})
+    assert len({spec.revision, given.revision, more.revision}) == 3
+    elsewhere = given.model_copy(update={"boxes": given.boxes.model_copy(update={"given": "s3://other/boxes.json"})})
+    assert elsewhere.revision == given.revision
+
+
+def test_a_pod_is_told_where_each_image_s_boxes_lie(upload, give, given, registry):
+    upload({f"{DAY}/a.jpg": b"a"})
+    give(a=[BOX])
+    found, run = discovered(given, DAY, "run"), Run(given, DAY, "run")
+    (line,) = storage.read_bytes(layout.given(run)).splitlines()
+    assert json.loads(line)["ids"] == ["0"]
+    (shard,) = planned(given, found, "run")
+    argv = job.specification(run, shard, job.Attempt()).argv
+    assert argv[argv.index("--given-boxes") + 1] == "manifest"
+    assert not {"--min-boxes", "--max-boxes", "--confidence-threshold"} & set(argv)
+
+
+def test_a_box_that_is_none_is_counted_in_the_report_and_shown_in_none_of_its_images(night, upload, give, given):
+    upload({f"{DAY}/{name}.jpg": name.encode() for name in "ab"})
+    give(a=[BOX, [700, 10, 5, 5], OTHER, BOX, BOX], b=[[5, 5, 0, 9]])
+    night(of=given)
+    summary = run_summary.of_run(Run(given, DAY, f"scheduled__{DAY}"))
+    assert (summary.statistics.flagged, summary.counts["done"]) == (2, 2)
+    (sample,) = summary.samples
+    assert (sample.image_id, len(sample.boxes)) == ("a", 4)
+    page = storage.read_bytes(f"{layout.report(Run(given, DAY, f'scheduled__{DAY}'))}.html").decode()
+    assert "2 given boxes that are none" in page
+
+
+def test_rows_that_are_not_of_the_given_boxes_are_not_published(night, upload, give, given, extract, monkeypatch):
+    upload({f"{DAY}/a.jpg": b"a"})
+    give(a=[BOX, OTHER])
+    sound = extract._found
+
+    def swapped(*arguments):
+        found, flagged = sound(*arguments)
+        found.boxes[[0, 1]] = found.boxes[[1, 0]]
+        return found, flagged
+
+    monkeypatch.setattr(extract, "_found", swapped)
+    with pytest.raises(ValidationFailed, match=r"a: boxes of row 0 is \[30.0, 40.0, 80.0, 100.0\], expected \[10"):
+        night(of=given)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_file_of_another_form_stops_discovery_with_its_row(night, upload, give, given):
+    upload({f"{DAY}/a.jpg": b"a"})
+    give(a=[[1, 2, -3, 4]])
+    with pytest.raises(BoxesInvalid, match=r"boxes.json: annotation 0 \(image 'a.jpg'\): \[1, 2, -3, 4\]: its right"):
+        night(of=given)
+    give(a=[BOX])
+    assert night(of=given).fresh == 1
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_exports_hold_the_given_boxes(night, upload, give, given, tmp_path: Path):
+    upload({f"{DAY}/a.jpg": b"a"})
+    give(a=[BOX, [600, 400, 100, 100]])
+    night(of=given)
+    export(given, "h5", tmp_path / "hdf5")
+    with h5py.File(tmp_path / "hdf5" / "birds.h5") as file:
+        np.testing.assert_array_equal(file["a/boxes"], np.float32([[10, 20, 110, 220], [600, 400, 700, 500]]))
+        assert file["a/box_ids"][()].tolist() == [b"0", b"1"]
+    export(given, "lmdb-volta", tmp_path / "lmdb")
+    (path,) = (tmp_path / "lmdb").rglob("data.mdb")
+    item = entries(path.parent)[1][b"a"]
+    assert (item["box_ids"].tolist(), item["box_flags"].tolist()) == ([b"0", b"1"], [0, 0])
+    export(given, "tsv-lxmert", tmp_path / "tsv")
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_format_whose_reader_asserts_boxes_is_refused_those_that_are_none(night, upload, give, given, tmp_path):
+    upload({f"{DAY}/a.jpg": b"a"})
+    give(a=[BOX, [600, 400, 0, 100]])
+    night(of=given)
+    with pytest.raises(ExportFailed, match="a: 1 of its given boxes are none"):
+        export(given, "tsv-lxmert", tmp_path / "tsv")
+
+
+@pytest.mark.parametrize(
+    ("boxes", "expected"),
+    [
+        ({"given": "x"}, "the form of given is not guessed: expected format and coordinates beside it"),
+        ({"given": "x", "format": "coco", "coordinates": "xyxy"}, "expected coordinates xywh, not xyxy"),
+        ({"given": "x", "format": "tsv", "coordinates": "xyxy", "max_boxes": 3}, "every given box has its row"),
+        ({"coordinates": "xyxy"}, "are of a file that given names"),
+        ({"given": "x", "format": "csv", "coordinates": "xyxy"}, "Input should be 'coco', 'jsonl', 'tsv' or 'parquet'"),
+    ],
+)
+def test_a_declaration_that_cannot_be_meant_is_refused(boxes: dict[str, object], expected: str):
+    with pytest.raises(ValidationError, match=expected):
+        Boxes(**boxes)
