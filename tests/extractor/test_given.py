@@ -1,7 +1,7 @@
 """Boxes that the user gives: from a file in a stated form to rows of a feature file, each in its place."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -324,5 +324,5 @@ def test_lines_are_read_one_by_one(tmp_path, monkeypatch):
     """However many images a file names, no more than one line of it is in memory."""
     monkeypatch.setattr(box_files, "LINE_BYTES", 100)
     file = jsonl(tmp_path / "boxes.jsonl", {f"image {n}": [[1, 1, 5, 5]] for n in range(1000)})
-    found: Callable[..., object] = box_files.read
-    assert len(list(found(file, box_files.BoxFormat.JSONL, box_files.Coordinates.XYXY))) == 1000
+    found = box_files.read(file, box_files.BoxFormat.JSONL, box_files.Coordinates.XYXY)
+    assert len(list(found)) == 1000

@@ -40,7 +40,7 @@ def assert_parity(found: Regions, expected: NpzFile) -> None:
     np.testing.assert_array_equal(found.boxes, expected["given_boxes"])
     np.testing.assert_allclose(found.boxes, expected["boxes"], rtol=0, atol=1e-3)
     np.testing.assert_array_equal(found.obj_id, expected["obj_id"])
-    assert (found.num_boxes, found.img_w, found.img_h) == (12, expected["img_w"], expected["img_h"])
+    assert (found.num_boxes, found.img_w, found.img_h) == (12, int(expected["img_w"]), int(expected["img_h"]))
     one, other = found.features.astype(np.float64), expected["features"].astype(np.float64)
     assert ((one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)).min() >= 0.99999
     np.testing.assert_allclose(found.obj_conf, expected["obj_conf"], rtol=0, atol=1e-4)
