@@ -34,6 +34,12 @@ class Kubelet:
         self.folder = folder
         self.started = 0
         """Containers started so far."""
+        self.nodes: Sequence[str] = ()
+        """The cluster's nodes, each free at any time, the scheduler's first choice first; else one for each pod."""
+        self.refusing: frozenset[str] = frozenset()
+        """Nodes whose device plugin is dead: they refuse what the scheduler gives them, at once."""
+        self.instead: Mapping[str, Sequence[str]] = {}
+        """By node, what containers run there instead of their image."""
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._nodes = 0
@@ -102,11 +108,10 @@ class Kubelet:
             self._condition(pod, "PodScheduled", "False", "Unschedulable", NO_GPU)
             self.event(pod, "FailedScheduling", NO_GPU)
             await asyncio.sleep(after)
-        self._nodes += 1
-        pod["spec"]["nodeName"] = f"gpu-node-{self._nodes}"
+        node = pod["spec"]["nodeName"] = self._schedule(pod["spec"])
         self._condition(pod, "PodScheduled", "True")
         base = pod["spec"]["containers"][0]
-        if fault is Fault.DEVICE_LOST:
+        if fault is Fault.DEVICE_LOST or node in self.refusing:
             why = "Allocate failed due to requested number of devices unavailable for nvidia.com/gpu. Requested: 1"
             self._status(pod, phase="Failed", reason="UnexpectedAdmissionError", message=why)
             return
@@ -119,6 +124,19 @@ class Kubelet:
             return
         if pod["metadata"].get("deletionTimestamp") is None:
             await self._run(pod, base, fault, after)
+
+    def _schedule(self, spec: Json) -> str:
+        """The node for a pod: one that its affinity allows, rather one that it does not want to avoid."""
+        if not self.nodes:
+            self._nodes += 1
+            return f"gpu-node-{self._nodes}"
+        affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+        required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+        preferred = affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or []
+        excluded = _named(required.get("nodeSelectorTerms") or [])
+        unwanted = _named([each["preference"] for each in preferred])
+        allowed = [node for node in self.nodes if node not in excluded]
+        return next((node for node in allowed if node not in unwanted), allowed[0])
 
     async def _no_image(self, pod: Json, image: str) -> None:
         why = f'failed to pull and unpack image "{image}": failed to resolve reference "{image}": {image}: not found'
@@ -134,7 +152,8 @@ class Kubelet:
         last_word = folder / "termination-log"
         last_word.touch()
         inside = base.get("terminationMessagePath") or "/dev/termination-log"
-        argv = [*(base.get("command") or self.images[base["image"]]), *(base.get("args") or [])]
+        command = self.instead.get(pod["spec"]["nodeName"]) or base.get("command") or self.images[base["image"]]
+        argv = [*command, *(base.get("args") or [])]
         process = await asyncio.create_subprocess_exec(
             *(part.replace(inside, str(last_word)) for part in argv),
             env=self._environment(base, folder)
@@ -290,6 +309,10 @@ class Kubelet:
         meta = pod["metadata"]
         if self.store.get("pods", meta["namespace"], meta["name"]) is pod:
             self.store.put("pods", pod)
+
+
+def _named(terms: Sequence[Json]) -> set[str]:
+    return {name for term in terms for field in term.get("matchFields") or () for name in field["values"]}
 
 
 def _signal(process: asyncio.subprocess.Process, number: int) -> None:

@@ -57,6 +57,16 @@ class StandIn:
         """Containers started so far."""
         return self._kubelet.started
 
+    def furnish(
+        self,
+        nodes: Sequence[str],
+        *,
+        refusing: frozenset[str] = frozenset(),
+        instead: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Give the cluster nodes, some of which may be bad; see the kubelet's own words."""
+        self._kubelet.nodes, self._kubelet.refusing, self._kubelet.instead = nodes, refusing, instead or {}
+
     @property
     def kubeconfig(self) -> Path:
         """A kubeconfig file that leads here."""
