@@ -48,6 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_rank)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fail where pytest-xdist passes over the groups: their tests would each start what they are to share."""
+    if getattr(session.config.option, "loadgroup", False):
+        apart = [item for item in session.items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
+        if apart:
+            raise pytest.UsageError(f"pytest-xdist has put {apart[0].nodeid} into no group; is pytest newer than 9.1?")
+
+
 def _rank(item: pytest.Item) -> int:
     if not any(mark.name in MARKERS for mark in item.iter_markers()):
         return len(SHARED) + 1
