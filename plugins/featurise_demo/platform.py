@@ -33,10 +33,11 @@ def running(
     variables: dict[str, str],
     refresh_seconds: int = 30,
     others: Mapping[str, str] = MappingProxyType({}),
+    usual_ports: bool = False,
 ) -> Iterator[Platform]:
     """Everything up, `variables` in the environment of Airflow's tasks; everything ended after the block.
 
-    `others` are roles of further people, by name.
+    `others` are roles of further people, by name. With `usual_ports`, 8080 and 8333 where these are free.
 
     By then the bucket exists, the registry is migrated, and `folder/running.json` and `folder/env` say where all is:
     they hold `variables` and the addresses and credentials, of which no variable can name others.
@@ -45,7 +46,7 @@ def running(
     registry = f"sqlite:///{folder / 'registry.db'}"
     schema.migrate(engine.of(registry))
     with (
-        embedded.object_store(folder / "store", port=processes.free_port(8333)) as store,
+        embedded.object_store(folder / "store", port=processes.free_port(8333 if usual_ports else 0)) as store,
         embedded.postgres(folder / "postgres") as server,
     ):
         environment = {
@@ -62,7 +63,7 @@ def running(
             database=database,
             # psycopg speaks both ways, and knows sockets.
             database_async=database,
-            port=processes.free_port(8080),
+            port=processes.free_port(8080 if usual_ports else 0),
             refresh_seconds=refresh_seconds,
             others=others,
         )
@@ -82,7 +83,7 @@ def serve(folder: Path, dags: Path, variables: dict[str, str]) -> None:
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, leave)
-    with running(folder, dags, variables) as up:
+    with running(folder, dags, variables, usual_ports=True) as up:
         while True:
             up.airflow.must_run()
             time.sleep(1)

@@ -129,6 +129,11 @@ class Installation:
         processes.wait_until(lambda: dag_id in self.api.dag_ids(), SECONDS, f"DAG {dag_id}", every=1)
         self.api.pause(dag_id, paused=False)
 
+    def read_again(self, dag_id: str) -> None:
+        """Have a DAG's file read once more: what it watches is watched from the first time that it is read unpaused."""
+        token = self.api.call("GET", f"/dags/{dag_id}")["file_token"]
+        self.api.call("PUT", f"/parseDagFile/{token}")
+
     def ended(self, dag_id: str, run_id: str) -> str:
         """Wait for a run's end; its state."""
 

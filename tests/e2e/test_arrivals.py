@@ -13,6 +13,7 @@ def test_a_batch_s_arrival_starts_its_run_once(installation: Any, image: bytes) 
     installation.s3.put_object(Bucket="featurise", Key=f"images/arriving/{DAY}/_SUCCESS", Body=b"")
     for dag in (DAG, "arrivals"):
         installation.switch_on(dag)
+    installation.read_again("arrivals")
     created = {"bucket": {"name": "featurise"}, "object": {"key": f"images/arriving/{DAY}/_SUCCESS", "eTag": "e1"}}
     notification = json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": created}]})
     for message in ("no notification", notification, notification):

@@ -155,7 +155,7 @@ def test_the_form_refuses_wrong_values(installation: Any, page: Page) -> None:
     form.get_by_role("spinbutton", name="Min boxes").click()
     expect(limit).to_have_value("1")  # the least that the form takes
 
-    form.get_by_role("button", name="Advanced RunOptions").click()
+    form.get_by_role("button", name="Advanced Options").click()
     form.get_by_label("Partition Key").fill("yesterday")
     form.get_by_role("button", name="Trigger").click()
     expect(page.get_by_text("does not match the timetable's key_format").first).to_be_visible()
@@ -197,7 +197,7 @@ def test_a_failed_shard_that_is_cleared_is_the_only_one_that_is_redone(
     expect(page.get_by_text("exit code 137").first).to_be_visible()
     keep(page, "airflow-failed-shard")
     page.get_by_role("button", name="Press shift+c to clear").click()
-    page.get_by_role("dialog").get_by_text(re.compile("Affected Tasks: 6")).wait_for()
+    page.get_by_role("dialog").get_by_text(re.compile("Affected Tasks: 3")).wait_for()
     page.get_by_role("dialog").get_by_role("button", name="Confirm").click()
 
     def redone() -> bool:
