@@ -1,17 +1,20 @@
+import datetime
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import insert
 
 from featurise.registry import engine, schema
+from featurise.registry.models import Base, Batch, FeatureSet, GpuAttempt
 from featurise_demo import embedded, processes
 
 # Airflow writes its configuration to its home as soon as it is imported.
@@ -34,6 +37,10 @@ datasets:
     max_active_runs: 7
     launcher: kubernetes
 """ % ("a" * 64)
+
+DAY, RUN = "2026-11-23", "run-1"
+HOSTILE = "<script>alert(1)</script>\u202e\x07=cmd\r\nSet-Cookie: a=b"
+NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 
 BROKEN = (
     GOOD
@@ -145,3 +152,50 @@ def _answers(url: str) -> bool:
         return httpx.get(f"{url}/", timeout=60).status_code == 401
     except httpx.HTTPError:
         return False
+
+
+@pytest.fixture
+def rows(pages: Pages) -> Iterator[Callable[..., Any]]:
+    """Write rows into the registry; they are gone after the test."""
+    database = engine.of(pages.registry)
+
+    def write(model: Any, **values: Any) -> Any:
+        with database.begin() as connection:
+            return connection.execute(insert(model).values(**values)).inserted_primary_key[0]
+
+    yield write
+    with database.begin() as connection:
+        for table in reversed(Base.metadata.sorted_tables):
+            if table.name != "registry":
+                connection.execute(table.delete())
+
+
+@pytest.fixture
+def attempts(rows: Callable[..., Any]) -> list[int]:
+    """A failed night: two attempts that failed on a bad node and one that did well, with hostile words."""
+    made = rows(
+        FeatureSet,
+        name="birds__resnet101__abc",
+        dataset="birds",
+        backbone="resnet101",
+        revision="abc",
+        weights_uri="s3://w",
+        weights_sha256="0" * 64,
+        box_rule={},
+        precision="float32",
+        created_at=NOW,
+    )
+    rows(Batch, feature_set_id=made, batch=DAY, found=10, done=7, rejected=1, run_id=RUN, listed_at=NOW)
+
+    def attempt(shard: str, node: str, **more: Any) -> int:
+        facts = {"number": 1, "try_number": 1, "map_index": 0, "launcher": "kubernetes", "place": f"pod-{shard}"}
+        ended = {"images": 4, "images_per_second": 2.0, "message": "", "started_at": NOW, "ended_at": NOW}
+        given = facts | ended | more
+        return int(rows(GpuAttempt, feature_set_id=made, batch=DAY, run_id=RUN, shard=shard, node=node, **given))
+
+    fault = {"reason": "gpu_fault", "fault": "Xid 79", "exit_code": 22, "message": HOSTILE, "action": HOSTILE}
+    return [
+        attempt("shard-00001", "gpu-1", exit_code=0),
+        attempt("shard-00002", "gpu-2", **fault),
+        attempt("shard-00003", "gpu-2", **fault),
+    ]

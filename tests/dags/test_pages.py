@@ -4,14 +4,13 @@ import csv
 import datetime
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import text
 
 from featurise.registry import engine
-from featurise.registry.models import Base, Batch, FeatureSet, GpuAttempt
 
 DAY, RUN = "2026-11-23", "run-1"
 HOSTILE = "<script>alert(1)</script>\u202e\x07=cmd\r\nSet-Cookie: a=b"
@@ -19,53 +18,6 @@ PAGES = ("/", "/attempts", "/nodes", "/night", "/images", "/images?text=images/b
 TABLES = ("overview", "attempts", "nodes", "incidents")
 CSV = tuple(f"/api/{name}.csv" for name in TABLES)
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
-
-
-@pytest.fixture
-def rows(pages: Any) -> Iterator[Callable[..., Any]]:
-    """Write rows into the registry; they are gone after the test."""
-    database = engine.of(pages.registry)
-
-    def write(model: Any, **values: Any) -> Any:
-        with database.begin() as connection:
-            return connection.execute(insert(model).values(**values)).inserted_primary_key[0]
-
-    yield write
-    with database.begin() as connection:
-        for table in reversed(Base.metadata.sorted_tables):
-            if table.name != "registry":
-                connection.execute(table.delete())
-
-
-@pytest.fixture
-def attempts(rows: Callable[..., Any]) -> list[int]:
-    """A failed night: two attempts that failed on a bad node and one that did well, with hostile words."""
-    made = rows(
-        FeatureSet,
-        name="birds__resnet101__abc",
-        dataset="birds",
-        backbone="resnet101",
-        revision="abc",
-        weights_uri="s3://w",
-        weights_sha256="0" * 64,
-        box_rule={},
-        precision="float32",
-        created_at=NOW,
-    )
-    rows(Batch, feature_set_id=made, batch=DAY, found=10, done=7, rejected=1, run_id=RUN, listed_at=NOW)
-
-    def attempt(shard: str, node: str, **more: Any) -> int:
-        facts = {"number": 1, "try_number": 1, "map_index": 0, "launcher": "kubernetes", "place": f"pod-{shard}"}
-        ended = {"images": 4, "images_per_second": 2.0, "message": "", "started_at": NOW, "ended_at": NOW}
-        given = facts | ended | more
-        return int(rows(GpuAttempt, feature_set_id=made, batch=DAY, run_id=RUN, shard=shard, node=node, **given))
-
-    fault = {"reason": "gpu_fault", "fault": "Xid 79", "exit_code": 22, "message": HOSTILE, "action": HOSTILE}
-    return [
-        attempt("shard-00001", "gpu-1", exit_code=0),
-        attempt("shard-00002", "gpu-2", **fault),
-        attempt("shard-00003", "gpu-2", **fault),
-    ]
 
 
 @pytest.mark.parametrize(
@@ -202,3 +154,12 @@ def test_a_registry_that_is_away_is_told(pages: Any) -> None:
     assert (shown.status_code, table.status_code) == (503, 503)
     assert "a database refused" in shown.text
     assert "no such table" in json.loads(table.text)["detail"]
+
+
+def test_the_pages_stand_in_airflows_navigation() -> None:
+    from airflow.api_fastapi.core_api.datamodels.plugins import ExternalViewResponse
+
+    from featurise.airflow.plugin import FeaturisePlugin
+
+    views = [ExternalViewResponse.model_validate(view) for view in FeaturisePlugin.external_views]
+    assert ("nav", "/featurise/") in {(view.destination, view.href) for view in views}
