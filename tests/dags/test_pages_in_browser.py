@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from browser import screenshot
 from playwright.sync_api import Browser, expect, sync_playwright
 
 PATHS = {
@@ -15,7 +16,6 @@ PATHS = {
     "Night": "/night?dag_id=birds__resnet101",
     "Images": "/images?text=images/birds/",
 }
-WIDTHS = (1280, 390)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,8 @@ def test_a_page_is_accessible_in_light_and_dark_and_fits_a_phone(
         expect(page.get_by_role("heading", level=1)).to_have_text(name)
         assert len(asked) == 1, "nothing is loaded beside the page"
         assert complaints == []
+        if not dark:
+            screenshot(page, f"gpu-tasks-{name.lower().replace(' ', '-')}")
         found = Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
         page.context.close()

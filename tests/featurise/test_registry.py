@@ -1,6 +1,8 @@
 """The registry's schema, the same on SQLite and PostgreSQL."""
 
 import datetime
+import socket
+import time
 from itertools import count
 
 import pytest
@@ -41,6 +43,18 @@ def test_a_newer_schema_is_refused_by_readers_and_migrations(registry):
     for use in (schema.check, schema.migrate):
         with pytest.raises(schema.SchemaMismatch, match=r"has schema 9999.*upgrade this installation"):
             use(engine.of(registry))
+
+
+def test_a_server_that_accepts_and_never_answers_is_given_up():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+psycopg://me@127.0.0.1:{silent.getsockname()[1]}/registry?connect_timeout=2"
+        began = time.monotonic()
+        with (
+            pytest.raises(RegistryUnavailable, match="does not answer"),
+            engine.transaction(engine.of(url), writes=False),
+        ):
+            pass
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

@@ -16,7 +16,9 @@ BUSY_MILLISECONDS = 60_000
 """How long one SQLite connection waits for another's write."""
 
 PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
-"""libpq's: seconds for a connection, and milliseconds for a server that has gone silent to be taken for lost."""
+"""libpq's: seconds for a connection, and milliseconds for a server that has gone silent to be taken for lost.
+
+The URL may say otherwise."""
 
 
 class RegistryUnavailable(FeaturiseError):
@@ -33,8 +35,9 @@ def of(url: str) -> Engine:
         backend = make_url(url).get_backend_name()
         if backend not in ("sqlite", "postgresql"):
             raise ValueError(backend)
-        arguments = PATIENCE if backend == "postgresql" else {}
-        made = create_engine(url, pool_pre_ping=backend == "postgresql", connect_args=arguments)
+        postgresql = backend == "postgresql"
+        patience = {name: value for name, value in PATIENCE.items() if postgresql and name not in make_url(url).query}
+        made = create_engine(url, pool_pre_ping=postgresql, connect_args=patience)
     except (ArgumentError, ValueError, ImportError):
         # What cannot be taken apart may hold a password: neither the text nor its error is shown.
         raise RegistryUnavailable(
