@@ -6,7 +6,8 @@ import pytest
 
 from extractor.core import storage
 from extractor.core.exit_codes import StorageError, Summary
-from extractor.core.redact import redacted
+from extractor.core.manifest import Reason, Reject
+from extractor.core.redact import LONGEST, bounded, fit, redacted
 from extractor.log import configure, log
 
 HIDDEN = {
@@ -111,3 +112,32 @@ def test_credentials_inside_the_endpoint_s_address_are_not_told(monkeypatch, end
         assert "sesame" not in str(error.value)
     finally:
         storage.client.cache_clear()
+
+
+@pytest.mark.parametrize("odd", ["a\0b", "a\ud83db", "\N{EURO SIGN}" * 20_000, "x" * 2_000_000])
+def test_what_is_kept_can_be_kept(odd: str):
+    kept = fit(odd)
+    assert len(kept.encode()) <= LONGEST
+    assert "\0" not in kept
+    line = Reject(image_id="a", key="a", etag="a", size=1, reason=Reason.UNREADABLE, detail=odd).model_dump_json()
+    assert len(line.encode()) < 2 * LONGEST
+
+
+def test_of_a_long_text_the_beginning_and_the_end_are_kept():
+    text = bounded("begin " + "\N{EURO SIGN}" * 10_000 + " end", 1000)
+    assert text.startswith("begin €")
+    assert text.endswith("€ end")
+    assert "30,010 bytes" in text
+    assert len(text.encode()) <= 1000
+
+
+def test_no_half_of_a_secret_is_kept(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SOME_PASSWORD", "hunter22" * 100)
+    for before in range(0, 900, 100):
+        assert "hunter22" not in fit("x" * before + "hunter22" * 100 + "y" * 2_000, 1000)
+
+
+def test_a_log_line_may_hold_anything(capsys: pytest.CaptureFixture[str]):
+    configure()
+    log.warning("rejected", key="a\ud83d.jpg", detail=["\0" * 50_000])
+    assert len(capsys.readouterr().out.encode()) < 3 * LONGEST  # escapes are longer than what they stand for

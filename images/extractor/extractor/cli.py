@@ -20,7 +20,7 @@ from extractor.core.box_files import BoxFormat, Coordinates
 from extractor.core.exit_codes import Exit, ExtractorError, Interrupted, Summary, UsageError
 from extractor.core.manifest import MAX_PIXELS, ImageIds
 from extractor.core.patience import PATIENCE
-from extractor.core.redact import redacted
+from extractor.core.redact import fit
 from extractor.core.scratch import folder
 from extractor.pipeline.progress import Progress
 from extractor.tools import inspect as inspection
@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = error.exit
     except OSError as error:
         print(
-            f"extractor: {redacted(str(error))}; name a place with room that this user may read and write",
+            f"extractor: {fit(str(error))}; name a place with room that this user may read and write",
             file=sys.stderr,
         )
         code = Exit.STORAGE
@@ -279,7 +279,7 @@ def _failed(progress: Progress, code: Exit, message: str) -> Summary:
 def _leave(left: Summary, target: Path) -> None:
     """Write the summary in place: Kubernetes mounts its termination log as a file, which cannot be renamed over."""
     try:
-        target.write_text(left.model_dump_json())
+        target.write_text(left.termination_message())
     except OSError as error:  # the run has ended, and how must not be lost
         log.log.error(
             "summary not written", summary=str(target), message=f"{error}; name a file in a folder that is there"

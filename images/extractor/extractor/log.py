@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from extractor.core.redact import redacted
+from extractor.core.redact import fit_all
 
 
 def configure(*, quiet: bool = False) -> None:
@@ -18,7 +18,7 @@ def configure(*, quiet: bool = False) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            _without_secrets,
+            _fit,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR if quiet else logging.INFO),
@@ -26,17 +26,9 @@ def configure(*, quiet: bool = False) -> None:
     )
 
 
-def _without_secrets(_logger: Any, _method: str, event: Any) -> Any:
+def _fit(_logger: Any, _method: str, event: Any) -> Any:
     """Every text of a line, fit to be shown."""
-    return _shown(event)
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, str):
-        return redacted(value)
-    if isinstance(value, dict):
-        return {name: _shown(item) for name, item in value.items()}
-    return [_shown(item) for item in value] if isinstance(value, list | tuple) else value
+    return fit_all(event)
 
 
 log = structlog.get_logger()

@@ -17,6 +17,8 @@ from typing import Any
 from airflow.sdk.definitions.retry_policy import RetryAction, RetryDecision, RetryPolicy
 from airflow.sdk.exceptions import AirflowException, AirflowRescheduleException
 
+from extractor.core.redact import fit
+
 log = logging.getLogger(__name__)
 
 HEADROOM = 200
@@ -50,7 +52,7 @@ def outages_waited_out(context: Any) -> Iterator[None]:
         if now - since > settings().outage:
             raise
         state.set(OUTAGE, [since.isoformat(), now.isoformat()])
-        log.warning("%s; looking again later, which uses up no try", error)
+        log.warning("%s; looking again later, which uses up no try", fit(str(error)))
         later = now + timedelta(seconds=settings().outage_poll_seconds)
         raise AirflowRescheduleException(later) from error  # type: ignore[no-untyped-call]
 

@@ -26,7 +26,7 @@ from pydantic_core import ErrorDetails
 
 from extractor.core.backbone_specs import specs
 from extractor.core.bounded_yaml import YamlRefused
-from extractor.core.redact import redacted
+from extractor.core.redact import fit
 from featurise.declaration import former_names, places, yaml_lines
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.yaml_lines import Document, InvalidYaml, VariableMissing
@@ -41,7 +41,7 @@ class Broken(BaseModel):
 
     dataset: str | None = None
     backbone: str | None = None
-    message: Annotated[str, AfterValidator(redacted)]
+    message: Annotated[str, AfterValidator(fit)]
 
 
 def load(path: Path) -> list[FeatureSetSpec | Broken]:

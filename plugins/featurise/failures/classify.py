@@ -8,11 +8,13 @@ import re
 from dataclasses import dataclass, field
 
 from extractor.core.exit_codes import Exit, Summary
-from extractor.core.redact import redacted
+from extractor.core.redact import fit
 from featurise.failures.taxonomy import RULES, Reason, Rule, Step
 
 LOG_LINES = 10
 """Last lines of the log that a failure's text repeats."""
+DETAIL_BYTES = 4096
+"""Of what was seen, at the most."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def classify(evidence: Evidence) -> Failure:
         found = look(evidence)
         if found is not None:
             reason, detail = found
-            return Failure(reason, redacted(" ".join(detail.split())), evidence)
+            return Failure(reason, fit(" ".join(detail.split()), DETAIL_BYTES), evidence)
     return Failure(Reason.UNKNOWN, "no state, message, condition or event was left to read", evidence)
 
 
@@ -184,7 +186,7 @@ def text(failure: Failure, step: Step) -> str:
         lines.append("  last log lines:")
         lines.extend(f"    {line}" for line in evidence.log_tail[-LOG_LINES:])
     lines.append(f"  next: {step.text}")
-    return redacted("\n".join(lines))
+    return fit("\n".join(lines))
 
 
 _Found = tuple[Reason, str] | None

@@ -46,7 +46,7 @@ def gather(
     container = _container(status)
     state = container.get("state") or {}
     ended, waits = state.get("terminated") or {}, _waiting(status)
-    summary, message = _termination_message(ended.get("message"))
+    summary, message = last_word(ended.get("message"))
     return Evidence(
         pod=pod["metadata"]["name"],
         node=spec.get("nodeName"),
@@ -99,11 +99,12 @@ def _unscheduled(status: Json) -> str:
     return ""
 
 
-def _termination_message(message: str | None) -> tuple[Summary | None, str]:
-    if not message:
+def last_word(text: str | None) -> tuple[Summary | None, str]:
+    """A termination message: the extractor's summary, else what it says."""
+    if not text:
         return None, ""
     try:
-        return Summary.model_validate_json(message), ""
+        return Summary.model_validate_json(text), ""
     except ValidationError:
         # Not the extractor's: the container runtime's words, or the log's tail that Kubernetes falls back to.
-        return None, "\n".join(readable(line) for line in message.splitlines())
+        return None, "\n".join(readable(line) for line in text.splitlines())

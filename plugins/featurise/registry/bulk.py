@@ -37,12 +37,16 @@ def staged(connection: Connection, model: type[Base], rows: Iterable[Mapping[str
 
 def _load(connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
     names = [column.name for column in table.columns]
-    if connection.dialect.name == "postgresql":
+    dialect = connection.dialect
+    if dialect.name == "postgresql":
         listed = ", ".join(names)
         cursor = connection.connection.driver_connection.cursor()  # type: ignore[union-attr]
         with cursor, cursor.copy(f"COPY {table.name} ({listed}) FROM STDIN") as copy:
+            # COPY is the driver's own: what the columns' types do to a value is not done by itself.
+            processors = [column.type.dialect_impl(dialect).bind_processor(dialect) for column in table.columns]
+            bound = list(zip(names, processors, strict=True))
             for row in rows:
-                copy.write_row([row[name] for name in names])
+                copy.write_row([process(row[name]) if process else row[name] for name, process in bound])
         return
     pending: list[Mapping[str, Any]] = []
     for row in rows:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from extractor.core.redact import redacted
+from extractor.core.redact import fit, redacted
 from featurise.errors import FeaturiseError
 
 BUSY_MILLISECONDS = 60_000
@@ -57,7 +57,7 @@ def shown(url: URL) -> str:
 
 def reason(error: SQLAlchemyError) -> str:
     """What the database said, as one line without the statement, and without secrets of its URL."""
-    return redacted(" ".join(str(getattr(error, "orig", error)).split()))
+    return fit(" ".join(str(getattr(error, "orig", error)).split()))
 
 
 def file(url: URL) -> Path | None:

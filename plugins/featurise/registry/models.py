@@ -23,6 +23,8 @@ from sqlalchemy import DateTime as SqlDateTime
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+from extractor.core.redact import bounded, storable
+
 
 class Moment(TypeDecorator[datetime.datetime]):
     """A point in time, always UTC: SQLite keeps no zone."""
@@ -41,14 +43,36 @@ class Moment(TypeDecorator[datetime.datetime]):
         return value.replace(tzinfo=datetime.UTC) if value.tzinfo is None else value.astimezone(datetime.UTC)
 
 
+class Storable(TypeDecorator[str]):
+    """A text, also one from outside: PostgreSQL refuses NUL and lone surrogates, and a row must not fail for them."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
+        """Storable in."""
+        return None if value is None else storable(value)
+
+
+class Words(Storable):
+    """What somebody said, for people to read: no longer than that."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Storable and bounded in."""
+        said = super().process_bind_param(value, dialect)
+        return None if said is None else bounded(said)
+
+
 # Keys are compared with a store's listing, which is in the order of their bytes.
-Key = Text().with_variant(Text(collation="C"), "postgresql")
+Key = Storable().with_variant(Storable(collation="C"), "postgresql")
 
 
 class Base(DeclarativeBase):
     """All tables."""
 
-    type_annotation_map = {datetime.datetime: Moment, str: Text, dict[str, Any]: JSON, list[Any]: JSON}
+    type_annotation_map = {datetime.datetime: Moment, str: Storable, dict[str, Any]: JSON, list[Any]: JSON}
 
 
 class Registry(Base):
@@ -189,7 +213,7 @@ class Reject(Outcome, Base):
     )
 
     reason: Mapped[str]
-    detail: Mapped[str]
+    detail: Mapped[str] = mapped_column(Words)
     run_id: Mapped[str]
 
 
@@ -237,9 +261,9 @@ class GpuAttempt(Base):
     batch_size: Mapped[int | None]
     reason: Mapped[str | None]
     """The taxonomy's name of the failure; none when the attempt succeeded."""
-    action: Mapped[str | None]
+    action: Mapped[str | None] = mapped_column(Words)
     exit_code: Mapped[int | None]
-    message: Mapped[str]
+    message: Mapped[str] = mapped_column(Words)
     images: Mapped[int]
     images_per_second: Mapped[float]
     started_at: Mapped[datetime.datetime]

@@ -100,6 +100,20 @@ def test_a_shard_that_is_done(
     assert (attempt.reason, attempt.running, attempt.number) == (None, False, 1)
 
 
+def test_a_process_may_say_anything(
+    spec: FeatureSetSpec, script: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    script(
+        "printf 'a\\000b\\n{\"event\": \"failed\", \"message\": \"\\\\\\\\ud83d\"}\\n'\n"
+        "head -c 2000000 /dev/zero | tr '\\000' x; echo; echo '{\"exit_code\": 1, ' > $summary; exit 1"
+    )
+    with pytest.raises(AttemptFailed, match="the extractor crashed") as told:
+        operator(spec).execute(context())
+    out = capsys.readouterr().out
+    assert len(out.encode()) + len(str(told.value).encode()) < 40_000
+    assert [attempt.reason for attempt in past(spec)] == [Reason.CRASH]
+
+
 def test_it_is_told_its_credentials_and_none_of_airflow_s(
     spec: FeatureSetSpec, script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

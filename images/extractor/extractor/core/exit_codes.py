@@ -1,11 +1,12 @@
 """How a run of the extractor ends: one exit code per class of failure, and the summary it leaves behind."""
 
 from enum import IntEnum
+from functools import partial
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, Field
 
-from extractor.core.redact import redacted
+from extractor.core.redact import bounded, fit
 
 
 class Exit(IntEnum):
@@ -31,7 +32,7 @@ class ExtractorError(Exception):
     exit = Exit.CRASH
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(redacted(message))
+        super().__init__(fit(message))
 
 
 class UsageError(ExtractorError):
@@ -82,18 +83,32 @@ class Interrupted(ExtractorError):
     exit = Exit.INTERRUPTED
 
 
-class Summary(BaseModel):
-    """What a run leaves in its termination message (Kubernetes keeps 4,096 bytes of it)."""
+TERMINATION_BYTES = 4096
+"""Of a termination message: Kubernetes cuts what is longer, and half a summary is none."""
+Count = Annotated[int, Field(ge=0, le=2**30)]
+"""One that every database can hold."""
 
-    exit_code: int
-    reason: str
-    message: Annotated[str, AfterValidator(redacted)] = ""
-    images: int = 0
-    featurised: int = 0
-    rejected: int = 0
-    flagged: int = 0
+
+class Summary(BaseModel):
+    """What a run leaves in its termination message."""
+
+    exit_code: int = Field(ge=-(2**31), lt=2**31)
+    reason: Annotated[str, AfterValidator(partial(fit, longest=200))]
+    message: Annotated[str, AfterValidator(fit)] = ""
+    images: Count = 0
+    featurised: Count = 0
+    rejected: Count = 0
+    flagged: Count = 0
     """Given boxes that are none: their rows hold NaN."""
-    no_boxes_given: int = 0
+    no_boxes_given: Count = 0
     """Images of the folder or manifest that the given boxes do not name; they are not among `images`."""
     images_per_second: float = 0.0
     synthetic: bool | None = None
+
+    def termination_message(self) -> str:
+        """The summary as JSON, its message shortened until Kubernetes keeps all of it."""
+        left, longest = self, TERMINATION_BYTES
+        while len((text := left.model_dump_json()).encode()) > TERMINATION_BYTES:
+            longest //= 2
+            left = self.model_copy(update={"message": bounded(self.message, longest)})
+        return text

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
 from extractor.core.exit_codes import ManifestInvalid
+from extractor.core.redact import fit
 from extractor.core.rejection import Reason as Reason  # beside the lines that name one
 
 Line = TypeVar("Line", bound=BaseModel)
@@ -89,7 +90,7 @@ class Reject(BaseModel):
     etag: str
     size: int
     reason: Reason
-    detail: str
+    detail: Annotated[str, AfterValidator(fit)]
 
 
 @dataclass(frozen=True)

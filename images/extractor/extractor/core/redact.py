@@ -1,15 +1,20 @@
-"""Makes text fit to be shown: in errors, logs, reports and files, whoever wrote it.
+"""Makes text fit to be shown and kept: in errors, logs, reports, files and databases, whoever wrote it.
 
-Two rules. An address keeps scheme, user, host and path, and loses its password and every option that is not known to be
-harmless. What the environment holds as a secret is masked wherever it appears, also in another library's words.
+Three rules. An address keeps scheme, user, host and path, and loses its password and every option that is not known to
+be harmless. What the environment holds as a secret is masked wherever it appears, also in another library's words. What
+PostgreSQL or UTF-8 cannot hold (NUL, lone surrogates) is replaced, and the middle of a long text left out.
 """
 
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 MASK = "***"
+LONGEST = 16 * 1024
+"""Bytes, in UTF-8, of the longest text that is shown or kept."""
+REPLACED = "\N{REPLACEMENT CHARACTER}"
 SHORTEST = 6
 """Characters of the shortest secret that is looked for in text; shorter ones are parts of words."""
 HARMLESS = frozenset({"host", "port", "dbname", "user", "sslmode", "application_name", "connect_timeout"})
@@ -21,6 +26,38 @@ _USER = re.compile(r"^(?:([^/:@]*):)?.*@")
 _OPTION = re.compile(r"(?<=[?&;])([^=&;#]+)=([^&;#]*)")
 _SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|PRIVATE|FERNET|API_?KEY", re.IGNORECASE)
 _NO_SECRET = re.compile(r"_(FILE|PATH|URI|URL|ARN|NAME|CMD)$", re.IGNORECASE)
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def fit(text: str, longest: int = LONGEST) -> str:
+    """The text as it may be shown and kept: without secrets, storable, and `longest` bytes of UTF-8 at the most."""
+    # Cut last: half a secret would not be recognised.
+    return bounded(storable(redacted(text)), longest)
+
+
+def fit_all(value: Any) -> Any:
+    """What JSON can hold, every text of it fit."""
+    if isinstance(value, str):
+        return fit(value)
+    if isinstance(value, dict):
+        return {fit_all(name): fit_all(item) for name, item in value.items()}
+    return [fit_all(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def storable(text: str) -> str:
+    """The text with a replacement character for each NUL and lone surrogate."""
+    return _UNSTORABLE.sub(REPLACED, text)
+
+
+def bounded(text: str, longest: int = LONGEST) -> str:
+    """A storable text, or its beginning and end with a note of what was left out: `longest` bytes at the most."""
+    if len(text) * 4 <= longest or len(data := text.encode()) <= longest:
+        return text
+    note = f" [… {len(data):,} bytes, the middle left out …] "
+    half = max(longest - len(note.encode()), 0) // 2
+    return (data[:half] + note.encode() + data[len(data) - half :]).decode(errors="ignore")
 
 
 def redacted(text: str) -> str:

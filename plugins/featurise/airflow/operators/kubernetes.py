@@ -23,12 +23,13 @@ from kubernetes.utils.quantity import parse_quantity
 from urllib3.exceptions import HTTPError
 
 from extractor.core.exit_codes import Exit
+from extractor.core.redact import fit
 from featurise.airflow import run_context
 from featurise.airflow.retry_policy import OutOfSight, extract_options, first_try, outages_waited_out
 from featurise.airflow.triggers.pod import PodTrigger, is_lost, lease_of
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
-from featurise.failures.classify import Evidence
+from featurise.failures.classify import DETAIL_BYTES, Evidence
 from featurise.failures.log_lines import readable
 from featurise.failures.pod_evidence import CONTAINER, gather
 from featurise.failures.taxonomy import Failed
@@ -245,9 +246,9 @@ class PodOperator(KubernetesPodOperator):
             )
             text = answer.data.decode(errors="replace")
         except (ApiException, HTTPError) as error:
-            self.log.warning("The log of pod %s cannot be read: %s", name, error)
+            self.log.warning("The log of pod %s cannot be read: %s", name, fit(str(error), DETAIL_BYTES))
             return []
-        lines = [line.partition(" ") for line in text.splitlines()]
+        lines = [line.partition(" ") for line in text.removesuffix("\n").split("\n")]
         told = f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%S}" if since else ""
         for stamp, _, said in lines:
             if stamp[:19] >= told:
@@ -270,7 +271,7 @@ def _in_sight() -> Iterator[None]:
     try:
         yield
     except (HTTPError, ApiException, KubernetesApiException) as error:
-        why = _why(error) if isinstance(error, ApiException) else str(error)
+        why = _why(error) if isinstance(error, ApiException) else fit(str(error), DETAIL_BYTES)
         raise OutOfSight(f"the Kubernetes API does not answer as expected: {why}; a running pod goes on") from error
 
 
@@ -289,7 +290,7 @@ def _has_run(pod: k8s.V1Pod | None) -> bool:
 
 
 def _why(error: ApiException) -> str:
-    return f"{error.status} {error.reason}: {error.body or ''}".strip()
+    return fit(f"{error.status} {error.reason}: {error.body or ''}".strip(), DETAIL_BYTES)
 
 
 def pod_name(run: Run, shard: str, number: int) -> str:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from extractor.core.exit_codes import Summary
 from featurise.airflow import run_context
 from featurise.airflow.retry_policy import extract_options, first_try, outages, outages_waited_out
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.failures.classify import Evidence
-from featurise.failures.log_lines import readable
+from featurise.failures.log_lines import lines, readable
+from featurise.failures.pod_evidence import last_word
 from featurise.failures.taxonomy import Failed, Reason
 
 if TYPE_CHECKING:
@@ -150,10 +150,12 @@ class ProcessOperator(BaseOperator):
         finally:
             limit.cancel()
             self.on_kill()
+        summary, message = last_word(_read(Path(job.summary_path or "")))
         return Evidence(
             node=_node(),
             exit_code=code if code >= 0 else 128 - code,
-            summary=_summary(job.summary_path),
+            summary=summary,
+            message=message,
             deadline=f"the attempt exceeded its limit of {job.timeout_seconds} s" if late.is_set() else "",
             log_tail=tuple(last),
         )
@@ -163,8 +165,8 @@ class ProcessOperator(BaseOperator):
         from featurise.registry import leases
 
         renewed = time.monotonic()
-        for line in process.stdout or ():
-            text = readable(line.rstrip("\n"))
+        for line in lines(process.stdout) if process.stdout else ():
+            text = readable(line)
             last.append(text)
             self.log.info(text)
             if time.monotonic() - renewed > RENEW_SECONDS:
@@ -199,6 +201,6 @@ def _node() -> str:
     return os.uname().nodename
 
 
-def _summary(path: str | None) -> Summary | None:
-    file = Path(path or "")
-    return Summary.model_validate_json(file.read_text()) if file.is_file() else None
+def _read(file: Path) -> str | None:
+    """What the extractor left; nothing when it did not come so far."""
+    return file.read_text(errors="replace") if file.is_file() else None

@@ -19,6 +19,7 @@ from kubernetes_asyncio.client.api_client import ApiClient
 from kubernetes_asyncio.client.exceptions import ApiException
 from pydantic import TypeAdapter
 
+from extractor.core.redact import fit_all
 from featurise.declaration.run import Run
 from featurise.failures.log_lines import readable
 
@@ -154,7 +155,8 @@ class PodTrigger(KubernetesPodTrigger):
         settled = asyncio.create_task(asyncio.sleep(SETTLE_SECONDS))
         try:
             async for event in super().run():
-                event.payload["last_seen"] = self.hook.leaving
+                # Airflow keeps it in its database.
+                event.payload = fit_all({**event.payload, "last_seen": self.hook.leaving})
                 await settled
                 self._told = True
                 yield event
