@@ -90,3 +90,27 @@ def test_attempts_belong_to_one_run_and_shard(run: Run) -> None:
     other = Run(run.spec, run.batch, "run-2")
 
     assert attempts.of(other, SHARD) == []
+
+
+def test_what_a_run_left_open_is_closed_once_it_is_removed(run: Run) -> None:
+    gone, alive = Run(run.spec, run.batch, "run-gone"), Run(run.spec, run.batch, "run-alive")
+    rows = [begin(gone, 1), begin(alive, 1)]
+    attempts.succeeded(begin(gone, 2), None, None)
+    found = attempts.open_ones(run.spec)
+    removed: list[int] = []
+
+    def unreachable(_: attempts.Open) -> None:
+        raise ConnectionError
+
+    assert [(each.id, each.run_id, each.place, each.dataset) for each in found] == [
+        (rows[0], "run-gone", "pod-1", "birds"),
+        (rows[1], "run-alive", "pod-1", "birds"),
+    ]
+    with pytest.raises(ConnectionError):
+        attempts.close_abandoned(found, unreachable)
+    assert len(attempts.open_ones()) == 2
+    attempts.close_abandoned(found[:1], lambda each: removed.append(each.id))
+    assert removed == rows[:1]
+    assert [each.run_id for each in attempts.open_ones()] == ["run-alive"]
+    (closed, _) = attempts.of(gone, SHARD)
+    assert (closed.reason, closed.succeeded, "deleted" in closed.message) == (None, False, True)

@@ -114,9 +114,30 @@ XID_TEXT = "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus
         pytest.param(Evidence(gone=True, deleted=True), Reason.EVICTED, "somebody", id="seen leaving, then gone"),
         pytest.param(
             Evidence(pod_reason="TopologyAffinityError", pod_message="Resources cannot be allocated"),
-            Reason.UNKNOWN,
-            "TopologyAffinityError: Resources",
+            Reason.UNSCHEDULABLE,
+            "the node refused the pod: TopologyAffinityError: Resources",
+            id="refused by the node",
+        ),
+        pytest.param(
+            Evidence(pod_reason="PodOSNotSupported", pod_message="Failed to admit pod"),
+            Reason.UNSCHEDULABLE,
+            "PodOSNotSupported",
             id="refused by the node in words that are not known",
+        ),
+        pytest.param(
+            Evidence(waiting="CreateContainerError", waiting_message="context deadline exceeded"),
+            Reason.TIMEOUT,
+            "deadline exceeded",
+            id="a container runtime that is busy",
+        ),
+        pytest.param(
+            Evidence(
+                deadline="not running in time",
+                events=(Event("FailedCreatePodSandBox", 'rpc error: no runtime for "nvidia" is configured'),),
+            ),
+            Reason.GPU_FAULT,
+            "no runtime",
+            id="a node without its nvidia runtime",
         ),
         pytest.param(SIGTERM_AND_PREEMPTED, Reason.PREEMPTED, "preempting", id="SIGTERM is read after its cause"),
         pytest.param(
@@ -238,3 +259,46 @@ def test_a_pod_is_evicted_and_a_process_interrupted() -> None:
     process = classify(Evidence(exit_code=143, node="this-machine"))
     assert process.reason is Reason.INTERRUPTED
     assert "the cluster" not in text(process, next_step(Failed(process.reason, datetime.now(UTC)), [], 3, timedelta(0)))
+
+
+PULLS = {
+    "unknown": ("ErrImagePull", "failed to resolve reference: {image}: not found", Reason.IMAGE_PULL),
+    "no such manifest": ("ErrImagePull", "manifest for {image} not found: manifest unknown", Reason.IMAGE_PULL),
+    "denied": ("ImagePullBackOff", "pull access denied, repository does not exist", Reason.IMAGE_PULL),
+    "no credentials": ("ErrImagePull", "failed to fetch anonymous token: 401 Unauthorized", Reason.IMAGE_PULL),
+    "a bad reference": ("InvalidImageName", "couldn't parse image name", Reason.IMAGE_PULL),
+    "another platform": ("ErrImagePull", "no match for platform in manifest: not found", Reason.IMAGE_PULL),
+    "no such host": ("ErrImagePull", "dial tcp: lookup registry.example: no such host", Reason.IMAGE_REGISTRY),
+    "refused": ("ErrImagePull", "dial tcp 10.0.0.1:443: connect: connection refused", Reason.IMAGE_REGISTRY),
+    "slow": ("ErrImagePull", "dial tcp 10.0.0.1:443: i/o timeout", Reason.IMAGE_REGISTRY),
+    "no token for now": (
+        "ErrImagePull",
+        "failed to authorize: failed to fetch oauth token: unexpected status: 503 Service Unavailable",
+        Reason.IMAGE_REGISTRY,
+    ),
+    "a broken registry": ("ErrImagePull", "unexpected status code 502", Reason.IMAGE_REGISTRY),
+    "a limit": ("ErrImagePull", "denied: 429 Too Many Requests: toomanyrequests", Reason.IMAGE_REGISTRY),
+    "nothing but waiting": ("ImagePullBackOff", 'Back-off pulling image "{image}"', Reason.IMAGE_REGISTRY),
+}
+
+
+@pytest.mark.parametrize("name", PULLS)
+def test_only_a_cause_that_cannot_pass_is_final(name: str) -> None:
+    image = "registry.example/not-found/denied:unknown"
+    waiting, said, reason = PULLS[name]
+    seen = Evidence(image=image, waiting=waiting, waiting_message=said.format(image=image), deadline="1200 s")
+    step = next_step(Failed(reason, datetime.now(UTC)), [], 4, timedelta(hours=1))
+
+    assert classify(seen).reason is reason
+    assert step.retry is (reason is Reason.IMAGE_REGISTRY)
+
+
+def test_the_cause_of_a_pull_that_is_backed_off_is_in_the_events() -> None:
+    told = 'Failed to pull image "a:1": failed to resolve reference "a:1": not found'
+    seen = Evidence(
+        image="a:1", waiting="ImagePullBackOff", waiting_message='Back-off pulling image "a:1"',
+        events=(Event("Failed", told), Event("BackOff", 'Back-off pulling image "a:1"')),
+    )  # fmt: skip
+
+    assert classify(seen).reason is Reason.IMAGE_PULL
+    assert told in classify(seen).detail

@@ -16,6 +16,7 @@ ACTIONS = {
     Reason.NODE_LOST: Action.NOW,
     Reason.UNSCHEDULABLE: Action.LATER,
     Reason.IMAGE_PULL: Action.FAIL,
+    Reason.IMAGE_REGISTRY: Action.LATER,
     Reason.GPU_FAULT: Action.ELSEWHERE,
     Reason.WEIGHTS_INVALID: Action.FAIL,
     Reason.TOO_MANY_REJECTS: Action.FAIL,

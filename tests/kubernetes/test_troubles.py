@@ -154,6 +154,15 @@ def test_a_worker_is_killed_while_the_pod_works(installation: Installation, clus
     assert len(lone.attempts()) == lone.asked_for() == 1
 
 
+def test_the_image_registry_is_away_for_a_moment(installation: Installation, cluster: Any) -> None:
+    lone = Lone(installation)
+    cluster.faults.add(Fault.REGISTRY_AWAY, lone.mine, after=12)
+    lone.start()
+
+    lone.ends_well()
+    assert len(lone.attempts()) == lone.asked_for() == 1
+
+
 def test_of_two_pods_for_one_task_one_goes(installation: Installation, cluster: Any) -> None:
     cluster.api.slow_creations = 15.0
     lone = Lone(installation, images=60, seconds=0.5)

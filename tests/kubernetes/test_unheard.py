@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import TaskDeferred
 from airflow.triggers.base import TriggerEvent
 
 import stand_in
+from featurise.airflow import abandoned
 from featurise.airflow.operators.kubernetes import PodOperator
 from featurise.airflow.retry_policy import HEADROOM
 from featurise.airflow.triggers import pod as pod_trigger
@@ -116,6 +117,30 @@ def test_the_pod_of_an_attempt_that_was_written_down_is_removed(
         with pytest.raises(AttemptFailed):
             operator.execute(context(operator, 2))
     assert [pod for pod in cluster.pods() if "deletionTimestamp" not in pod["metadata"]] == []
+
+
+def test_the_pod_of_a_deleted_run_is_found_and_removed(
+    operator: PodOperator, cluster: stand_in.StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+    extra = {"kube_config_path": str(cluster.kubeconfig)}
+    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))
+    with pytest.raises(TaskDeferred):
+        operator.execute(context(operator, 1))
+    (pod,) = cluster.pods()
+    (row,) = attempts.open_ones()
+    said = pod["metadata"]["annotations"]
+    assert (said["featurise-run"], said["featurise-batch"], said["featurise-shard"]) == (RUN, BATCH, SHARD)
+    assert (said["featurise-attempt"], said["featurise-task"]) == (str(row.id), "birds/extract/0")
+
+    at_work = SimpleNamespace(get_task_states=lambda **_: {RUN: {"extract_0": "deferred"}})
+    assert abandoned.close_of_ended_runs(at_work, operator.spec) == []
+    assert len(cluster.pods()) == 1
+    deleted = SimpleNamespace(get_task_states=lambda **_: {})
+    assert abandoned.close_of_ended_runs(deleted, operator.spec) == [row]
+    assert attempts.open_ones() == []
+    assert [pod for pod in cluster.pods() if "deletionTimestamp" not in pod["metadata"]] == []
+    assert abandoned.close_of_ended_runs(deleted) == []
 
 
 def test_a_task_is_not_resumed_while_the_scheduler_may_not_know_that_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:

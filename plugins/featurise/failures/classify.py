@@ -5,6 +5,7 @@ verdict is the same for the same facts.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from extractor.core.exit_codes import Exit, Summary
@@ -103,15 +104,23 @@ _FORGOTTEN = {"ContainerStatusUnknown", "Unknown"}
 _OWN_DISK = re.compile(r"exceeds the (total )?limit|exceeded its local ephemeral storage limit")
 _CALLED_OFF = "Cancelling"
 """How the taint manager begins to say that a pod may stay after all."""
-_IMAGE_WAITS = {
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "InvalidImageName",
-    "ErrImageNeverPull",
-    "ImageInspectError",
-    "RegistryUnavailable",
-    "SignatureValidationFailed",
-}
+_PULL_FINAL = {"InvalidImageName", "ErrImageNeverPull", "SignatureValidationFailed"}
+_PULL_WAITS = {"ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable"}
+_PULL_NEVER = re.compile(
+    r"not found|unknown|does not exist|denied|unauthorized|forbidden|authentication required"
+    r"|invalid reference|couldn't parse|no match(ing manifest| for platform)",
+    re.IGNORECASE,
+)
+"""A cause of a failed pull that no waiting mends."""
+_PULL_PASSES = re.compile(
+    r"no such host|server misbehaving|connection (refused|reset)|unreachable|no route to host|time-?out|timed out"
+    r"|deadline exceeded|\bEOF\b|too ?many ?requests|rate (limit|exceeded)|quota|temporar|unavailable|bad gateway"
+    r"|unknown authority|(status|code|error)[^.]{0,20}\b5\d\d\b",
+    re.IGNORECASE,
+)
+"""Trouble on the way to the registry: it outweighs what else a message says, such as a token that was not fetched."""
+_BUSY = re.compile(r"deadline exceeded|is reserved for|transport is closing|temporarily unavailable", re.IGNORECASE)
+"""A container runtime that has too much to do; the kubelet asks it again."""
 _CONFIG_WAITS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}
 # Kubernetes: Pod disruption conditions; TerminationTarget is Kueue's.
 _DISRUPTION_REASONS = {
@@ -145,7 +154,8 @@ _GPU_MEMORY = re.compile(
 _GPU_FAULT = re.compile(
     r"\bXid\b|CUDA error|CUDA driver|CUDNN_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)|CUBLAS_STATUS_EXECUTION_FAILED"
     r"|GPU is lost|fallen off the bus|uncorrectable ECC|nvidia-container-cli|nvml error|no CUDA-capable device"
-    r"|requested number of devices unavailable|unhealthy devices",
+    r"|requested number of devices unavailable|unhealthy devices|nvidia-container-runtime|libnvidia-ml|CDI device"
+    r"|no runtime for \"?nvidia|could not select device driver|Driver/library version mismatch",
     re.IGNORECASE,
 )
 
@@ -220,14 +230,34 @@ def _start(evidence: Evidence) -> _Found:
         quota = any(words in evidence.refused for words in ("exceeded quota", "status unknown for quota"))
         return Reason.UNSCHEDULABLE if quota else Reason.MISCONFIGURED, f"the cluster refused: {evidence.refused}"
     words = f"{evidence.waiting}: {evidence.waiting_message}".strip(": ")
-    if evidence.waiting in _IMAGE_WAITS:
+    if evidence.waiting in _PULL_FINAL | _PULL_WAITS:
+        causes = [*(event.message for event in evidence.events if "pull" in event.message), evidence.waiting_message]
+        final = pull_is_final(evidence.waiting, causes, evidence.image or "")
+        told = next((f" ({cause})" for cause in causes[-2::-1] if cause not in words), "")
         image = f"{evidence.image}: " if evidence.image else ""
-        return Reason.IMAGE_PULL, image + words
+        return Reason.IMAGE_PULL if final else Reason.IMAGE_REGISTRY, image + words + told
     ended = f"{evidence.terminated}: {evidence.message}"
     if evidence.waiting in _CONFIG_WAITS or evidence.terminated in {"StartError", "ContainerCannotRun"}:
         said = words or ended
-        return Reason.GPU_FAULT if _GPU_FAULT.search(said) else Reason.MISCONFIGURED, said
+        if _GPU_FAULT.search(said):
+            return Reason.GPU_FAULT, said
+        return Reason.TIMEOUT if _BUSY.search(said) else Reason.MISCONFIGURED, said
     return None
+
+
+def pull_is_final(waiting: str, causes: Iterable[str], image: str) -> bool:
+    """Whether an image can never be pulled: only a cause that cannot pass says so; the kubelet pulls again by itself.
+
+    Args:
+        waiting: why the container waits, such as `ErrImagePull`.
+        causes: what is said of it, oldest first: events, and the state's message.
+        image: whose name may hold any word.
+    """
+    if waiting in _PULL_FINAL:
+        return True
+    said = [cause.replace(image, "") if image else cause for cause in causes]
+    telling = [each for each in said if _PULL_PASSES.search(each) or _PULL_NEVER.search(each)]
+    return waiting in _PULL_WAITS and bool(telling) and not _PULL_PASSES.search(telling[-1])
 
 
 def _taken_away(evidence: Evidence) -> _Found:
@@ -282,6 +312,9 @@ def _limits(evidence: Evidence) -> _Found:
         return Reason.GPU_FAULT, f"the node refused what it had promised: {evidence.pod_message}"
     if evidence.pod_reason == _DEADLINE:
         return Reason.TIMEOUT, evidence.pod_message or "the pod was active for longer than its deadline"
+    if evidence.pod_reason and evidence.exit_code is None and not evidence.terminated:
+        # TopologyAffinityError …: the kubelet's words for a pod that it does not start.
+        return Reason.UNSCHEDULABLE, f"the node refused the pod: {evidence.pod_reason}: {evidence.pod_message}"
     if evidence.deadline:
         last = f"; the last event: {evidence.events[-1].message}" if evidence.events else ""
         return Reason.TIMEOUT, evidence.deadline + last

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     NODE_LOST = "node_lost"
     UNSCHEDULABLE = "unschedulable"
     IMAGE_PULL = "image_pull"
+    IMAGE_REGISTRY = "image_registry"
     GPU_FAULT = "gpu_fault"
     WEIGHTS_INVALID = "weights_invalid"
     TOO_MANY_REJECTS = "too_many_rejects"
@@ -77,7 +78,10 @@ RULES: dict[Reason, Rule] = {
     Reason.UNSCHEDULABLE: Rule(
         "no node with a free GPU in time", Action.LATER, delay=timedelta(minutes=5), counted=False, at_most=12
     ),
-    Reason.IMAGE_PULL: Rule("the container image cannot be pulled", Action.FAIL),
+    Reason.IMAGE_PULL: Rule("the container image is unknown, denied or badly named", Action.FAIL),
+    Reason.IMAGE_REGISTRY: Rule(
+        "the image registry did not give the image in time", Action.LATER, delay=timedelta(minutes=5), outage=True
+    ),
     Reason.GPU_FAULT: Rule("the GPU or its driver failed", Action.ELSEWHERE, machine=True),
     Reason.WEIGHTS_INVALID: Rule("the checkpoint is missing, altered or not for this backbone", Action.FAIL),
     Reason.TOO_MANY_REJECTS: Rule("more images were rejected than max_reject_share allows", Action.FAIL),

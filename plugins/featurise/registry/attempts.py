@@ -4,17 +4,19 @@ A row is written before the pod or process exists, so that an attempt counts eve
 """
 
 import datetime
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 
 from sqlalchemy import insert, select, update
 
 from extractor.core.exit_codes import Summary
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.failures.classify import Evidence
 from featurise.failures.gpu_faults import Fault, read
 from featurise.failures.taxonomy import RULES, Reason
 from featurise.registry import feature_sets, nodes, session
-from featurise.registry.models import GpuAttempt
+from featurise.registry.models import FeatureSet, GpuAttempt
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,52 @@ class Past:
     def running(self) -> bool:
         """Whether nobody has found out yet how it ended."""
         return self.ended_at is None
+
+
+@dataclass(frozen=True)
+class Open:
+    """An attempt of which nobody has said yet how it ended."""
+
+    id: int
+    dataset: str
+    backbone: str
+    batch: str
+    run_id: str
+    shard: str
+    number: int
+    launcher: str
+    place: str | None
+
+
+def open_ones(spec: FeatureSetSpec | None = None) -> list[Open]:
+    """The open attempts of a dataset under its backbone, whatever their revision, or all there are; oldest first.
+
+    Raises engine.RegistryUnavailable.
+    """
+    columns = [getattr(GpuAttempt, each.name) for each in fields(Open) if each.name not in {"dataset", "backbone"}]
+    query = (
+        select(FeatureSet.dataset, FeatureSet.backbone, *columns)
+        .join(FeatureSet, GpuAttempt.feature_set_id == FeatureSet.id)
+        .where(GpuAttempt.ended_at.is_(None))
+        .order_by(GpuAttempt.id)
+    )
+    if spec is not None:
+        query = query.where(FeatureSet.dataset == spec.dataset, FeatureSet.backbone == spec.backbone)
+    with session.reading() as connection:
+        return [Open(**row) for row in connection.execute(query).mappings()]
+
+
+def close_abandoned(found: Iterable[Open], remove: Callable[[Open], None]) -> list[Open]:
+    """Close attempts whose tasks are over or gone, each after `remove` has taken away what may still be at work.
+
+    Repeatable: what could not be removed stays open. Raises engine.RegistryUnavailable, or what `remove` raises.
+    """
+    closed = []
+    for each in found:
+        remove(each)
+        _close(each.id, None, None, action="stopped", message="stopped: its run was over or deleted, and it was not")
+        closed.append(each)
+    return closed
 
 
 def of(run: Run, shard: str) -> list[Past]:

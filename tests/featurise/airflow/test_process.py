@@ -104,7 +104,7 @@ def test_a_process_may_say_anything(
     spec: FeatureSetSpec, script: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     script(
-        "printf 'a\\000b\\n{\"event\": \"failed\", \"message\": \"\\\\\\\\ud83d\"}\\n'\n"
+        'printf \'a\\000b\\n{"event": "failed", "message": "\\\\\\\\ud83d"}\\n\'\n'
         "head -c 2000000 /dev/zero | tr '\\000' x; echo; echo '{\"exit_code\": 1, ' > $summary; exit 1"
     )
     with pytest.raises(AttemptFailed, match="the extractor crashed") as told:

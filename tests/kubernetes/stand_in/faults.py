@@ -25,6 +25,12 @@ class Fault(StrEnum):
     """SIGKILL from outside, and no word of why."""
     UNSCHEDULABLE = auto()
     IMAGE_PULL = auto()
+    REGISTRY_AWAY = auto()
+    """The image registry cannot be reached until the fault's delay has passed; then the kubelet's pull succeeds."""
+    NO_CDI = auto()
+    """The node's container runtime does not know its GPUs."""
+    TOPOLOGY = auto()
+    """The node's topology manager refuses the pod."""
     CONFIG_ERROR = auto()
     DEADLINE = auto()
     """The pod is active for longer than its deadline."""

@@ -115,8 +115,18 @@ class Kubelet:
             why = "Allocate failed due to requested number of devices unavailable for nvidia.com/gpu. Requested: 1"
             self._status(pod, phase="Failed", reason="UnexpectedAdmissionError", message=why)
             return
+        if fault is Fault.TOPOLOGY:
+            why = "Pod Resources cannot be allocated with Topology locality"
+            self._status(pod, phase="Failed", reason="TopologyAffinityError", message=why)
+            return
         if fault is Fault.IMAGE_PULL or base["image"] not in self.images:
             await self._no_image(pod, base["image"])
+            return
+        if fault is Fault.REGISTRY_AWAY:
+            await self._no_registry(pod, base["image"], after)
+        if fault is Fault.NO_CDI:
+            why = "failed to inject devices: CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=0"
+            self._waits(pod, "CreateContainerError", why)
             return
         missing = [name for name in _secret_names(base) if name not in self.secrets]
         if fault is Fault.CONFIG_ERROR or missing:
@@ -124,6 +134,14 @@ class Kubelet:
             return
         if pod["metadata"].get("deletionTimestamp") is None:
             await self._run(pod, base, fault, after)
+
+    async def _no_registry(self, pod: Json, image: str, seconds: float) -> None:
+        why = f'failed to pull image "{image}": dial tcp: lookup registry.example on 10.0.0.1:53: no such host'
+        self._waits(pod, "ErrImagePull", why)
+        self.event(pod, "Failed", f'Failed to pull image "{image}": {why}')
+        await asyncio.sleep(1)
+        self._waits(pod, "ImagePullBackOff", f'Back-off pulling image "{image}"')
+        await asyncio.sleep(seconds)
 
     def _schedule(self, spec: Json) -> str:
         """The node for a pod: one that its affinity allows, rather one that it does not want to avoid."""

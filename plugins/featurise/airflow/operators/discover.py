@@ -5,7 +5,7 @@ from typing import Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
-from featurise.airflow import run_context
+from featurise.airflow import abandoned, run_context
 from featurise.airflow.retry_policy import outages_waited_out
 from featurise.declaration.feature_set import FeatureSetSpec
 
@@ -39,6 +39,7 @@ class DiscoverOperator(BaseSensorOperator):
         if reason := readiness.not_ready(run.spec, run.batch):
             self.log.info("%s is not complete: %s", run.batch, reason)
             return PokeReturnValue(is_done=False)
+        abandoned.close_of_ended_runs(context["ti"], run.spec)
         found = discover.run(run, run_context.run_options(context))
         self.log.info("%s: %d images, %d of them new", run.batch, found.found, found.fresh)
         if found.taken_in:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
+import yaml
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import KubernetesApiException
 from airflow.providers.cncf.kubernetes.operators.pod import POD_IDENTIFIER_STATE_KEY, KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
@@ -25,6 +27,7 @@ from urllib3.exceptions import HTTPError
 from extractor.core.exit_codes import Exit
 from extractor.core.redact import fit
 from featurise.airflow import run_context
+from featurise.airflow.abandoned import ATTEMPT
 from featurise.airflow.retry_policy import OutOfSight, extract_options, first_try, outages_waited_out
 from featurise.airflow.triggers.pod import PodTrigger, is_lost, lease_of
 from featurise.declaration.feature_set import FeatureSetSpec
@@ -143,6 +146,8 @@ class PodOperator(KubernetesPodOperator):
         elif (context["task_state_store"].get(POD_IDENTIFIER_STATE_KEY) or {}).get("name") == name:
             conclude(self._launch, gather(None, self._events(name, namespace), name=name))
         _keep_away(pod_request_obj.spec, self._launch.avoid)
+        found_by = self._annotations(context["ti"])
+        pod_request_obj.metadata.annotations = {**(pod_request_obj.metadata.annotations or {}), **found_by}
         try:
             return super().get_or_create_pod(pod_request_obj, context)
         except ApiException as error:
@@ -160,6 +165,18 @@ class PodOperator(KubernetesPodOperator):
         base.termination_message_path = TERMINATION_MESSAGE
         _more_memory(base, self._launch.attempt.memory_factor)
         return pod
+
+    def _annotations(self, ti: Any) -> dict[str, str]:
+        """What leads from a pod to its task, run and attempt: labels bear no long or odd text."""
+        run = self._launch.run
+        return {
+            "featurise-feature-set": run.spec.feature_set,
+            "featurise-batch": run.batch,
+            "featurise-run": run.run_id,
+            "featurise-shard": self._launch.shard.name,
+            "featurise-task": f"{ti.dag_id}/{ti.task_id}/{ti.map_index}",
+            ATTEMPT: str(self._launch.row),
+        }
 
     def defer(self, *, trigger: Any, **kwargs: Any) -> NoReturn:
         """Wait with the trigger of this operator instead of the plain one."""
@@ -263,6 +280,24 @@ class PodOperator(KubernetesPodOperator):
                 self.log.warning("Deleting pod %s, a leftover of this task.", pod.metadata.name)
                 self.patch_already_checked(pod, reraise=False)
                 self.pod_manager.delete_pod(pod)
+
+
+def remove_pod(name: str, backbone: str, attempt: int) -> None:
+    """Delete the pod of an attempt that nobody waits for any more; none, or one of another attempt, is left alone.
+
+    Raises retry_policy.OutOfSight.
+    """
+    hook = KubernetesHook(conn_id=KubernetesHook.default_conn_name)
+    template = yaml.safe_load((settings().pod_templates / f"{backbone}.yaml").read_text())
+    namespace = template.get("metadata", {}).get("namespace") or hook.get_namespace() or "default"
+    with _in_sight():
+        try:
+            pod = hook.get_pod(name, namespace)
+            if (pod.metadata.annotations or {}).get(ATTEMPT, str(attempt)) == str(attempt):
+                hook.core_v1_client.delete_namespaced_pod(name, namespace, _request_timeout=API_SECONDS)
+        except ApiException as error:
+            if error.status != 404:
+                raise
 
 
 @contextmanager

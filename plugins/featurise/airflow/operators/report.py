@@ -8,14 +8,12 @@ from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowRescheduleException
 
-from featurise.airflow import assets, run_context
+from featurise.airflow import abandoned, assets, run_context
 from featurise.airflow.retry_policy import outages_waited_out
 from featurise.declaration.feature_set import FeatureSetSpec
 
 PAGE = "/featurise/report/{dag_id}/{run_id}"
 """Where `web` shows a report, below Airflow's address."""
-OVER = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
-"""The states of tasks that have ended."""
 AGAIN = timedelta(seconds=5)
 
 
@@ -50,10 +48,13 @@ class ReportOperator(BaseOperator):
 
         Raises AirflowRescheduleException when a task was cleared meanwhile: the run is then closed once more, after it.
         """
+        from featurise.registry import attempts
         from featurise.steps.report import step as report
 
         with outages_waited_out(context):
             run = run_context.current_run(self.spec, context)
+            if not self._at_work(context["ti"]):
+                abandoned.close(each for each in attempts.open_ones(self.spec) if each.run_id == run.run_id)
             done = report.run(run)
         self.log.info("%s\n%s", done.text, done.uri)
         if at_work := self._at_work(context["ti"]):
@@ -72,4 +73,4 @@ class ReportOperator(BaseOperator):
     def _at_work(self, ti: Any) -> list[str]:
         """The run's other tasks that have not ended."""
         states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id]
-        return sorted(name for name, state in states.items() if name != self.task_id and state not in OVER)
+        return sorted(name for name, state in states.items() if name != self.task_id and state not in abandoned.OVER)

@@ -9,9 +9,11 @@ from typing import Any
 
 import tenacity
 from aiohttp import ClientError
+from airflow.providers.cncf.kubernetes.exceptions import KubernetesApiError
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
+from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import PodLaunchFailedException
 from airflow.providers.cncf.kubernetes.triggers.pod import ContainerState, KubernetesPodTrigger
-from airflow.providers.cncf.kubernetes.utils.pod_manager import AsyncPodManager
+from airflow.providers.cncf.kubernetes.utils.pod_manager import AsyncPodManager, PodLaunchTimeoutException
 from airflow.sdk.exceptions import AirflowException, AirflowRuntimeError
 from airflow.sdk.timezone import parse as parse_time
 from airflow.triggers.base import TriggerEvent
@@ -19,8 +21,9 @@ from kubernetes_asyncio.client.api_client import ApiClient
 from kubernetes_asyncio.client.exceptions import ApiException
 from pydantic import TypeAdapter
 
-from extractor.core.redact import fit_all
+from extractor.core.redact import fit, fit_all
 from featurise.declaration.run import Run
+from featurise.failures.classify import pull_is_final
 from featurise.failures.log_lines import readable
 
 OUTAGE_SECONDS = 900
@@ -79,8 +82,54 @@ class _PatientHook(AsyncKubernetesHook):
         return pod
 
 
-class _ReadableLogs(AsyncPodManager):
-    """Tells the container's lines as people read them; a log that cannot be read now is read later."""
+class _PodManager(AsyncPodManager):
+    """Waits for a pull that may yet succeed, and tells the container's lines as people read them.
+
+    A log that cannot be read now is read later.
+    """
+
+    async def await_pod_start(
+        self, pod: Any, schedule_timeout: int = 120, startup_timeout: int = 120, check_interval: float = 1
+    ) -> None:
+        """As the parent, and on, within the limit, while a pull fails for a cause that may pass.
+
+        Raises PodLaunchFailedException, or PodLaunchTimeoutException.
+        """
+        end: float | None = None
+        while True:
+            try:
+                await super().await_pod_start(pod, schedule_timeout, startup_timeout, check_interval)
+                return
+            except PodLaunchFailedException:
+                end = end or time.monotonic() + startup_timeout
+                if not await self._pulled_again(pod, end, check_interval):
+                    raise
+
+    async def _pulled_again(self, pod: Any, end: float, check_interval: float) -> bool:
+        """Wait while the image is not pulled; returns whether the kubelet has come further, or False: it never will.
+
+        Raises PodLaunchTimeoutException.
+        """
+        waited = False
+        while (waits := _pull(await self.read_pod(pod))) is not None:
+            waiting, said, image = waits
+            if pull_is_final(waiting, [*await self._events(pod), said], image):
+                return False
+            if time.monotonic() >= end:
+                raise PodLaunchTimeoutException(f"the image was not pulled in time: {waiting}: {said}")
+            if not waited:
+                self.log.warning("%s: %s; waiting, since the kubelet pulls again by itself.", waiting, fit(said))
+            waited = True
+            await asyncio.sleep(check_interval)
+        return waited
+
+    async def _events(self, pod: Any) -> list[str]:
+        """What the cluster recorded about pulls of a pod's images; without leave to read it, nothing."""
+        try:
+            found = await self._hook.get_pod_events(pod.metadata.name, pod.metadata.namespace)
+        except (ApiException, ClientError, TimeoutError, KubernetesApiError):
+            return []
+        return [event.message for event in found.items if "pull" in (event.message or "")]
 
     async def fetch_container_logs_before_current_sec(
         self, pod: Any, container_name: str, since_time: Any = None
@@ -93,6 +142,15 @@ class _ReadableLogs(AsyncPodManager):
 
     def _emit_container_logs(self, logs: list[str], now: Any, container_name: str) -> None:
         super()._emit_container_logs([_told(line) for line in logs], now, container_name)
+
+
+def _pull(pod: Any) -> tuple[str, str, str] | None:
+    """Why a container waits that may wait for its image, what is said of it, and the image."""
+    for status in pod.status.container_statuses or ():
+        waiting = status.state.waiting
+        if waiting is not None and waiting.reason not in {None, "ContainerCreating", "PodInitializing"}:
+            return waiting.reason, waiting.message or "", status.image or ""
+    return None
 
 
 _RUN = TypeAdapter(Run)
@@ -147,7 +205,7 @@ class PodTrigger(KubernetesPodTrigger):
     @cached_property
     def pod_manager(self) -> AsyncPodManager:
         """Reads pods and their logs."""
-        return _ReadableLogs(async_hook=self.hook)
+        return _PodManager(async_hook=self.hook)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch the pod to its end, keeping the run's leases alive."""
