@@ -114,13 +114,13 @@ XID_TEXT = "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus
         pytest.param(Evidence(gone=True, deleted=True), Reason.EVICTED, "somebody", id="seen leaving, then gone"),
         pytest.param(
             Evidence(pod_reason="TopologyAffinityError", pod_message="Resources cannot be allocated"),
-            Reason.UNSCHEDULABLE,
+            Reason.GPU_FAULT,
             "the node refused the pod: TopologyAffinityError: Resources",
             id="refused by the node",
         ),
         pytest.param(
             Evidence(pod_reason="PodOSNotSupported", pod_message="Failed to admit pod"),
-            Reason.UNSCHEDULABLE,
+            Reason.GPU_FAULT,
             "PodOSNotSupported",
             id="refused by the node in words that are not known",
         ),

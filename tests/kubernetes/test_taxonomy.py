@@ -43,7 +43,7 @@ CASES = {
     "unschedulable": Case("unschedulable", "retry later", {}, Fault.UNSCHEDULABLE, "Insufficient nvidia.com/gpu", 0),
     "image-pull": Case("image_pull", "a retry cannot succeed", {}, Fault.IMAGE_PULL, IMAGE, 1),
     "no-cdi": Case("gpu_fault", "another node", {}, Fault.NO_CDI, "unresolvable CDI devices"),
-    "topology": Case("unschedulable", "retry later", {}, Fault.TOPOLOGY, "TopologyAffinityError", 0),
+    "topology": Case("gpu_fault", "another node", {}, Fault.TOPOLOGY, "TopologyAffinityError"),
     "config-error": Case("misconfigured", "a retry cannot succeed", {}, Fault.CONFIG_ERROR, "not found", 1),
     "device-lost": Case("gpu_fault", "another node", {}, Fault.DEVICE_LOST, "devices unavailable"),
     "xid": Case("gpu_fault", "another node", {"codes": [139], "prints": XID}, says="fallen off the bus"),

@@ -307,14 +307,12 @@ def _device(evidence: Evidence) -> _Found:
 def _limits(evidence: Evidence) -> _Found:
     if evidence.unscheduled:
         return Reason.UNSCHEDULABLE, evidence.unscheduled
-    if evidence.pod_reason == "UnexpectedAdmissionError":
-        # The scheduler saw a free GPU, and the node refuses it: a dead device plugin refuses all pods, at full speed.
-        return Reason.GPU_FAULT, f"the node refused what it had promised: {evidence.pod_message}"
     if evidence.pod_reason == _DEADLINE:
         return Reason.TIMEOUT, evidence.pod_message or "the pod was active for longer than its deadline"
     if evidence.pod_reason and evidence.exit_code is None and not evidence.terminated:
-        # TopologyAffinityError …: the kubelet's words for a pod that it does not start.
-        return Reason.UNSCHEDULABLE, f"the node refused the pod: {evidence.pod_reason}: {evidence.pod_message}"
+        # UnexpectedAdmissionError, TopologyAffinityError …: the scheduler saw room, and the node refuses it. A dead
+        # device plugin refuses all pods, at full speed.
+        return Reason.GPU_FAULT, f"the node refused the pod: {evidence.pod_reason}: {evidence.pod_message}"
     if evidence.deadline:
         last = f"; the last event: {evidence.events[-1].message}" if evidence.events else ""
         return Reason.TIMEOUT, evidence.deadline + last
