@@ -9,6 +9,8 @@ from axe_playwright_python.sync_playwright import Axe
 from browser import screenshot
 from playwright.sync_api import Browser, expect, sync_playwright
 
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("pages")]  # one server for all of them
+
 PATHS = {
     "Overview": "/",
     "GPU attempts": "/attempts",
@@ -39,7 +41,6 @@ def opened(browser: Browser, pages: Any, role: str, width: int = 1280, *, dark: 
     return context.new_page()
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize("name", PATHS)
 def test_a_page_is_accessible_in_light_and_dark_and_fits_a_phone(
     browser: Browser, pages: Any, attempts: list[int], name: str
@@ -65,7 +66,6 @@ def test_a_page_is_accessible_in_light_and_dark_and_fits_a_phone(
     phone.context.close()
 
 
-@pytest.mark.browser
 def test_an_operator_holds_a_node_back_by_the_keyboard(browser: Browser, pages: Any, attempts: list[int]) -> None:
     page = opened(browser, pages, "op")
     page.goto(f"{pages.url}/nodes")
@@ -82,7 +82,6 @@ def test_an_operator_holds_a_node_back_by_the_keyboard(browser: Browser, pages: 
     page.context.close()
 
 
-@pytest.mark.browser
 def test_from_a_failed_attempt_a_person_comes_to_its_log(browser: Browser, pages: Any, attempts: list[int]) -> None:
     page = opened(browser, pages, "viewer")
     page.goto(f"{pages.url}/")
