@@ -57,8 +57,8 @@ $(EXTRACTOR_READY): | $(UV)
 	rm -f $(@D)/.ready-* && touch $@
 
 .PHONY: demo
-demo: setup ## run two nights with both detectors on this machine (IMAGES=folder: your images; KEEP=1: leave it running)
-	$(CONTROL)/bin/python -m featurise_demo up $(if $(IMAGES),--images "$(IMAGES)") $(if $(KEEP),--keep)
+demo: setup ## run two nights with both detectors on this machine (IMAGES=folder: your images; GIVEN=coco.json: their boxes; KEEP=1: leave it running)
+	$(CONTROL)/bin/python -m featurise_demo up $(if $(IMAGES),--images "$(IMAGES)") $(if $(GIVEN),--given "$(GIVEN)") $(if $(KEEP),--keep)
 
 .PHONY: demo-down
 demo-down: setup ## end what `make demo KEEP=1` left running

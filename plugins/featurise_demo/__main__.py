@@ -16,7 +16,7 @@ from extractor.core.backbone_specs import specs
 from extractor.core.exit_codes import ExtractorError
 from featurise.errors import FeaturiseError
 from featurise.settings import PREFIX
-from featurise_demo import night, photographs, platform, processes, state, weights
+from featurise_demo import declared, night, photographs, platform, processes, state, weights
 from featurise_demo.airflow import Airflow
 from featurise_demo.api import Api, ApiError
 from featurise_demo.show import LiveOutcomes, console, outcomes, say
@@ -42,6 +42,7 @@ app = App(name="featurise_demo", help="The whole platform on this machine: two n
 def up(
     *,
     images: Path | None = None,
+    given: Path | None = None,
     keep: Annotated[bool, Parameter(negative="")] = False,
     folder: Path = state.FOLDER,
 ) -> int:
@@ -51,6 +52,8 @@ def up(
     ----------
     images
         A folder of images, instead of the photographs that scikit-image and scikit-learn bring along.
+    given
+        COCO annotations of these images: their boxes are featurised, in place of those that the networks find.
     keep
         Leave everything running, to look around; `down` ends it.
     folder
@@ -60,7 +63,7 @@ def up(
         signal.signal(number, signal.default_int_handler)
     folder = folder.absolute()
     try:
-        return _up(images, folder, keep=keep)
+        return _up(images, given, folder, keep=keep)
     except KeyboardInterrupt:
         say("interrupted")
         return 130
@@ -69,18 +72,21 @@ def up(
         return 1
 
 
-def _up(images: Path | None, folder: Path, *, keep: bool) -> int:
+def _up(images: Path | None, given: Path | None, folder: Path, *, keep: bool) -> int:
     started = time.monotonic()
+    declared.check(given)
     batches = photographs.batches(images, state.EXTRACTOR.with_name("python"))
     weights.download(state.CACHE / "weights", state.EXTRACTOR, say)
     checkpoints = weights.provide(state.CACHE / "weights", state.EXTRACTOR, say)
     nights = state.nights(folder, datetime.datetime.now(datetime.UTC))
     nights.save(folder)
     running, ours = state.running(folder), None
+    if running is not None and given is not None:
+        raise FeaturiseError("a demo is up, and its declaration cannot be exchanged; `make demo-down` ends it")
     try:
         if running is None:
             say("starting object storage, database, and Airflow's four processes")
-            ours = _serve(folder, _variables(checkpoints, nights))
+            ours = _serve(folder, _variables(checkpoints, nights, declared.declaration(folder, given)))
             running = _wait(folder, ours)
         say(f"Airflow: {running.url} (user {running.user}, password {running.password})")
         ended = _both_nights(running, nights, batches)
@@ -123,8 +129,8 @@ def serve(folder: Path, /) -> int:
     """The process that holds everything up; started by `up`."""
     try:
         # Only these: they are written to a file that a person sources, and the rest of a shell is its own business.
-        declared = {name: value for name, value in os.environ.items() if name.startswith(DECLARED)}
-        platform.serve(folder, state.ROOT / "dags", declared)
+        variables = {name: value for name, value in os.environ.items() if name.startswith(DECLARED)}
+        platform.serve(folder, state.ROOT / "dags", variables)
     except FAILURES as error:
         say(_told(error))
         return 1
@@ -139,10 +145,10 @@ def _told(error: Exception) -> str:
     return f"`{' '.join(map(str, error.cmd))}` ended with exit code {error.returncode}{said}"
 
 
-def _variables(checkpoints: Sequence[weights.DemoWeights], nights: state.Nights) -> dict[str, str]:
-    """What `dags/featurise.yaml` and the settings ask of the environment."""
+def _variables(checkpoints: Sequence[weights.DemoWeights], nights: state.Nights, declaration: Path) -> dict[str, str]:
+    """What the declaration and the settings ask of the environment."""
     found = {
-        "FEATURISE_DECLARATION": str(state.ROOT / "dags/featurise.yaml"),
+        "FEATURISE_DECLARATION": str(declaration),
         "FEATURISE_EXTRACTOR": str(state.EXTRACTOR),
         "FEATURISE_START_DATE": nights.days[0],
         # The first time, Airflow works off both nights by itself; later there is no night to catch up with.

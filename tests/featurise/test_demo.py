@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from featurise.declaration.load import load
 from featurise_demo import __main__ as demo
-from featurise_demo import embedded, platform, processes, state, weights
+from featurise_demo import declared, embedded, platform, processes, state, weights
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +122,24 @@ def test_a_demo_that_is_up_is_told_from_another_process_of_its_number(tmp_path, 
         assert (state.running(tmp_path) is not None) is up
         assert (tmp_path / "running.json").exists() is up
         process.kill()
+
+
+def test_given_annotations_are_read_before_anything_starts_and_stand_in_the_declaration(
+    tmp_path, monkeypatch, capsys, photographs
+):
+    annotations = tmp_path / "annotations.json"
+    annotations.write_text('{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"id": 4, "image_id": 2}]}')
+    monkeypatch.setattr(weights, "download", lambda *_: pytest.fail("something was started"))
+    assert demo.up(images=photographs, given=annotations, folder=tmp_path / "state") == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "annotation 4: image_id 2 is the id of none of its images" in said
+
+    monkeypatch.setenv("FEATURISE_BUCKET", "featurise")
+    monkeypatch.setenv("FEATURISE_START_DATE", "2026-11-01")
+    monkeypatch.setenv("FEATURISE_CATCHUP", "true")
+    for backbone in ("RESNET101", "RESNEXT101"):
+        monkeypatch.setenv(f"{backbone}_WEIGHTS", "s3://models/")
+        monkeypatch.setenv(f"{backbone}_SHA256", "a" * 64)
+    specs = load(declared.declaration(tmp_path / "state", annotations))
+    assert [spec.rule.model_dump() for spec in specs] == [{"given": True, "with_global": False}] * 2
+    assert {spec.boxes.given for spec in specs} == {str(annotations)}

@@ -1,5 +1,6 @@
 """Boxes that the user gives, through discovery, plan, validation, registry, report and exports."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from steps import discovered, planned
 
-from extractor.core import storage
+from extractor.core import backbone_specs, storage
 from extractor.core.box_files import BoxesInvalid
+from featurise.declaration import places
 from featurise.declaration.feature_set import Boxes, FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.export.source import ExportFailed
@@ -189,3 +191,20 @@ def test_a_format_whose_reader_asserts_boxes_is_refused_those_that_are_none(nigh
 def test_a_declaration_that_cannot_be_meant_is_refused(boxes: dict[str, object], expected: str):
     with pytest.raises(ValidationError, match=expected):
         Boxes(**boxes)
+
+
+def test_a_backbone_that_cannot_be_asked_for_boxes_is_refused_by_its_spec(given: FeatureSetSpec, monkeypatch):
+    known = backbone_specs.specs()
+    without = {name: dataclasses.replace(spec, given=name == "resnext101") for name, spec in known.items()}
+    monkeypatch.setattr(backbone_specs, "specs", lambda: without)
+    with pytest.raises(
+        ValidationError, match="given is for resnext101, and resnet101 only describes boxes that it finds"
+    ):
+        FeatureSetSpec.model_validate(given.model_dump())
+
+
+def test_a_file_of_boxes_among_the_images_would_be_taken_for_one(given: FeatureSetSpec):
+    among = given.boxes.model_copy(update={"given": f"s3://{given.bucket}/{given.prefix}boxes.json"})
+    ((field, message),) = places.within(given.model_copy(update={"boxes": among}))
+    assert field == "boxes.given"
+    assert "lie in each other" in message
