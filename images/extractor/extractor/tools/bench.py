@@ -33,7 +33,7 @@ from extractor.core.contract import Regions
 from extractor.pipeline import machine
 from extractor.pipeline.progress import Progress
 from extractor.pipeline.runner import Request, run
-from extractor.tools import gpu_bench, host_bench, synthetic_checkpoint
+from extractor.tools import given_bench, gpu_bench, host_bench, synthetic_checkpoint
 
 app = App(name="extractor.bench", help="Measure backbones against plain runs of the same networks.")
 
@@ -83,17 +83,9 @@ def main(
     chosen = machine.device_of(device)
     print(f"machine: {machine.device_name(chosen)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
     for name in backbone:
-        _compare(name, _checkpoint(name, weights), images, chosen, precision, count, rounds)
+        _compare(name, synthetic_checkpoint.kept(name, weights), images, chosen, precision, count, rounds)
     if memory:
         _memory()
-
-
-def _checkpoint(backbone: str, folder: Path) -> Path:
-    path = folder / specs()[backbone].checkpoint
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        synthetic_checkpoint.make(backbone, path)
-    return path
 
 
 def _compare(
@@ -238,12 +230,13 @@ def gpu(
 
     def candidate(name: str) -> gpu_bench.Candidate:
         as_on_a_gpu: Loader = partial(loader(name), batched=True)  # type: ignore[call-arg]
-        return gpu_bench.Candidate(name, _checkpoint(name, weights), as_on_a_gpu, _plain(name))
+        return gpu_bench.Candidate(name, synthetic_checkpoint.kept(name, weights), as_on_a_gpu, _plain(name))
 
     gpu_bench.bench([partial(candidate, name) for name in backbone], measured, precision, json)
 
 
 app.command(host_bench.bench, name="host")
+app.command(given_bench.bench, name="given")
 
 
 @app.command(show=False)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractor.core import storage
+from extractor.core.backbone_specs import specs
 
 State = dict[str, NDArray[np.float32]]
 Key = tuple[str, str, tuple[int, ...]]
@@ -304,6 +305,15 @@ def digest(tensors: State) -> str:
         total.update(f"{key} {list(tensors[key].shape)}\n".encode())
         total.update(tensors[key].astype("<f4", copy=False).tobytes())
     return total.hexdigest()
+
+
+def kept(backbone: str, folder: Path) -> Path:
+    """A backbone's checkpoint in a folder; a synthetic one is made there when there is none."""
+    path = folder / specs()[backbone].checkpoint
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        make(backbone, path)
+    return path
 
 
 def make(backbone: str, path: Path, *, seed: int = 0, prefix: str = "", spread: bool = False) -> str:
