@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.load import load
 from featurise_demo import __main__ as demo
 from featurise_demo import declared, embedded, platform, processes, state, weights
@@ -140,6 +141,7 @@ def test_given_annotations_are_read_before_anything_starts_and_stand_in_the_decl
     for backbone in ("RESNET101", "RESNEXT101"):
         monkeypatch.setenv(f"{backbone}_WEIGHTS", "s3://models/")
         monkeypatch.setenv(f"{backbone}_SHA256", "a" * 64)
-    specs = load(declared.declaration(tmp_path / "state", annotations))
+    found = load(declared.declaration(tmp_path / "state", annotations))
+    specs = [spec for spec in found if isinstance(spec, FeatureSetSpec)]
     assert [spec.rule.model_dump() for spec in specs] == [{"given": True, "with_global": False}] * 2
     assert {spec.boxes.given for spec in specs} == {str(annotations)}
