@@ -17,6 +17,7 @@ from extractor import __version__, arguments, cli_weights, log
 from extractor.cli_weights import check_backbone
 from extractor.core.backbone_specs import ClsProb, Precision, Preprocessing, specs
 from extractor.core.box_files import BoxFormat, Coordinates
+from extractor.core.defaults import MAX_REJECT_SHARE, PART_IMAGES, PART_SECONDS
 from extractor.core.exit_codes import Exit, ExtractorError, Interrupted, Summary, UsageError
 from extractor.core.manifest import MAX_PIXELS, ImageIds
 from extractor.core.patience import PATIENCE
@@ -64,9 +65,9 @@ def run(  # long: every option and what it means, which is the help text
     coordinates: Coordinates | None = None,
     with_global: Annotated[bool, Parameter(negative="")] = False,
     batch_size: Annotated[int | None, AT_LEAST_ONE] = None,
-    part_images: Annotated[int, AT_LEAST_ONE] = 256,
-    part_seconds: float = 600.0,
-    max_reject_share: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.5,
+    part_images: Annotated[int, AT_LEAST_ONE] = PART_IMAGES,
+    part_seconds: float = PART_SECONDS,
+    max_reject_share: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = MAX_REJECT_SHARE,
     image_ids: ImageIds = ImageIds.STEM,
     max_pixels: Annotated[int, AT_LEAST_ONE] = MAX_PIXELS,
     max_seconds: Annotated[float, Parameter(validator=Number(gt=0))] = 60.0,

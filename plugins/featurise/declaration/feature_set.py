@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from extractor.core import backbone_specs
 from extractor.core.backbone_specs import ClsProb, GivenRule, Precision, Preprocessing, Rule
 from extractor.core.box_files import BoxFormat, Coordinates
+from extractor.core.defaults import MAX_REJECT_SHARE, PART_IMAGES, PART_SECONDS
 from extractor.core.manifest import ImageIds
 from featurise.declaration import former_names
 
@@ -202,10 +203,13 @@ class Limits(Section):
     """How much, how long, how often."""
 
     max_reject_share: float = Field(
-        default=0.5, ge=0, le=1, description="share of rejects that fails a shard; ten are always tolerated"
+        default=MAX_REJECT_SHARE,
+        ge=0,
+        le=1,
+        description="share of rejects that fails a shard; ten are always tolerated",
     )
-    part_images: int = Field(default=256, ge=1, description="images between two saved parts")
-    part_seconds: int = Field(default=600, ge=1, description="seconds between two saved parts, at the most")
+    part_images: int = Field(default=PART_IMAGES, ge=1, description="images between two saved parts")
+    part_seconds: int = Field(default=PART_SECONDS, ge=1, description="seconds between two saved parts, at the most")
     max_shards: int = Field(default=1000, ge=1, le=1024, description="shards of a run; shards grow to stay below it")
     retries: int = Field(default=3, ge=0, description="further attempts at a failed task")
     pool: str = Field(default="gpu", description="Airflow pool of the extract tasks; it must exist there")

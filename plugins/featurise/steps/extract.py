@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from extractor.core import storage
 from extractor.core.backbone_specs import GivenRule, Rule, specs
+from extractor.core.defaults import BATCH_SIZE
 from extractor.core.exit_codes import Exit
 from featurise.declaration.run import Run
 from featurise.errors import FeaturiseError
@@ -22,9 +23,6 @@ from featurise.registry.nodes import Avoid
 from featurise.registry.session import reading, writing
 from featurise.settings import settings
 from featurise.steps.plan import Shard
-
-GPU_BATCH = 8
-"""Images that share a pass on a GPU unless the taxonomy asks for fewer: the extractor's own default."""
 
 
 class AttemptFailed(FeaturiseError):
@@ -49,7 +47,7 @@ class Attempt(BaseModel):
 def following(number: int, earlier: Sequence[Reason]) -> Attempt:
     """The attempt with this number, after earlier ones failed for these reasons."""
     divisor = batch_divisor(earlier)
-    size = max(1, GPU_BATCH // divisor) if divisor > 1 else None
+    size = max(1, BATCH_SIZE // divisor) if divisor > 1 else None
     return Attempt(number=number, batch_size=size, memory_factor=memory_factor(earlier))
 
 

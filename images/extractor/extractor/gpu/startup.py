@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 
 from extractor.backbone import Backbone, Prepared
 from extractor.core.backbone_specs import GivenRule, Rule
+from extractor.core.defaults import BATCH_SIZE
 from extractor.core.exit_codes import GpuOutOfMemory
 from extractor.gpu.card import GIB
 from extractor.gpu.faults import too_little_memory
 from extractor.gpu.known_answer import KnownAnswers
 from extractor.log import log
-
-BATCH = 8
-"""Images that share a pass where they fit: more gain little and delay what waits for a batch."""
 
 ROOM = 0.9
 """Share of the available memory that a batch may take; the rest is for fragments and other processes' ups and downs."""
@@ -42,7 +40,7 @@ def settle(backbone: Backbone, answers: KnownAnswers, batch_size: int | None, ru
     """
     started = time.perf_counter()
     card = answers.card
-    for size in [batch_size] if batch_size else _halvings(BATCH):
+    for size in [batch_size] if batch_size else _halvings(BATCH_SIZE):
         peak = _tried(backbone, answers, size, rule)
         memory = card.memory()
         if peak is None or peak > ROOM * memory.available:

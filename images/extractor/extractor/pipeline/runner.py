@@ -24,6 +24,7 @@ from extractor.core.backbone_specs import (
     specs,
 )
 from extractor.core.contract import Provenance, Regions, image_bytes
+from extractor.core.defaults import MAX_REJECT_SHARE, PART_IMAGES, PART_SECONDS
 from extractor.core.exit_codes import Interrupted, Summary, TooManyRejects, WeightsInvalid
 from extractor.core.manifest import MAX_PIXELS, IndexEntry, Manifest, Reason, Reject
 from extractor.core.scratch import folder as scratch_folder
@@ -65,10 +66,10 @@ class Request:
     cls_prob: ClsProb = ClsProb.FULL
     preprocessing: Preprocessing = Preprocessing.IGLUE
     batch_size: int | None = None
-    part_images: int = 256
-    part_seconds: float = 600.0
+    part_images: int = PART_IMAGES
+    part_seconds: float = PART_SECONDS
     workers: int = 8
-    max_reject_share: float = 0.5
+    max_reject_share: float = MAX_REJECT_SHARE
     max_pixels: int = MAX_PIXELS
     max_seconds: float = Limits.seconds
     max_bytes: int = 512 * 1024 * 1024

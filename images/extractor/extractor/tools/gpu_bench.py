@@ -26,6 +26,7 @@ from extractor.backbone import Backbone, Checkpoint, Loader, Options, Pending, P
 from extractor.core import manifest
 from extractor.core.backbone_specs import Precision, box_rule
 from extractor.core.contract import Regions
+from extractor.core.defaults import BATCH_SIZE
 from extractor.core.exit_codes import ExtractorError
 from extractor.gpu import startup
 from extractor.gpu.agreement import BATCH_BOUNDS, Agreement, agreement, together
@@ -165,7 +166,7 @@ class Bench:
             peak = self.card.peak(lambda batch=batch: backbone.detect(batch))  # type: ignore[misc]
             rate = size * _repeated(_overlapping(backbone, batch))
             of["network"][size] = {"images_per_second": rate, "peak_gib": round(peak / GIB, 2)}
-            above = f"  ABOVE {PEAK / GIB:.0f} GiB" if peak > PEAK and size <= startup.BATCH else ""
+            above = f"  ABOVE {PEAK / GIB:.0f} GiB" if peak > PEAK and size <= BATCH_SIZE else ""
             print(f"  network alone, batch of {size:2}: {rate:8.2f} images/s, peak {peak / GIB:.1f} GiB{above}")
 
     def _profile(self, of: Figures, backbone: Backbone) -> None:
