@@ -71,10 +71,10 @@ def test_what_lies_beyond_an_image_does_not_reach_its_maps(together: Detector):
     """The 3x3 convolutions of a batch see zeros there: maps and proposals are those of the image alone."""
     with torch.inference_mode():
         sizes = [one.shape for one in MIXED]
-        pixels = image.network_input(MIXED, frame(sizes), together.device)
+        pixels = image.network_input(MIXED, frame(sizes), together.options.device)
         maps, extents = together.compute.features(pixels, sizes)
         for own, one, (height, width) in zip(maps, MIXED, extents.sizes, strict=True):
-            alone = together.network.backbone(image.network_input([one], one.shape, together.device).contiguous())
+            alone = together.network.backbone(image.network_input([one], one.shape, together.options.device).contiguous())
             assert alone["res4"].shape[2:] == (height, width)
             torch.testing.assert_close(own[:, :height, :width], alone["res4"][0], rtol=1e-4, atol=1e-4)
             assert not own[:, height:].any()
@@ -85,7 +85,7 @@ def test_proposals_are_detectron2_s(together: Detector):
     """On maps of several sizes, from the same RPN outputs, to the bit."""
     generator = torch.Generator().manual_seed(0)
     sizes = [(400, 640), (333, 500), (640, 80)]
-    cells = batched.Extents([(-(-height // 16), -(-width // 16)) for height, width in sizes], together.device)
+    cells = batched.Extents([(-(-height // 16), -(-width // 16)) for height, width in sizes], together.options.device)
     logits = torch.randn(3, 12, 40, 40, generator=generator)
     deltas = torch.randn(3, 48, 40, 40, generator=generator) * 0.3
     limits = torch.tensor([(width, height) for height, width in sizes], dtype=torch.float32)
@@ -173,7 +173,7 @@ def test_a_library_that_is_wrong_in_a_batch_does_not_reach_the_rows(together: De
     sound = together.detect(batch)
     with WrongRpn():
         wrong = together.detect(batch)
-        answers = KnownAnswers(card_of(together.device), Precision.FP32)
+        answers = KnownAnswers(card_of(together.options.device), Precision.FP32)
         with answers:
             mended = together.detect(batch)
 

@@ -43,7 +43,7 @@ def test_the_maps_on_the_way_are_the_reference_s(detector: Detector):
     expected = np.load(GOLDEN / "resnet101" / "china_intermediate.npz")
     prepared = detector.prepare(decode((GOLDEN / "images" / "china.jpg").read_bytes()))
     with torch.inference_mode():
-        pixels = network_input([prepared], prepared.shape, detector.device)
+        pixels = network_input([prepared], prepared.shape, detector.options.device)
         features = detector.network.backbone(pixels)["res4"]
         (logits,), (deltas,) = detector.network.proposal_generator.rpn_head([features])
     for name, tensor in {

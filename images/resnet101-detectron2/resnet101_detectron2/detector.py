@@ -37,11 +37,11 @@ class Detector(Backbone):
     """
 
     def __init__(
-        self, network: GeneralizedRCNN, compute: OneByOne | Batched, device: torch.device, *, synthetic: bool
+        self, network: GeneralizedRCNN, compute: OneByOne | Batched, options: Options, *, synthetic: bool
     ) -> None:
         self.network = network
         self.compute = compute
-        self.device = device
+        self.options = options
         self.synthetic = synthetic
 
     def prepare(self, pixels: NDArray[np.uint8]) -> Prepared:
@@ -54,8 +54,8 @@ class Detector(Backbone):
     @torch.inference_mode()
     def start(self, batch: Sequence[Prepared]) -> Pending:
         """See `extractor.backbone.Backbone.start`."""
-        timeline = Timeline(self.device)
-        if isinstance(self.compute.rule, GivenRule):
+        timeline = Timeline(self.options.device)
+        if isinstance(self.options.rule, GivenRule):
             return self._given(batch, timeline)
         packed = download(self.compute(batch, timeline, ROUNDS))
 
@@ -114,4 +114,4 @@ def load(checkpoint: Checkpoint, options: Options, *, batched: bool | None = Non
     network = build()
     checkpoints.apply(file, network, checkpoint.path)
     compute = arrange(network, options, batched=options.device.type != "cpu" if batched is None else batched)
-    return Detector(network, compute, options.device, synthetic=file.synthetic)
+    return Detector(network, compute, options, synthetic=file.synthetic)
