@@ -74,7 +74,8 @@ def test_what_lies_beyond_an_image_does_not_reach_its_maps(together: Detector):
         pixels = image.network_input(MIXED, frame(sizes), together.options.device)
         maps, extents = together.compute.features(pixels, sizes)
         for own, one, (height, width) in zip(maps, MIXED, extents.sizes, strict=True):
-            alone = together.network.backbone(image.network_input([one], one.shape, together.options.device).contiguous())
+            pixels = image.network_input([one], one.shape, together.options.device)
+            alone = together.network.backbone(pixels.contiguous())
             assert alone["res4"].shape[2:] == (height, width)
             torch.testing.assert_close(own[:, :height, :width], alone["res4"][0], rtol=1e-4, atol=1e-4)
             assert not own[:, height:].any()
