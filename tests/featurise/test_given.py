@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +13,13 @@ import pytest
 from exporting import entries, export
 from pydantic import ValidationError
 from sqlalchemy import select
-from steps import discovered, planned
+from steps import discovered, finish, planned
 
 from extractor.core import backbone_specs, storage
 from extractor.core.box_files import BoxesInvalid
+from extractor.core.weights import sha256_of
 from featurise.declaration import places
-from featurise.declaration.feature_set import Boxes, FeatureSetSpec
+from featurise.declaration.feature_set import Boxes, FeatureSetSpec, Weights
 from featurise.declaration.run import Run
 from featurise.export.source import ExportFailed
 from featurise.objects import layout, verify
@@ -25,6 +28,7 @@ from featurise.registry.session import reading
 from featurise.steps import extract as job
 from featurise.steps.report import run_summary
 from featurise.steps.validate.step import ValidationFailed
+from featurise_demo import state
 
 DAY, NEXT = "2026-11-23", "2026-11-24"
 Give = Callable[..., None]
@@ -208,3 +212,20 @@ def test_a_file_of_boxes_among_the_images_would_be_taken_for_one(given: FeatureS
     ((field, message),) = places.within(given.model_copy(update={"boxes": among}))
     assert field == "boxes.given"
     assert "lie in each other" in message
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_what_the_extractor_itself_makes_of_a_plan_passes_and_is_registered(registry, upload, give, given, tmp_path):
+    checkpoint = tmp_path / "stub.pkl"
+    checkpoint.write_bytes(b"stub")
+    of = given.model_copy(update={"weights": Weights(uri=str(checkpoint), sha256=sha256_of(checkpoint))})
+    tests = Path(__file__).parents[1]
+    upload({f"{DAY}/a.jpg": (tests / "golden/images/tiny_40x30.png").read_bytes()})
+    give(a=[[1, 2, 10, 20], [30, 20, 50, 60], [50, 2, 10, 20]])
+    found, run = discovered(of, DAY, "run"), Run(of, DAY, "run")
+    (shard,) = planned(of, found, "run")
+    argv = [str(state.EXTRACTOR), *job.specification(run, shard, job.Attempt()).argv, "--device", "cpu"]
+    subprocess.run(argv, env=os.environ | {"PYTHONPATH": str(tests / "extractor/stub")}, check=True)
+    finish(run, shard)
+    ((_, boxes),) = live("a.jpg")
+    assert boxes == 3
