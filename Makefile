@@ -25,6 +25,12 @@ EXTRACTOR_READY := $(EXTRACTOR)/.ready-$(shell { $(PYTHON) -V || true; cat image
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
+# $(1): what is done; $(2): the commands that do it. With the time so far whenever ten seconds have passed.
+define telling
+@echo "$(STEP)$(1)"; SECONDS=0; while sleep 10 >/dev/null 2>&1; do echo "  $$SECONDS s …"; done & teller=$$!; trap "kill $$teller" EXIT; \
+	$(2)
+endef
+
 .PHONY: setup
 setup: $(CONTROL_READY) $(EXTRACTOR_READY) ## build both Python environments from their locks
 
@@ -32,37 +38,41 @@ $(UV): $(UV_LOCK)
 	@version=$$("$(PYTHON)" -c 'import sys; print(*sys.version_info[:2], sep=".")') && [[ " $(SUPPORTED) " = *" $$version "* ]] || { \
 		echo "Python $${version:-, which is not there,} will not do: one of $(SUPPORTED) with its venv is needed;" \
 			"call make with PYTHON=/path/to/it" >&2; exit 1; }
-	$(PYTHON) -m venv .tools
-	.tools/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $(UV_LOCK)
-	touch $@
+	@$(PYTHON) -m venv .tools
+	@.tools/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $(UV_LOCK)
+	@touch $@
 
 # $(1): made again when it is another Python's, kept otherwise.
 define environment
 [ "$$($(1)/bin/python -V 2>/dev/null)" = "$$($(PYTHON) -V)" ] || $(UV) venv --quiet --clear --python $(PYTHON) $(1)
 endef
 
+# Of the two detectors their specs: what computes is not installed here.
 $(CONTROL_READY): | $(UV)
-	$(call environment,$(CONTROL))
-	$(UV) pip sync --quiet --require-hashes --python $(CONTROL)/bin/python requirements.lock
+	$(call telling,the Python environment of the control plane ($(CONTROL)),\
+	{ $(call environment,$(CONTROL)); }; \
+	$(UV) pip sync --quiet --require-hashes --python $(CONTROL)/bin/python requirements.lock; \
 	$(UV) pip install --quiet --python $(CONTROL)/bin/python --no-deps --no-build-isolation -e . -e images/extractor \
-		-e images/resnet101-detectron2 -e images/resnext101-mmf # their specs: what computes is not installed here
-	rm -f $(@D)/.ready-* && touch $@
+		-e images/resnet101-detectron2 -e images/resnext101-mmf; \
+	rm -f $(@D)/.ready-*; touch $@)
 
 # In its own folder, since its pyproject says how mmf is built.
 $(EXTRACTOR_READY): | $(UV)
-	$(call environment,$(EXTRACTOR))
-	cd images/extractor && ../../$(UV) pip sync --quiet --require-hashes --python ../../$(EXTRACTOR)/bin/python requirements.lock
+	$(call telling,the Python environment of the detectors ($(EXTRACTOR)),\
+	{ $(call environment,$(EXTRACTOR)); }; \
+	(cd images/extractor && ../../$(UV) pip sync --quiet --require-hashes --python ../../$(EXTRACTOR)/bin/python requirements.lock); \
 	$(UV) pip install --quiet --python $(EXTRACTOR)/bin/python --no-deps --no-build-isolation \
-		./images/resnet101-detectron2/detectron2 -e images/extractor -e images/resnet101-detectron2 -e images/resnext101-mmf
-	rm -f $(@D)/.ready-* && touch $@
+		./images/resnet101-detectron2/detectron2 -e images/extractor -e images/resnet101-detectron2 -e images/resnext101-mmf; \
+	rm -f $(@D)/.ready-*; touch $@)
 
 .PHONY: demo
+demo: STEP := 1 of 5: # so that it ends with a space
 demo: setup ## run two nights with both detectors on this machine (IMAGES=folder: your images; GIVEN=coco.json: their boxes; KEEP=1: leave it running)
-	$(CONTROL)/bin/python -m featurise_demo up $(if $(IMAGES),--images "$(IMAGES)") $(if $(GIVEN),--given "$(GIVEN)") $(if $(KEEP),--keep)
+	@$(CONTROL)/bin/python -m featurise_demo up $(if $(IMAGES),--images "$(IMAGES)") $(if $(GIVEN),--given "$(GIVEN)") $(if $(KEEP),--keep)
 
 .PHONY: demo-down
 demo-down: setup ## end what `make demo KEEP=1` left running
-	$(CONTROL)/bin/python -m featurise_demo down
+	@$(CONTROL)/bin/python -m featurise_demo down
 
 # A group of tests has one worker (tests/conftest.py); in the order of collection, in which the longest come first.
 # Threads that wait for each other sleep: by default they spin, which takes the core from the other worker's.

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +17,10 @@ from extractor.core.backbone_specs import specs
 from extractor.core.exit_codes import ExtractorError
 from featurise.errors import FeaturiseError
 from featurise.settings import PREFIX
-from featurise_demo import declared, night, photographs, platform, processes, state, weights
+from featurise_demo import declared, night, photographs, platform, processes, reports, state, weights
 from featurise_demo.airflow import Airflow
 from featurise_demo.api import Api, ApiError
-from featurise_demo.show import LiveOutcomes, console, outcomes, say
+from featurise_demo.show import LiveOutcomes, console, outcomes, say, working
 
 UP_SECONDS = 600.0
 DOWN_SECONDS = 120.0
@@ -36,6 +37,31 @@ FAILURES = (
 )
 
 app = App(name="featurise_demo", help="The whole platform on this machine: two nights, both detectors.")
+
+
+class Told(Exception):
+    """Raised once a person has been told why the demo ends; what was started is ended after that."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    """Say why the demo ends, and what to do, before anything is ended."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("Interrupted. What was started is ended now; Airflow may take a minute over it.")
+        raise Told(130) from None
+    except state.Busy as error:
+        say(str(error))
+        raise Told(1) from error
+    except FAILURES as error:
+        say(f"{_told(error)}\nLogs, if it came so far: {folder}/logs, {folder}/airflow/processes")
+        say("When the cause is gone, `make demo` takes up where this one stopped.")
+        raise Told(1) from error
 
 
 @app.command
@@ -63,63 +89,93 @@ def up(
         signal.signal(number, signal.default_int_handler)
     folder = folder.absolute()
     try:
-        return _up(images, given, folder, keep=keep)
+        with ExitStack() as stack, _telling(folder):
+            return _up(stack, images, given, folder, keep=keep)
+    except Told as told:
+        return told.code
     except KeyboardInterrupt:
-        say("interrupted")
+        say("Interrupted again: Airflow goes on ending by itself.")
         return 130
-    except FAILURES as error:
-        say(f"{_told(error)}\nThe demo has ended; logs, if it came so far: {folder}/logs, {folder}/airflow/processes")
-        return 1
 
 
-def _up(images: Path | None, given: Path | None, folder: Path, *, keep: bool) -> int:
+def _up(stack: ExitStack, images: Path | None, given: Path | None, folder: Path, *, keep: bool) -> int:
     started = time.monotonic()
-    declared.check(given)
-    batches = photographs.batches(images, state.EXTRACTOR.with_name("python"))
-    weights.download(state.CACHE / "weights", state.EXTRACTOR, say)
-    checkpoints = weights.provide(state.CACHE / "weights", state.EXTRACTOR, say)
+    with working("2 of 5: images and weights"):
+        weights.must_be_folder()
+        declared.check(given)
+        batches = photographs.batches(images, state.EXTRACTOR.with_name("python"))
+        stack.enter_context(state.held(folder))
+        weights.download(state.CACHE / "weights", state.EXTRACTOR, say)
+        checkpoints = weights.provide(state.CACHE / "weights", state.EXTRACTOR, say)
     nights = state.nights(folder, datetime.datetime.now(datetime.UTC))
     nights.save(folder)
-    running, ours = state.running(folder), None
-    if running is not None and given is not None:
+    running, kept = state.running(folder), True
+    if running is None:
+        variables = _variables(checkpoints, nights, declared.declaration(folder, given))
+        running, kept = _start(stack, folder, variables), False
+    elif given is not None:
         raise FeaturiseError("a demo is up, and its declaration cannot be exchanged; `make demo-down` ends it")
-    try:
-        if running is None:
-            say("starting object storage, database, and Airflow's four processes")
-            ours = _serve(folder, _variables(checkpoints, nights, declared.declaration(folder, given)))
-            running = _wait(folder, ours)
-        say(f"Airflow: {running.url} (user {running.user}, password {running.password})")
-        ended = _both_nights(running, nights, batches)
-        synthetic = [checkpoint.backbone for checkpoint in checkpoints if checkpoint.synthetic]
-        failed = _tell(ended, synthetic)
-        if not failed:
-            state.Nights(nights.days, done=True).save(folder)
-        say(f"{time.monotonic() - started:.0f} s in all")
-        if keep or ours is None:
-            say(f"Left running: {running.url}, user {running.user}, password {running.password}")
-            say(f"`. {os.path.relpath(folder)}/env` sets the variables to look by hand; `make demo-down` ends it")
-            ours = None
-        return 1 if failed else 0
-    finally:
-        if ours is not None:
-            say("ending every process")
-            _end(ours.process.pid)
+    else:
+        say("3 of 5: Airflow runs already")
+    say(f"Airflow: {running.url} (user {running.user}, password {running.password})")
+    if images:
+        say(f"{images} in two nights: {photographs.split(nights.days, batches)}")
+    with working("4 of 5: two nights, both detectors (about four minutes on two cores)"):
+        ended = _both_nights(running, nights, batches, again=given is not None)
+    with working("5 of 5: reports"):
+        index = reports.write(folder / "reports", ended)
+    synthetic = [checkpoint.backbone for checkpoint in checkpoints if checkpoint.synthetic]
+    failed = _tell(ended, synthetic)
+    if not failed:
+        state.Nights(nights.days, done=True).save(folder)
+    say(f"{time.monotonic() - started:.0f} s in all")
+    if keep or kept:
+        stack.pop_all()
+        say(f"Left running: user {running.user}, password {running.password}; `make demo-down` ends it")
+        say(f"`. {os.path.relpath(folder)}/env` sets the variables to look by hand")
+        say(f"The reports: {reports.in_airflow(running.url, ended)}")
+    else:
+        say(f"The reports: {index.as_uri()}")
+    return 1 if failed else 0
+
+
+def _start(stack: ExitStack, folder: Path, variables: dict[str, str]) -> state.Running:
+    """Start the platform, which is ended with `stack`; before it, end what is left of one that was killed."""
+    if state.left_over(folder):
+        with working("ending what an earlier demo has left running"):
+            _end_left_over(folder)
+    with working("3 of 5: starting Airflow (about a minute)"):
+        ours = _serve(folder, variables)
+        stack.callback(_end, ours.process.pid)
+        return _wait(folder, ours)
+
+
+def _end(pid: int) -> None:
+    with working("ending every process"):
+        processes.stop([pid], DOWN_SECONDS)
+
+
+def _end_left_over(folder: Path) -> None:
+    """End them one by one, the platform first: it ends the others in order."""
+    while left := state.left_over(folder):
+        processes.stop(left[:1], DOWN_SECONDS)
 
 
 @app.command
 def down(*, folder: Path = state.FOLDER) -> int:
-    """End what `up --keep` left running.
+    """End what `up --keep`, or a demo that was killed, left running.
 
     Parameters
     ----------
     folder
         Where all state lies.
     """
-    running = state.running(folder)
-    if running is None:
+    folder = folder.absolute()
+    if not state.left_over(folder):
         say("nothing is running")
         return 0
-    _end(running.pid)
+    with working("ending every process"):
+        _end_left_over(folder)
     say("ended")
     return 0
 
@@ -178,15 +234,17 @@ def _wait(folder: Path, ours: processes.Child) -> state.Running:
 
 
 def _both_nights(
-    running: state.Running, nights: state.Nights, batches: Sequence[dict[str, bytes]]
+    running: state.Running, nights: state.Nights, batches: Sequence[dict[str, bytes]], *, again: bool
 ) -> list[night.Outcome]:
     os.environ.update(running.environment)
     new = photographs.upload(state.PREFIX, nights.days, batches)
-    say(f"{new} new images uploaded below {state.PREFIX}/{{{','.join(nights.days)}}}/")
+    say(f"{sum(new.values())} new images uploaded below {state.PREFIX}/{{{','.join(nights.days)}}}/")
     airflow = Airflow(Api(running.url, running.user, running.password), running.url, running.user, running.password, ())
-    history = night.start(airflow, DAGS, nights.days, again=nights.done)
+    # What was featurised without given boxes, or with others, does not count.
+    fresh = {name for name, count in new.items() if count or again}
+    awaited = night.start(airflow, DAGS, nights.days, scheduled=not nights.done, fresh=fresh)
     with LiveOutcomes() as progress:
-        return night.watch(airflow, DAGS, nights.days, history, progress.show)
+        return night.watch(airflow, awaited, progress.show)
 
 
 def _tell(ended: Sequence[night.Outcome], synthetic: Sequence[str]) -> list[night.Outcome]:
@@ -198,18 +256,16 @@ def _tell(ended: Sequence[night.Outcome], synthetic: Sequence[str]) -> list[nigh
     for row in ended:
         for file in row.files:
             say(f"  {file}")
-        if row.report:
-            say(f"  report of {row.night}, {row.dag_id}: {row.report}")
     if not any(row.featurised or row.rejected for row in ended):
         say("Nothing new: every image of both nights was featurised, or rejected, by an earlier run.")
     failed = [row for row in ended if row.state != "success"]
     for row in failed:
-        say(f"FAILED: {row.dag_id}, {row.night}: {', '.join(row.failures)}; see the task's log in Airflow")
+        say(f"FAILED: {row.dag_id}, {row.night}")
+        for failure in row.failures:
+            say(f"  {failure}")
+    if failed:
+        say("`make demo` does what failed once more; `make demo KEEP=1` leaves Airflow running, to look at the tasks")
     return failed
-
-
-def _end(pid: int) -> None:
-    processes.stop([pid], DOWN_SECONDS)
 
 
 if __name__ == "__main__":

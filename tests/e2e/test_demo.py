@@ -42,12 +42,17 @@ def test_ctrl_c_ends_every_process(photo: bytes) -> None:
                 # The API server writes over its command line; it is known by its port.
                 port = int(json.loads((folder / "running.json").read_text())["url"].rpartition(":")[2])
                 assert _listens(port)
+                second = subprocess.run(argv, capture_output=True, text=True, check=False)
+                assert second.returncode == 1
+                assert f"another demo (process {demo.pid}) is at work in {folder}" in second.stdout
                 demo.send_signal(signal.SIGINT)
                 assert demo.wait(300) == 130
                 assert _of(folder) == {}
                 assert not _listens(port)
                 console.seek(0)
-                assert "interrupted" in console.read()
+                told = console.read()
+                assert told.index("Interrupted.") < told.index("ending every process")
+                assert state.left_over(folder) == []
             finally:
                 demo.terminate()
                 demo.wait(300)

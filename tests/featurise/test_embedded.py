@@ -1,5 +1,7 @@
 """The embedded servers: loopback only, their data there at the next start, their end said."""
 
+import subprocess
+
 import psutil
 import pytest
 import sqlalchemy
@@ -50,3 +52,8 @@ def test_the_database_keeps_its_data(tmp_path):
                     connection.execute(sqlalchemy.text("CREATE TABLE kept AS SELECT 7 AS number"))
                 assert connection.scalar(sqlalchemy.text("SELECT number FROM kept")) == 7
             engine.dispose()
+        # It is stopped, although a user of it was killed before it could say that it had done.
+        assert not (tmp_path / "data/postmaster.pid").exists()
+        with subprocess.Popen(["true"]) as killed:
+            pass
+        (tmp_path / "data/.handle_pids.json").write_text(f"[{killed.pid}]")
