@@ -1,6 +1,7 @@
 """What the platform knows of `resnet101` without loading it. Needs no torch: the control plane installs it, too."""
 
 from extractor.core.backbone_specs import BackboneSpec, Choice
+from extractor.core.vocabulary import visual_genome
 
 BOXES = 36
 ADAPTIVE = (10, 100, 0.2)
@@ -24,4 +25,5 @@ SPEC = BackboneSpec(
     attributes=400,
     ordered=True,
     given=True,
+    vocabulary=visual_genome,
 )

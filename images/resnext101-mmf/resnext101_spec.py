@@ -3,6 +3,7 @@
 import math
 
 from extractor.core.backbone_specs import BackboneSpec, Choice, Frame, Preprocessing
+from extractor.core.vocabulary import visual_genome
 
 BOXES, FEWEST = 100, 10
 SHORT_SIDE, LONG_SIDE = 800, 1333
@@ -45,6 +46,7 @@ SPEC = BackboneSpec(
     class_probabilities=True,
     background=True,
     given=True,
+    vocabulary=visual_genome,
     preprocessings=(Preprocessing.IGLUE, Preprocessing.MMF),
     frame=frame,
 )

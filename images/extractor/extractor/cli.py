@@ -24,6 +24,7 @@ from extractor.core.patience import PATIENCE
 from extractor.core.redact import fit
 from extractor.core.scratch import folder
 from extractor.pipeline.progress import Progress
+from extractor.tools import detections
 from extractor.tools import inspect as inspection
 
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -215,17 +216,48 @@ def run(  # long: every option and what it means, which is the help text
 
 
 @app.command
-def inspect(file: str, /, *, first: int = 5) -> int:
-    """Show what is in a feature file: its provenance, its counts and its first images.
+def inspect(
+    file: str, image_id: str | None = None, /, *, first: int = 5, best: Annotated[int, AT_LEAST_ONE] = 10
+) -> int:
+    """Show what is in a feature file: its provenance, its counts and its first images, or one image's best boxes.
 
     Parameters
     ----------
     file
         A path or s3://…
+    image_id
+        An image's id: its boxes are shown, with classes and confidences.
     first
         How many images to show.
+    best
+        How many boxes of an image to show.
     """
-    print(inspection.describe(file, first=first))
+    if image_id is None:
+        print(inspection.describe(file, first=first))
+    else:
+        print(detections.of(file, image_id).table(best))
+    return Exit.OK
+
+
+@app.command
+def draw(file: str, image_id: str, /, *, image: Path, out: Path, best: Annotated[int, AT_LEAST_ONE] = 10) -> int:
+    """Draw an image's best boxes, with their classes and confidences, onto the image.
+
+    Parameters
+    ----------
+    file
+        A feature file: a path or s3://…
+    image_id
+        The image's id.
+    image
+        The image itself, as it was featurised.
+    out
+        The PNG to write.
+    best
+        How many boxes to draw.
+    """
+    detections.draw(detections.of(file, image_id), image, out, best)
+    print(f"{out}: the {best} best boxes of {image_id}")
     return Exit.OK
 
 

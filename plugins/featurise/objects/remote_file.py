@@ -16,6 +16,10 @@ BLOCK = 256 * 1024
 class Detections(BaseModel):
     """What a file says of one image: boxes in pixels of the image, and per box class and attribute with confidence."""
 
+    backbone: str
+    weights_uri: str
+    background: bool
+    """Whether class 0 is the background."""
     width: int
     height: int
     boxes: list[list[float]]
@@ -69,16 +73,19 @@ def detections(uri: str, image_id: str) -> Detections | None:
     with io.BufferedReader(_Object(uri, there.size), BLOCK) as source, h5py.File(source, "r") as file:
         if image_id not in file:
             return None
-        return _read(file[image_id])
+        return _read(file[image_id], contract.read_provenance(file))
 
 
-def _read(group: h5py.Group) -> Detections:
+def _read(group: h5py.Group, provenance: contract.Provenance) -> Detections:
     count = int(group["num_boxes"][()])
     rows = {name: group[name][:count].tolist() for name in ("boxes", "obj_id", "obj_conf")}
     more = {
         field.name: group[field.name][:count].tolist() for field in contract.ATTRIBUTE_FIELDS if field.name in group
     }
     return Detections(
+        backbone=provenance.backbone,
+        weights_uri=provenance.weights_uri,
+        background=provenance.background,
         width=int(group["img_w"][()]),
         height=int(group["img_h"][()]),
         boxes=rows["boxes"],

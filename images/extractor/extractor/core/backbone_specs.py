@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Limit
 
+from extractor.core.vocabulary import Vocabulary
+
 if TYPE_CHECKING:
     from extractor.core.contract import Field
 
@@ -151,6 +153,8 @@ class BackboneSpec:
     preprocessings: tuple[Preprocessing, ...] = (Preprocessing.IGLUE,)
     """What a user may choose from."""
     feature_width: int = 2048
+    vocabulary: Callable[[], Vocabulary] | None = None
+    """What its classes and attributes are called, where the weights do not say it."""
     ordered: bool = False
     """Whether an image's rows come in descending order of `obj_conf`."""
     given: bool = False

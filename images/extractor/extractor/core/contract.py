@@ -4,6 +4,7 @@ Field names and dtypes are those of the reference extractors' own files (VOLTA /
 `extract_features_vmb` for `resnext101`), so that researchers' scripts read the files as they are.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
@@ -146,6 +147,11 @@ class Provenance(BaseModel):
     preprocessing: str = Preprocessing.IGLUE.value
     known_answers: str = ""
     """Operations that were computed in another way than usual, as that was wrong or slow on the device; one a line."""
+
+    @property
+    def background(self) -> bool:
+        """Whether class 0 is the background, and the others count from 1."""
+        return bool(json.loads(self.box_rule).get("background", False))
 
 
 def image_bytes(rows: int, found: Sequence[Field]) -> int:

@@ -3,16 +3,16 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from extractor.core import storage
+from extractor.core import storage, vocabulary
 from extractor.core.backbone_specs import specs
 from extractor.core.exit_codes import WeightsInvalid
 
 BLOCK = 4 * 1024 * 1024
-VOCABULARIES = ("objects_vocab.txt", "attributes_vocab.txt")
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,15 @@ def _names_below(folder: str) -> Iterator[str]:
     return (item.key.removeprefix(prefix) for item in storage.listing(folder))
 
 
-def names(uri: str, vocabulary: str) -> list[str] | None:
-    """The first name of each class, when the weights' folder brings the vocabulary; else None."""
-    if uri.endswith(tuple(Path(spec.checkpoint).suffix for spec in specs().values())):
-        return None
-    try:
-        text = storage.read_bytes(storage.join(uri, vocabulary)).decode()
-    except storage.NotFound:
-        return None
-    return [line.split(",")[0].strip() for line in text.splitlines()]
+def names(backbone: str, uri: str, file: str, *, background: bool = False) -> Sequence[str] | None:
+    """The first name of each class: of the weights' folder where it brings the vocabulary's file, else the backbone's.
+
+    Where the background competes for a box's class, it is class 0, and the others count from 1.
+    None where neither has names. Raises StorageError when the folder cannot be asked.
+    """
+    spec = specs().get(backbone)  # a file may be older than the backbones that are installed
+    found = spec.vocabulary().of(file) if spec is not None and spec.vocabulary is not None else None
+    if not uri.endswith(tuple(Path(spec.checkpoint).suffix for spec in specs().values())):
+        with suppress(storage.NotFound):
+            found = vocabulary.parse(storage.read_bytes(storage.join(uri, file)).decode())
+    return ("background", *found) if found is not None and background and file == vocabulary.OBJECTS else found

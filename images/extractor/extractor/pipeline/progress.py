@@ -1,8 +1,12 @@
-"""How far a shard is: counts, rate and time left, told as structured lines."""
+"""How far a shard is: counts, rate and time left, told as structured lines; on a terminal, by a bar."""
 
 import time
 from collections.abc import Iterable
 
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from extractor import log as output
 from extractor.core.exit_codes import Exit, Summary
 from extractor.log import log
 from extractor.pipeline.parts import Result
@@ -22,6 +26,7 @@ class Progress:
         self._resumed = 0
         self._started = time.monotonic()
         self._told = 0.0
+        self._bar: Bar | None = None
 
     @property
     def done(self) -> int:
@@ -62,7 +67,10 @@ class Progress:
             log.warning("rejected", key=reject.key, reason=reject.reason.value, detail=reject.detail)
 
     def tell(self, *, now: bool = False) -> None:
-        """Log a progress line, at most one every few seconds unless `now`."""
+        """Log a progress line, at most one every few seconds unless `now`; or bring the bar up to date."""
+        if output.terminal is not None:
+            self._show(output.terminal)
+            return
         if not now and time.monotonic() - self._told < EVERY_SECONDS:
             return
         self._told = time.monotonic()
@@ -76,8 +84,20 @@ class Progress:
             seconds_left=round((self.of - self.done) / rate) if rate > 0 else None,
         )
 
+    def _show(self, terminal: output.Terminal) -> None:
+        if self._bar is None:
+            told = TextColumn("{task.fields[rate]:.2f} images/s, {task.fields[rejected]} rejected,")
+            columns = (BarColumn(), MofNCompleteColumn(), told, TimeRemainingColumn(), TextColumn("left"))
+            self._bar = Bar(*columns, console=terminal.console, redirect_stdout=False, redirect_stderr=False)
+            self._bar.add_task("", total=self.of, rate=0.0, rejected=0)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=self.done, rate=self.rate, rejected=self.rejected)
+
     def summary(self, *, exit_code: Exit = Exit.OK, message: str = "", synthetic: bool | None = None) -> Summary:
-        """What to leave in the termination message."""
+        """What to leave in the termination message; the bar ends."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
         return Summary(
             exit_code=exit_code,
             reason=exit_code.name.lower(),

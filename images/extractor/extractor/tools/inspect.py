@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -19,6 +20,16 @@ def describe(uri: str, *, first: int = 5) -> str:
 
     Raises NotFound, StorageError, or UsageError when it is no feature file.
     """
+    with opened(uri) as file:
+        return "\n".join([uri, *_provenance(file), "", *_images(file, first)])
+
+
+@contextmanager
+def opened(uri: str) -> Iterator[h5py.File]:
+    """A feature file to read from.
+
+    Raises NotFound, StorageError, or UsageError when it is no feature file.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(uri)
         if storage.is_s3(uri):
@@ -28,7 +39,7 @@ def describe(uri: str, *, first: int = 5) -> str:
             raise storage.NotFound(f"{uri}: there is no such file")
         try:
             with h5py.File(path, "r") as file:
-                return "\n".join([uri, *_provenance(file), "", *_images(file, first)])
+                yield file
         except OSError as error:
             raise UsageError(f"{uri}: HDF5 cannot read it ({error}); expected a feature file, whole") from error
         except ValidationError as error:

@@ -6,7 +6,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from sqlalchemy import Connection
 
-from extractor.core import contract, storage, weights
+from extractor.core import contract, storage, vocabulary, weights
 from extractor.core.exit_codes import StorageError
 from featurise.declaration import load as declaration
 from featurise.declaration.feature_set import FeatureSetSpec
@@ -49,7 +49,7 @@ def _drawn(place: Place) -> dict[str, Any]:
         read = remote_file.detections(str(place.uri), place.image_id)
         if read is None:
             return one | {"why": f"{place.uri} is not there, or the image is not in it: run `featurise verify`."}
-        names = [_names(place.weights_uri, vocabulary) for vocabulary in weights.VOCABULARIES]
+        names = [_names(read, file) for file in vocabulary.FILES]
     except UNREADABLE as error:
         return one | {"why": f"The boxes cannot be read: {error}"}
     spec = next((spec for spec in _declared() if spec.feature_set == place.feature_set), None)
@@ -68,21 +68,21 @@ def _drawn(place: Place) -> dict[str, Any]:
 
 
 def _rows(
-    read: remote_file.Detections, classes: list[str] | None, attributes: list[str] | None
+    read: remote_file.Detections, classes: Sequence[str] | None, attributes: Sequence[str] | None
 ) -> list[dict[str, Any]]:
     rows = []
     for number, box in enumerate(read.boxes):
         attribute = ""
         if read.attributes is not None and read.attribute_confidences is not None:
-            name = html.name(read.attributes[number], attributes)
+            name = vocabulary.name(read.attributes[number], attributes)
             attribute = f"{name} ({read.attribute_confidences[number]:.2f})"
-        named = html.name(read.classes[number], classes)
+        named = vocabulary.name(read.classes[number], classes)
         rows.append({"box": box, "name": named, "confidence": read.confidences[number], "attribute": attribute})
     return rows
 
 
-def _names(uri: str, vocabulary: str) -> list[str] | None:
+def _names(read: remote_file.Detections, file: str) -> Sequence[str] | None:
     try:
-        return weights.names(uri, vocabulary)
+        return weights.names(read.backbone, read.weights_uri, file, background=read.background)
     except StorageError:
         return None  # the extractor reaches the weights, the control plane need not: numbers do

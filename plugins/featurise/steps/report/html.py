@@ -8,7 +8,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from extractor.core import storage, weights
+from extractor.core import storage, vocabulary, weights
 from extractor.core.exit_codes import StorageError
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.registry.statistics import Statistics
@@ -79,16 +79,11 @@ def _environment() -> Environment:
     return Environment(loader=PackageLoader("featurise.steps.report", "."), autoescape=True, undefined=StrictUndefined)
 
 
-def _class_names(spec: FeatureSetSpec) -> list[str] | None:
+def _class_names(spec: FeatureSetSpec) -> Sequence[str] | None:
     try:
-        return weights.names(spec.weights.uri, weights.VOCABULARIES[0])
+        return weights.names(spec.backbone, spec.weights.uri, vocabulary.OBJECTS, background=spec.rule.background)
     except StorageError:
         return None  # the extractor reaches the weights, the control plane need not: numbers do
-
-
-def name(number: int, names: Sequence[str] | None) -> str:
-    """A class's name, or its number where names are not known."""
-    return names[number] if names is not None and number < len(names) else str(number)
 
 
 def image(spec: FeatureSetSpec, key: str, size: int | None = None) -> ImageView:
@@ -115,7 +110,7 @@ def image(spec: FeatureSetSpec, key: str, size: int | None = None) -> ImageView:
 
 
 def _shown(spec: FeatureSetSpec, sample: Sample, names: Sequence[str] | None) -> Shown:
-    return Shown(sample, image(spec, sample.key), [name(number, names) for number in sample.classes])
+    return Shown(sample, image(spec, sample.key), [vocabulary.name(number, names) for number in sample.classes])
 
 
 def _boxes(run: RunSummary) -> Markup:
@@ -136,7 +131,7 @@ def _classes(run: RunSummary, names: Sequence[str] | None) -> Markup:
         for number in run.statistics.classes.keys() | before.classes.keys()
     }
     largest = sorted(shares, key=lambda number: (-sum(shares[number]), number))[:CLASSES]
-    values = [(name(number, names), *shares[number]) for number in largest]
+    values = [(vocabulary.name(number, names), *shares[number]) for number in largest]
     return charts.bars(values, mine="this run", theirs="earlier nights", title="Classes, the most frequent")
 
 
