@@ -15,11 +15,11 @@ UV := .tools/bin/uv
 UV_LOCK := images/requirements.uv.lock
 EXTRACTOR := images/extractor/.venv
 CONTROL := .venv
-OURS := dags plugins images tests
+OURS := dags plugins images reader tests
 
 # An environment is brought up to date when a lock, a project file or the Python has changed, and only then.
-CONTROL_READY := $(CONTROL)/.ready-$(shell { $(PYTHON) -V || true; cat requirements.lock pyproject.toml images/*/pyproject.toml; } 2>/dev/null | sha256sum | cut -c1-16)
-EXTRACTOR_READY := $(EXTRACTOR)/.ready-$(shell { $(PYTHON) -V || true; cat images/extractor/requirements.lock images/*/pyproject.toml images/resnet101-detectron2/detectron2/*; } 2>/dev/null | sha256sum | cut -c1-16)
+CONTROL_READY := $(CONTROL)/.ready-$(shell { $(PYTHON) -V || true; cat requirements.lock pyproject.toml images/*/pyproject.toml reader/pyproject.toml; } 2>/dev/null | sha256sum | cut -c1-16)
+EXTRACTOR_READY := $(EXTRACTOR)/.ready-$(shell { $(PYTHON) -V || true; cat images/extractor/requirements.lock images/*/pyproject.toml reader/pyproject.toml images/resnet101-detectron2/detectron2/*; } 2>/dev/null | sha256sum | cut -c1-16)
 
 .PHONY: help
 help: ## list the targets
@@ -53,7 +53,7 @@ $(CONTROL_READY): | $(UV)
 	{ $(call environment,$(CONTROL)); }; \
 	$(UV) pip sync --quiet --require-hashes --python $(CONTROL)/bin/python requirements.lock; \
 	$(UV) pip install --quiet --python $(CONTROL)/bin/python --no-deps --no-build-isolation -e . -e images/extractor \
-		-e images/resnet101-detectron2 -e images/resnext101-mmf; \
+		-e images/resnet101-detectron2 -e images/resnext101-mmf -e reader; \
 	rm -f $(@D)/.ready-*; touch $@)
 
 # In its own folder, since its pyproject says how mmf is built.
@@ -62,7 +62,7 @@ $(EXTRACTOR_READY): | $(UV)
 	{ $(call environment,$(EXTRACTOR)); }; \
 	(cd images/extractor && ../../$(UV) pip sync --quiet --require-hashes --python ../../$(EXTRACTOR)/bin/python requirements.lock); \
 	$(UV) pip install --quiet --python $(EXTRACTOR)/bin/python --no-deps --no-build-isolation \
-		./images/resnet101-detectron2/detectron2 -e images/extractor -e images/resnet101-detectron2 -e images/resnext101-mmf; \
+		./images/resnet101-detectron2/detectron2 -e images/extractor -e images/resnet101-detectron2 -e images/resnext101-mmf -e reader; \
 	rm -f $(@D)/.ready-*; touch $@)
 
 .PHONY: demo

@@ -2,30 +2,27 @@
 
 import datetime
 import getpass
-import json
 import sys
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import App, Parameter, validators
 from pydantic import BaseModel
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from extractor.core.exit_codes import ExtractorError
+from featurise.console import AsJson, console, errors, say, say_json, warn
 from featurise.declaration import load as declaration
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.former_names import FormerName
 from featurise.declaration.load import Broken
 from featurise.errors import FeaturiseError
-from featurise.export import run as export
+from featurise.export.command import export_features
 from featurise.objects import verify
 from featurise.registry import attempt_history, coverage, engine, feature_sets, nodes, schema, session
 from featurise.registry.attempt_history import Filter
@@ -36,43 +33,45 @@ from featurise.steps import rebuild as steps_rebuild
 app = App(name="featurise", help="Region features, every night: what is declared, what is done, where it lies.")
 registry = App(name="registry", help="The registry and the bucket whose files it keeps.")
 app.command(registry)
-console = Console()
-AsJson = Annotated[bool, Parameter(name=["--json", "--as-json"], negative=())]
-Form = Literal["h5", "lmdb-volta", "lmdb-mmf", "npy-mmf", "tsv-lxmert"]
-
-
-def _say(text: str, style: str | None = None) -> None:
-    """A line as it is, wrapped by whoever shows it."""
-    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command
 def migrate() -> None:
     """Bring the registry's tables to this version."""
     revision = schema.migrate(engine.of(settings().registry))
-    _say(f"the registry has schema {revision}")
+    say(f"the registry has schema {revision}")
 
 
 @app.command
-def check(path: Path | None = None, /) -> int:
+def check(path: Path | None = None, /, *, as_json: AsJson = False) -> int:
     """Check the declaration: one line per dataset and backbone, or what is wrong with it.
 
     Parameters
     ----------
     path
         The declaration; by default the one that FEATURISE_DECLARATION names.
+    as_json
+        JSON lines: `dag_id` and `feature_set`, or `mistake`.
     """
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", FormerName)
         found = declaration.load(path or settings().declaration)
     for message in dict.fromkeys(str(one.message) for one in told if issubclass(one.category, FormerName)):
-        _say(message, style="yellow")
+        warn(message, style="yellow")
     for one in found:
-        if isinstance(one, Broken):
-            _say(one.message, style="red")
+        if as_json:
+            say_json(_checked(one))
+        elif isinstance(one, Broken):
+            say(one.message, style="red")
         else:
-            _say(f"{one.dag_id}: feature set {one.feature_set}")
+            say(f"{one.dag_id}: feature set {one.feature_set}")
     return int(any(isinstance(one, Broken) for one in found))
+
+
+def _checked(one: FeatureSetSpec | Broken) -> dict[str, str]:
+    if isinstance(one, Broken):
+        return {"mistake": one.message}
+    return {"dag_id": one.dag_id, "feature_set": one.feature_set}
 
 
 @app.command(name="status")
@@ -93,11 +92,10 @@ def show_status(*, dataset: str | None = None, backbone: str | None = None, as_j
         days = coverage.coverage(connection, dataset, backbone)
     if as_json:
         for day in days:
-            # Unlike print, the console ends quietly when its reader, such as `head`, has gone.
-            console.out(json.dumps({**day.model_dump(), "pending": day.pending}), highlight=False)
+            say_json({**day.model_dump(), "pending": day.pending})
         return
     if not days:
-        _say("nothing has been looked at yet: no run has reached its registry")
+        warn("nothing has been looked at yet: no run has reached its registry")
     for _, members in groupby(days, key=lambda day: day.feature_set):
         console.print(_table(list(members)))
 
@@ -199,18 +197,18 @@ def show_nodes(
 
 def _change(node: str | None, hold: str | None, release: str | None) -> int:
     if node is None or (hold is None) == (release is None):
-        _say("name one node, and either --hold or --release with a reason", style="red")
+        warn("name one node, and either --hold or --release with a reason", style="red")
         return 1
     person, now = getpass.getuser(), datetime.datetime.now(datetime.UTC)
     with session.writing() as connection:
         if hold is not None:
             nodes.hold(connection, node, person, hold, now)
-            _say(f"{node} is held back until somebody releases it")
+            say(f"{node} is held back until somebody releases it")
             return 0
         if nodes.release(connection, node, person, str(release), now):
-            _say(f"{node} is released")
+            say(f"{node} is released")
             return 0
-    _say(f"{node} was not held back; see `featurise nodes`", style="red")
+    warn(f"{node} was not held back; see `featurise nodes`", style="red")
     return 1
 
 
@@ -248,7 +246,7 @@ def _lines(found: Sequence[BaseModel]) -> None:
 
 def _print(nothing: str, head: tuple[str, ...], rows: Sequence[tuple[str | None, ...]]) -> None:
     if not rows:
-        _say(nothing)
+        say(nothing)
         return
     table = Table(*head)
     for row in rows:
@@ -262,62 +260,38 @@ def _at(moment: datetime.datetime | None) -> str:
 
 
 @app.command
-def show(image: str, /) -> int:
+def show(image: str, /, *, as_json: AsJson = False) -> int:
     """Where an image's features lie and where they came from.
 
     Parameters
     ----------
     image
         The image's id, or its key in the bucket.
+    as_json
+        JSON lines, one for each feature set.
     """
     with session.reading() as connection:
         places = coverage.places(connection, image)
     if not places:
-        _say(f"no image with the id or key {image!r} has an outcome; `featurise status` shows what is pending")
+        say(
+            f"no image with the id or key {image!r} has an outcome; `featurise status` shows what is pending", to=errors
+        )
         return 1
     for place in places:
-        _say(f"{place.feature_set}: {place.state}" + (", SYNTHETIC weights" if place.synthetic else ""), style="bold")
+        if as_json:
+            say_json(place.model_dump(mode="json"))
+            continue
+        say(f"{place.feature_set}: {place.state}" + (", SYNTHETIC weights" if place.synthetic else ""), style="bold")
         for name, value in place.model_dump(exclude={"feature_set", "state", "synthetic"}, exclude_none=True).items():
-            _say(f"  {name}: {value}")
+            say(f"  {name}: {value}")
     return 0
 
 
-@app.command(name="export")
-def export_features(
-    *,
-    dataset: str,
-    backbone: str,
-    form: Annotated[Form, Parameter(name="--format")],
-    out: Path,
-    revision: str | None = None,
-) -> None:
-    """Write a dataset's features in the format that a reader expects; called again, it goes on where it stopped.
-
-    Parameters
-    ----------
-    dataset
-        The dataset.
-    backbone
-        The backbone.
-    form
-        h5 (VOLTA's converters), lmdb-volta (VOLTA, IGLUE), lmdb-mmf, npy-mmf, tsv-lxmert.
-    out
-        The folder to write to.
-    revision
-        The feature set's revision, where there are several.
-    """
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
-        bar = progress.add_task(f"{dataset} as {form}", total=None)
-        tell = partial(progress.update, bar)
-        done = export.run(dataset, backbone, revision, form, out, lambda n, of: tell(completed=n, total=of))
-    before = f", {done.before:,} of them there before" if done.before else ""
-    _say(f"{done.images:,} images of {done.feature_set} in {out}{before}")
-    if done.synthetic:
-        _say("these features come from SYNTHETIC weights: they mean nothing", style="bold yellow")
+app.command(name="export")(export_features)
 
 
 @app.command(name="verify")
-def verify_objects(*, dataset: str | None = None, read: bool = False) -> int:
+def verify_objects(*, dataset: str | None = None, read: bool = False, as_json: AsJson = False) -> int:
     """Compare the published objects with the registry: missing, altered, orphaned.
 
     Parameters
@@ -326,6 +300,8 @@ def verify_objects(*, dataset: str | None = None, read: bool = False) -> int:
         Only this dataset.
     read
         Read every file and the lists beside it; otherwise names and sizes are compared.
+    as_json
+        JSON lines, one for each finding.
     """
     declared = declaration.load(settings().declaration)
     specs = [one for one in declared if isinstance(one, FeatureSetSpec) and dataset in (None, one.dataset)]
@@ -333,19 +309,23 @@ def verify_objects(*, dataset: str | None = None, read: bool = False) -> int:
         sets = feature_sets.chosen(connection, dataset)
         files = verify.shards(connection, dataset)
     if any(isinstance(one, Broken) for one in declared):
-        _say("the declaration has mistakes (`featurise check`): a file may be overlooked", style="yellow")
+        warn("the declaration has mistakes (`featurise check`): a file may be overlooked", style="yellow")
     found = 0
-    with console.status("") as shown:
+    with errors.status("") as shown:
         also = verify.folders(sets, specs)
         for finding in verify.run(files, read=read, tell=lambda uri: shown.update(uri), also=also):
-            _say(f"{finding.kind}: {finding.uri} ({finding.detail})", style="red")
             found += 1
-    _say(f"{len(files):,} files, {found:,} findings" + ("" if read else "; contents not read"))
+            if as_json:
+                say_json(finding.model_dump())
+            else:
+                say(f"{finding.kind}: {finding.uri} ({finding.detail})", style="red")
+    to = errors if as_json else console
+    say(f"{len(files):,} files, {found:,} findings" + ("" if read else "; contents not read"), to=to)
     return int(found > 0)
 
 
 @registry.command
-def rebuild(*, dataset: str | None = None, adopt: bool = False) -> int:
+def rebuild(*, dataset: str | None = None, adopt: bool = False, as_json: AsJson = False) -> int:
     """Take in every published file of the declared buckets that the registry does not know, and list the images again.
 
     The way back after the registry was lost or restored from a backup. Nothing that is published is removed or changed;
@@ -357,20 +337,29 @@ def rebuild(*, dataset: str | None = None, adopt: bool = False) -> int:
         Only where this dataset's files lie.
     adopt
         Also where another registry is named in the bucket: the bucket is this registry's from then on.
+    as_json
+        One JSON object: `taken_in`, a count, and `told`, what was left alone.
     """
     declared = declaration.load(settings().declaration)
     for one in declared:
         if isinstance(one, Broken):
-            _say(one.message, style="yellow")
+            warn(one.message, style="yellow")
     specs = [one for one in declared if isinstance(one, FeatureSetSpec) and dataset in (None, one.dataset)]
     if not specs:
-        _say("no feature set is declared, so there is no bucket to look at; see `featurise check`", style="red")
+        say(
+            "no feature set is declared, so there is no bucket to look at; see `featurise check`",
+            style="red",
+            to=errors,
+        )
         return 1
-    with console.status("") as shown:
+    with errors.status("") as shown:
         done = steps_rebuild.run(specs, adopt=adopt, tell=lambda uri: shown.update(uri))
+    if as_json:
+        say_json({"taken_in": done.taken_in, "told": done.told})
+        return int(bool(done.told))
     for told in done.told:
-        _say(told, style="yellow")
-    _say(f"{done.taken_in:,} files taken in, {len(done.told):,} things left alone; `featurise status` shows the days")
+        say(told, style="yellow")
+    say(f"{done.taken_in:,} files taken in, {len(done.told):,} things left alone; `featurise status` shows the days")
     return int(bool(done.told))
 
 
@@ -379,9 +368,9 @@ def main() -> None:
     try:
         app()
     except (FeaturiseError, ExtractorError) as error:
-        _say(str(error), style="red")
+        warn(str(error), style="red")
         sys.exit(1)
     except SQLAlchemyError as error:
         why = engine.reason(error)
-        _say(f"the registry refused: {why}; check FEATURISE_REGISTRY and the rights of its user", style="red")
+        say(f"the registry refused: {why}; check FEATURISE_REGISTRY and the rights of its user", style="red", to=errors)
         sys.exit(1)

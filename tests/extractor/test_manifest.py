@@ -17,6 +17,8 @@ from extractor.core.manifest import Entry, ImageIds, Manifest, dump, image_id, l
         ("images/flickr/.hidden", ImageIds.STEM, ".hidden"),
         ("images/flickr/2026-11-22/a.jpg", ImageIds.PATH, "2026-11-22%2Fa.jpg"),
         ("images/flickr/100%/a.jpg", ImageIds.PATH, "100%25%2Fa.jpg"),
+        ("images/flickr/x/100%.a.jpg", ImageIds.RELATIVE, "x%2F100%25.a"),
+        ("images/flickr/.hidden", ImageIds.RELATIVE, ".hidden"),
     ],
 )
 def test_id_is_the_stem_or_the_path(key, rule, expected):

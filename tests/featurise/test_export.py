@@ -10,13 +10,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from exporting import content, entries, export
+from exporting import KINDS, content, entries, export
 
 from extractor.core import storage
 from extractor.core.contract import Regions
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.export import run
-from featurise.export.source import ExportFailed
+from featurise.export import formats, run
+from featurise.export.selection import ExportFailed
 
 DAY, NEXT = "2026-11-22", "2026-11-23"
 EXTRACTOR = Path("images/extractor/.venv/bin/python")
@@ -145,7 +145,8 @@ def test_lxmert_finds_ten_columns_and_boxes_inside_the_image(spec, upload, night
 
 def cut_off(monkeypatch: pytest.MonkeyPatch, spec: FeatureSetSpec, form: str, out: Path, *, images: int) -> list[str]:
     """An export that ends after so many images; returns their ids."""
-    add, added = run.FORMATS[form].add, []
+    writer, added = formats.named(form), []
+    add, take = writer.add, writer.take
 
     def cut(self, source, image_id, group):
         if len(added) == images:
@@ -153,14 +154,20 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, spec: FeatureSetSpec, form: str, ou
         added.append(image_id)
         add(self, source, image_id, group)
 
+    def take_what_is_left(self, source, file):
+        taken = len(added) + len(source.ids) <= images and take(self, source, file)
+        added.extend(source.ids if taken else ())
+        return taken
+
     with monkeypatch.context() as patch:
-        patch.setattr(run.FORMATS[form], "add", cut)
+        patch.setattr(writer, "add", cut)
+        patch.setattr(writer, "take", take_what_is_left)
         with pytest.raises(KeyboardInterrupt):
             export(spec, form, out)
     return added
 
 
-@pytest.mark.parametrize("form", list(run.FORMATS))
+@pytest.mark.parametrize("form", KINDS)
 def test_an_export_that_was_cut_off_goes_on_and_ends_equal(spec, featurised, tmp_path, form, monkeypatch):
     export(spec, form, tmp_path / "whole")
     assert len(cut_off(monkeypatch, spec, form, tmp_path / "cut", images=5)) == 5
@@ -170,18 +177,18 @@ def test_an_export_that_was_cut_off_goes_on_and_ends_equal(spec, featurised, tmp
     assert export(spec, form, tmp_path / "cut").before == len(featurised)
 
 
-@pytest.mark.parametrize("form", list(run.FORMATS))
+@pytest.mark.parametrize("form", KINDS)
 def test_an_export_that_was_cut_off_does_not_keep_an_image_that_was_removed_since(
     spec, featurised, night, tmp_path, form, monkeypatch
 ):
     (added,) = cut_off(monkeypatch, spec, form, tmp_path, images=1)
     storage.delete([f"s3://{spec.bucket}/{spec.prefix}{DAY}/{added}.jpg"])
     night(DAY, run_id="again")
-    with pytest.raises(ExportFailed, match="replaced or removed since; choose another folder, or remove this one"):
+    with pytest.raises(ExportFailed, match="replaced or removed since; make it again with --renew"):
         export(spec, form, tmp_path)
 
 
-@pytest.mark.parametrize("form", list(run.FORMATS))
+@pytest.mark.parametrize("form", KINDS)
 def test_what_another_program_or_export_wrote_is_left_as_it_is(spec, featurised, tmp_path, form):
     export(spec, form, tmp_path)
     (tmp_path / "export.jsonl").unlink()
@@ -237,7 +244,7 @@ def test_a_torn_journal_is_gone_on_with_more_than_once(spec, featurised, tmp_pat
     assert content(out) == whole
 
 
-@pytest.mark.parametrize("form", list(run.FORMATS))
+@pytest.mark.parametrize("form", KINDS)
 def test_an_export_whose_files_are_gone_is_no_success(spec, featurised, tmp_path, form):
     out = tmp_path / "out"
     export(spec, form, out)

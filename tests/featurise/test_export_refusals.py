@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exporting import content, export
+from exporting import KINDS, content, export
 
 from extractor.core import contract, storage
 from featurise.declaration.feature_set import Weights
-from featurise.export import mmf_names, pickles, run
-from featurise.export.source import ExportFailed, Source
+from featurise.export import formats, mmf_names, pickles, run
+from featurise.export.selection import ExportFailed, Options
+from featurise.export.source import Source, sources
+from featurise.export.writer import Writer
 from featurise.registry.feature_sets import NoSuchFeatureSet
 from featurise.registry.session import reading
 
@@ -28,7 +30,7 @@ pytestmark = [
 
 
 def test_a_folder_that_takes_no_files_is_said(spec, featurised):
-    for form in run.FORMATS:
+    for form in formats.formats():
         with pytest.raises(ExportFailed, match=r"/proc/self cannot be written to \(.*No such file.*another folder"):
             export(spec, form, Path("/proc/self"))
 
@@ -44,7 +46,7 @@ def room_for(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("form", list(run.FORMATS))
+@pytest.mark.parametrize("form", KINDS)
 def test_an_export_to_a_full_disk_says_so_and_goes_on_later(spec, featurised, tmp_path, form, monkeypatch):
     def full(method):
         def call(*args):
@@ -54,8 +56,9 @@ def test_an_export_to_a_full_disk_says_so_and_goes_on_later(spec, featurised, tm
         return call
 
     with monkeypatch.context() as patch:
+        patch.setattr(formats.named(form), "take", lambda *_: False)  # a file that is moved takes no room
         for name in ("add", "commit"):
-            patch.setattr(run.FORMATS[form], name, full(getattr(run.FORMATS[form], name)))
+            patch.setattr(formats.formats()[form], name, full(getattr(formats.formats()[form], name)))
         with pytest.raises(ExportFailed, match=r"/out cannot be written to \(.*(too large|Input/output).*free space"):
             export(spec, form, tmp_path / "out")
     assert export(spec, form, tmp_path / "out").images == len(featurised)
@@ -100,11 +103,16 @@ def test_a_feature_set_without_images_makes_no_export(spec, upload, night, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def writer_of(form: str, folder: Path, *ids: str) -> Writer:
+    """A format's writer for one file with these images."""
+    return formats.named(form)(folder, "other", [Source("s3://b/f/d/x.h5", "0", 1, ids)], 0, Options())
+
+
 @pytest.mark.parametrize("name", ['"a', "a\rb", "a\tb", "a\nb"])
 def test_ids_that_lxmert_would_read_as_others_are_refused_before_anything_is_written(name, tmp_path):
     with pytest.raises(ExportFailed, match="holds a tab, a line break or a quotation mark"):
-        run.FORMATS["tsv-lxmert"](tmp_path, "birds", [Source("s3://b/f/d/x.h5", "0", 1, ("b", name))], 0)
-    assert not (tmp_path / "birds_obj.tsv").exists()
+        writer_of("tsv-lxmert", tmp_path, "b", name)
+    assert list(tmp_path.glob("*other*")) == []
 
 
 def test_ids_are_as_long_as_mmf_s_file_names_allow(spec, upload, night, tmp_path):
@@ -113,7 +121,7 @@ def test_ids_are_as_long_as_mmf_s_file_names_allow(spec, upload, night, tmp_path
     export(spec, "npy-mmf", tmp_path)
     assert len(list((tmp_path / "birds").iterdir())) == 2
     with pytest.raises(ExportFailed, match=r"is 248 bytes long, and .* have room for 246"):
-        run.FORMATS["npy-mmf"](tmp_path, "other", [Source("s3://b/f/d/x.h5", "0", 1, (124 * "\u00e9",))], 0)
+        writer_of("npy-mmf", tmp_path, 124 * "\u00e9")
     assert not (tmp_path / "other").exists()
 
 
@@ -128,7 +136,7 @@ def test_what_is_not_there_or_not_meant_is_said(spec, featurised, night, tmp_pat
 
 def test_an_altered_object_is_not_exported(spec, featurised, tmp_path):
     with reading() as connection:
-        first = run.sources(connection, 1)[0]
+        first = sources(connection, 1)[0]
     data = bytearray(storage.read_bytes(first.uri))
     data[-1] ^= 1
     storage.write_bytes(first.uri, bytes(data))

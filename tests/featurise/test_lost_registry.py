@@ -55,9 +55,10 @@ def drop() -> None:
 
 
 def published(spec: FeatureSetSpec) -> dict[str, str]:
-    """Every published object with its etag, but the list of them that is replaced."""
+    """Every published object with its etag, but the lists of them that are replaced."""
     found = storage.listing(layout.location(spec))
-    return {item.key: item.etag for item in found if not item.key.endswith(("latest.json", "_registry.json"))}
+    lists = ("latest.json", "_registry.json", "catalogue.json")
+    return {item.key: item.etag for item in found if not item.key.endswith(lists) and "/catalogue/" not in item.key}
 
 
 def files(spec: FeatureSetSpec) -> list[str]:
@@ -305,12 +306,12 @@ def test_an_export_by_a_registry_that_is_behind_is_refused_and_stays(two_nights,
     out = tmp_path / "export"
     ask = (two_nights.dataset, two_nights.backbone, None, "h5", out, lambda *_: None)
     export.run(*ask)
-    before = {path: path.read_bytes() for path in out.iterdir()}
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     restore(saved)
     for use in (export.run, export.renew):
         with pytest.raises(latest.RegistryBehind, match="run `featurise registry rebuild`"):
             use(*ask)
-    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     rebuild.run([two_nights], adopt=False, tell=lambda _: None)
     assert export.run(*ask).before == 6
 

@@ -205,6 +205,13 @@ def test_a_bucket_that_does_not_exist_holds_nothing(done, file, tmp_path, monkey
     storage.client().delete_bucket(Bucket=done.bucket)
     found = run()
     storage.client().create_bucket(Bucket=done.bucket)
-    assert (found.returncode, "1 files, 5 findings" in found.stdout) == (1, True), found.stdout
-    for uri in (file.uri, file.index_uri, file.rejects_uri, file.record_uri, layout.latest(done)):
+    assert (found.returncode, "1 files, 6 findings" in found.stdout) == (1, True), found.stdout
+    for uri in (
+        file.uri,
+        file.index_uri,
+        file.rejects_uri,
+        file.record_uri,
+        layout.latest(done),
+        f"{layout.features(done)}/catalogue.json",
+    ):
         assert f"missing: {uri} (" in found.stdout

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = (
     "plugins/featurise",
     "plugins/featurise_demo",
+    "reader/featurise_reader",
     "images/extractor/extractor",
     "images/resnet101-detectron2/resnet101_detectron2",
     "images/resnext101-mmf/resnext101_mmf",
@@ -20,6 +21,7 @@ PACKAGES = (
 BROKEN = {
     "The control plane imports the extractor's light core only, and never torch": ("featurise/cli", "torch"),
     "Nothing imports the demo": ("featurise/settings", "featurise_demo.embedded"),
+    "The reader needs neither the platform nor Airflow": ("featurise_reader/store", "featurise.errors"),
     "The extractor and the backbones know neither Airflow nor the control plane": ("extractor/log", "featurise.errors"),
     "The backbones do not know each other": ("resnext101_mmf/nms", "resnet101_detectron2.pooling"),
     "The order of the extractor's folders is the order of imports, too": (

@@ -132,7 +132,8 @@ def run(  # long: every option and what it means, which is the help text
     max_reject_share
         The run fails when more than this share of the images is rejected (ten are always tolerated).
     image_ids
-        With --images: `stem` names an image by its file's stem, `path` by its path below the folder or prefix.
+        With --images: `stem` names an image by its file's stem, `path` by its path below the folder or prefix,
+        `relative` by that path without extension.
     max_pixels
         Larger images are rejected before they are decoded.
     max_seconds

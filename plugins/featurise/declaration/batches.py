@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from extractor.core.manifest import ImageIds, image_id
 from extractor.core.storage import ObjectInfo
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.errors import FeaturiseError
@@ -85,6 +86,12 @@ def _in_folder(batch: str, _item: ObjectInfo) -> str | None:
 def _modified_on(wanted: Sequence[str], item: ObjectInfo) -> str | None:
     found = item.modified.astimezone(datetime.UTC).date().isoformat()
     return found if found in wanted else None
+
+
+def image_id_of(spec: FeatureSetSpec, key: str, batch: str | None) -> str:
+    """The id of an image of a batch, by the declared rule."""
+    relative = spec.image_ids is ImageIds.RELATIVE and spec.batches.by == "folder"
+    return image_id(key, spec.image_ids, prefix(spec, batch) if relative and batch is not None else spec.prefix)
 
 
 def is_image(spec: FeatureSetSpec, key: str) -> bool:

@@ -248,7 +248,8 @@ class FeatureSetSpec(Section):
     prefix: Prefix = Field(default="", description="prefix of the images; by default `images/<dataset>/`")
     image_ids: ImageIds = Field(
         default=ImageIds.STEM,
-        description="an image's id: its file name without extension, or its path below the prefix",
+        description="an image's id: `stem`, its file name without extension; `path`, its path below the prefix; "
+        "`relative`, its path below the batch without extension",
     )
     batches: Batches = Batches()
     ready: Ready = Ready(settle_seconds=600)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lmdb
 
-from featurise.export.source import ExportFailed
+from featurise.export.selection import ExportFailed
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""mmf's files: `<id>.npy` and `<id>_info.npy` for each image."""
+"""Files for each image: mmf's `<id>.npy` and `<id>_info.npy`, and bottom-up-attention.pytorch's `<id>.npz`."""
 
 import io
 import os
@@ -8,29 +8,38 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from featurise.export import items, mmf_names, pickles
-from featurise.export.source import ExportFailed, Source
+from featurise.export import items, mmf_names, pickles, writer
+from featurise.export.selection import Options
+from featurise.export.source import Source
+from featurise.export.writer import Writer
 
 INFO = "_info.npy"
 
 
-class MmfFiles:
-    """Writer of two files an image. The reader asks for the features, so they come last: both are there, or neither."""
+class MmfFiles(Writer):
+    """Writer of two files an image. The reader asks for the features, so they come last: both are there, or neither.
 
-    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int) -> None:
-        del offset
+    An id that is a path is one here, too: mmf joins folder and name.
+    """
+
+    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int, options: Options) -> None:
+        super().__init__(folder, dataset, sources, offset, options)
         mmf_names.check_files(sources)
-        _check_lengths(sources, os.pathconf(folder, "PC_NAME_MAX") - len(INFO))
-        self.target = folder / dataset
+        writer.check_paths("npy-mmf", sources, os.pathconf(folder, "PC_NAME_MAX") - len(INFO))
+
+    @classmethod
+    def targets(cls, dataset: str, options: Options) -> tuple[str, ...]:
+        del options
+        return (dataset,)
 
     def holds(self, source: Source) -> bool:
-        return all((self.target / f"{image_id}.npy").exists() for image_id in source.ids)
+        return all((self._files / f"{image_id}.npy").exists() for image_id in source.ids)
 
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
         found = source.regions(group)
         features = io.BytesIO()
         np.save(features, found.features)
-        self.target.mkdir(exist_ok=True)
+        (self._files / image_id).parent.mkdir(parents=True, exist_ok=True)
         self._put(f"{image_id}{INFO}", pickles.npy(items.mmf_info(found)))
         self._put(f"{image_id}.npy", features.getvalue())
 
@@ -39,23 +48,56 @@ class MmfFiles:
         os.sync()
         return 0
 
-    def close(self) -> None:
-        """Nothing is left to do."""
-
-    def release(self) -> None:
-        """No file is kept open."""
+    @property
+    def _files(self) -> Path:
+        return self.folder / self.dataset
 
     def _put(self, name: str, data: bytes) -> None:
-        partial = self.target / ".partial"
+        partial = self._files / ".partial"
         partial.write_bytes(data)
-        partial.replace(self.target / name)
+        partial.replace(self._files / name)
 
 
-def _check_lengths(sources: Sequence[Source], most: int) -> None:
-    for source in sources:
-        for image_id in source.ids:
-            if len(image_id.encode()) > most:
-                raise ExportFailed(
-                    f"image id {image_id[:80]!r}… is {len(image_id.encode())} bytes long, and the names of npy-mmf's "
-                    f"files have room for {most}; export in another format, or rename the image"
-                )
+class Npz(Writer):
+    """Writer of a file an image, as bottom-up-attention.pytorch writes it: `x` is (N, 2048)."""
+
+    halves = True
+    form = "npz"
+    transposed = False
+
+    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int, options: Options) -> None:
+        super().__init__(folder, dataset, sources, offset, options)
+        writer.check_paths(self.form, sources, os.pathconf(folder, "PC_NAME_MAX") - len(".npz"))
+
+    @classmethod
+    def targets(cls, dataset: str, options: Options) -> tuple[str, ...]:
+        del options
+        return (dataset,)
+
+    def holds(self, source: Source) -> bool:
+        return all((self._files / f"{image_id}.npz").exists() for image_id in source.ids)
+
+    def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
+        arrays = items.attention_npz(
+            image_id, source.regions(group), half=self.options.half, transposed=self.transposed
+        )
+        target, partial = self._files / f"{image_id}.npz", self._files / ".partial.npz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(pickles.npz(arrays))
+        partial.replace(target)
+
+    def commit(self, source: Source) -> int:
+        del source
+        os.sync()
+        return 0
+
+    @property
+    def _files(self) -> Path:
+        return self.folder / self.dataset
+
+
+class OpenVqa(Npz):
+    """Writer of the same for openvqa and mcan, which take `x` as (2048, N), and transpose it."""
+
+    form = "npz-openvqa"
+    transposed = True

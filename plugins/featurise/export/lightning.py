@@ -1,21 +1,25 @@
-"""LMDB, for VOLTA and IGLUE and for mmf: an entry for each image, and `keys`, the pickled list of all of them.
+"""LMDB, for VOLTA and IGLUE, mmf, ViLBERT-MT and UNITER: an entry for each image, and one that lists all of them.
 
-`keys` is written with every commit, so that what is there can be read at any time. The map starts at what the images
+The list is written with every commit, so that what is there can be read at any time. The map starts at what the images
 need and grows, so that no file system has to hold a terabyte of holes.
 """
 
+import json
 import pickle
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import h5py
 import lmdb
 
 from extractor.core.contract import Regions
 from featurise.export import items, mmf_names, pickles
-from featurise.export.source import ExportFailed, Source
+from featurise.export.selection import ExportFailed, Options
+from featurise.export.source import Source
+from featurise.export.writer import Writer
 
 BATCH = 128
 """Images in one transaction: what is repeated when the map was too small."""
@@ -24,29 +28,52 @@ KEY_BYTES = 511
 """The longest key that LMDB holds."""
 
 
-class _Lightning:
-    def __init__(
-        self, folder: Path, sources: Sequence[Source], share: float, item: Callable[[str, Regions], dict[str, Any]]
-    ) -> None:
+class _Lightning(Writer):
+    share: ClassVar[float]
+    """What an item takes of the published file's bytes."""
+    suffix: ClassVar[str]
+    keys_name: ClassVar[bytes] = b"keys"
+
+    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int, options: Options) -> None:
+        super().__init__(folder, dataset, sources, offset, options)
         _check_keys(sources)
-        self.target = folder
-        self._size = int(share * sum(source.bytes for source in sources)) + 64 * MIB
-        self._item = item
+        self._size = int(self.share * sum(source.bytes for source in sources)) + 64 * MIB
         self._pending: list[tuple[bytes, bytes]] = []
 
+    @classmethod
+    def targets(cls, dataset: str, options: Options) -> tuple[str, ...]:
+        del options
+        return (f"{dataset}{cls.suffix}",)
+
+    @abstractmethod
+    def item(self, source: Source, image_id: str, found: Regions) -> bytes:
+        """An image as this format's readers want it."""
+
+    def key(self, image_id: str) -> bytes:
+        """What the readers look an image up by."""
+        return image_id.encode()
+
+    def keys(self) -> tuple[bytes, bytes]:
+        """The entry that lists all keys."""
+        return self.keys_name, pickle.dumps(list(self._keys), protocol=3)
+
+    def listed(self, value: bytes) -> list[bytes]:
+        """The keys that such an entry lists."""
+        return list(pickle.loads(value))  # noqa: S301
+
     def holds(self, source: Source) -> bool:
-        return all(image_id.encode() in self._keys for image_id in source.ids)
+        return all(self.key(image_id) in self._keys for image_id in source.ids)
 
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
-        key = image_id.encode()
-        self._pending.append((key, pickles.dumps(self._item(image_id, source.regions(group)))))
+        key = self.key(image_id)
+        self._pending.append((key, self.item(source, image_id, source.regions(group))))
         self._keys[key] = None
         if len(self._pending) >= BATCH:
             self._write()
 
     def commit(self, source: Source) -> int:
         del source
-        self._pending.append((b"keys", pickle.dumps(list(self._keys), protocol=3)))
+        self._pending.append(self.keys())
         self._write()
         self._environment.sync(True)
         return 0
@@ -60,12 +87,15 @@ class _Lightning:
 
     @cached_property
     def _environment(self) -> lmdb.Environment:
-        return lmdb.open(str(self.target), map_size=self._size, subdir=True, meminit=False)
+        where = self.folder / f"{self.dataset}{self.suffix}"
+        where.mkdir(parents=True, exist_ok=True)
+        return lmdb.open(str(where), map_size=self._size, subdir=True, meminit=False)
 
     @cached_property
     def _keys(self) -> dict[bytes, None]:
         with self._environment.begin() as transaction:
-            return dict.fromkeys(pickle.loads(transaction.get(b"keys") or pickle.dumps([])))  # noqa: S301
+            value = transaction.get(self.keys_name)
+        return dict.fromkeys([] if value is None else self.listed(value))
 
     def _write(self) -> None:
         while True:
@@ -82,25 +112,75 @@ class _Lightning:
 class Volta(_Lightning):
     """Writer of the folder `<dataset>_feat.lmdb`."""
 
-    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int) -> None:
-        del offset
-        # Base64 takes a third more than the arrays.
-        super().__init__(folder / f"{dataset}_feat.lmdb", sources, 1.5, items.volta)
+    share = 1.5
+    """Base64 takes a third more than the arrays."""
+    suffix = "_feat.lmdb"
+
+    def item(self, source: Source, image_id: str, found: Regions) -> bytes:
+        del source
+        return pickles.dumps(items.volta(image_id, found))
 
 
 class Mmf(_Lightning):
     """Writer of the folder `<dataset>.lmdb`."""
 
-    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int) -> None:
-        del offset
+    share = 1.2
+    suffix = ".lmdb"
+
+    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int, options: Options) -> None:
+        super().__init__(folder, dataset, sources, offset, options)
         mmf_names.check_lmdb(sources)
-        super().__init__(folder / f"{dataset}.lmdb", sources, 1.2, items.mmf_lmdb)
+
+    def item(self, source: Source, image_id: str, found: Regions) -> bytes:
+        del source
+        return pickles.dumps(items.mmf_lmdb(image_id, found))
+
+
+class Vilbert(_Lightning):
+    """Writer of the folder `<dataset>.lmdb`, as ViLBERT-MT (12-in-1) reads it."""
+
+    share = 1.5
+    suffix = ".lmdb"
+
+    def item(self, source: Source, image_id: str, found: Regions) -> bytes:
+        del source
+        return pickles.dumps(items.vilbert(image_id, found))
+
+
+class Uniter(_Lightning):
+    """Writer of the folder `<dataset>/all_compressed`, which UNITER opens with `compressed_db`, for any of its limits.
+
+    An image's name is `<id>.npz`, as UNITER's text databases have it in `img_fname`.
+    """
+
+    share = 1.1
+    suffix = "/all_compressed"
+    keys_name = b"__keys__"
+    halves = True
+
+    @classmethod
+    def targets(cls, dataset: str, options: Options) -> tuple[str, ...]:
+        del options
+        return (dataset,)
+
+    def key(self, image_id: str) -> bytes:
+        return f"{image_id}.npz".encode()
+
+    def keys(self) -> tuple[bytes, bytes]:
+        return self.keys_name, json.dumps([key.decode() for key in self._keys]).encode()
+
+    def listed(self, value: bytes) -> list[bytes]:
+        return [name.encode() for name in json.loads(value)]
+
+    def item(self, source: Source, image_id: str, found: Regions) -> bytes:
+        del source, image_id
+        return items.uniter(found, half=self.options.half)
 
 
 def _check_keys(sources: Sequence[Source]) -> None:
     for source in sources:
         for image_id in source.ids:
-            if len(image_id.encode()) > KEY_BYTES or image_id == "keys":
+            if len(f"{image_id}.npz".encode()) > KEY_BYTES or image_id == "keys":
                 raise ExportFailed(
                     f"image id {image_id[:80]!r} cannot be a key of an LMDB (1 to {KEY_BYTES} bytes, not `keys`); "
                     "export as h5, or declare image_ids that are shorter"

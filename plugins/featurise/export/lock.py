@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from featurise.export import disk
-from featurise.export.source import ExportFailed
+from featurise.export.selection import ExportFailed
 
 NAME = ".export.lock"
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from featurise.export.source import ExportFailed, Source
+from featurise.export.selection import ExportFailed
+from featurise.export.source import Source
 
 
 def check_lmdb(sources: Sequence[Source]) -> None:
@@ -38,5 +39,5 @@ def _refuse(form: str, confused: Iterator[tuple[str, str]]) -> None:
         shown = "; ".join(f"{one!r} for {other!r}" for one, other in specs[:5])
         raise ExportFailed(
             f"{form}: mmf would take one image for another in {len(specs)} cases ({shown}); export in another format, "
-            "or declare image_ids: path"
+            "or choose --id-form path"
         )

@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,3 +23,15 @@ def npy(value: Any) -> bytes:
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
     return file.getvalue() + dumps(array)
+
+
+def npz(values: Mapping[str, Any]) -> bytes:
+    """A `.npz` file of arrays, numbers and dictionaries, as `numpy.savez` lays it out."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, value in values.items():
+            array = io.BytesIO()
+            if not isinstance(value, dict):
+                np.save(array, value)
+            archive.writestr(f"{name}.npy", npy(value) if isinstance(value, dict) else array.getvalue())
+    return file.getvalue()

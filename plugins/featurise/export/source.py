@@ -1,23 +1,36 @@
 """What an export takes from the registry: the files of a feature set, and of each the images that count."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 import h5py
 from sqlalchemy import Connection, select
 
-from extractor.core import contract
+from extractor.core import contract, storage
 from extractor.core.contract import Regions
-from featurise.errors import FeaturiseError
+from featurise.export import selection
+from featurise.export.selection import ExportFailed, Options
+from featurise.objects import catalogue
 from featurise.registry import feature_sets
 from featurise.registry.feature_sets import Chosen
 from featurise.registry.models import Image, Shard
 from featurise.registry.outcomes import live
 
+NO_OPTIONS = Options()
 
-class ExportFailed(FeaturiseError):
-    """Raised when features cannot be exported as asked."""
+
+class Found(NamedTuple):
+    """A published file, and an image that it holds."""
+
+    uri: str
+    sha256: str
+    bytes: int
+    image_id: str
+    key: str
+    batch: str
 
 
 class Outdated(ExportFailed):
@@ -32,12 +45,22 @@ class Source:
     sha256: str
     bytes: int
     ids: tuple[str, ...]
+    """As the export names them."""
+    found_under: tuple[str, ...] | None = None
+    """The groups of the file, where they have other names."""
+    part: int | None = None
+    """Which part, where a file is come to more than once."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups of the file that are taken."""
+        return self.ids if self.found_under is None else self.found_under
 
     @property
     def name(self) -> str:
-        """Batch and file name, without suffix: unique in a feature set."""
+        """Batch and file name, without suffix: unique in an export."""
         batch, file = self.uri.removesuffix(".h5").split("/")[-2:]
-        return f"{batch}-{file}"
+        return f"{batch}-{file}" if self.part is None else f"{batch}-{file}-{self.part}"
 
     @property
     def digest(self) -> str:
@@ -73,19 +96,70 @@ def feature_set(connection: Connection, dataset: str, backbone: str, revision: s
     )
 
 
-def sources(connection: Connection, number: int) -> list[Source]:
-    """The files of a feature set in the order of batches, with their live images; an id comes from one file only."""
+def sources(
+    connection: Connection,
+    number: int,
+    options: Options = NO_OPTIONS,
+    *,
+    groups: bool = True,
+    ordered: bool = False,
+) -> list[Source]:
+    """The files of a feature set in the order of batches, with their live images; an id comes from one file only.
+
+    `groups` and `ordered` are the format's (`Writer`). Raises ExportFailed when the options name what is not there.
+    """
+    rows = _unique(_live(connection, number) if options.as_of is None else _then(connection, number, options.as_of))
+    rows = [row for row in rows if options.batch in (None, row.batch) and row.key.startswith(options.prefix or "")]
+    named = selection.names(rows, options.id_form, groups=groups)
+    if options.ids is None:
+        chosen = list(range(len(rows)))
+    else:
+        chosen = selection.in_order(options.ids, named, rows)
+        if not ordered:
+            chosen.sort()
+    found: list[Source] = []
+    seen: dict[str, int] = {}
+    for (uri, sha256, size), places in groupby(chosen, key=lambda place: rows[place][:3]):
+        its = list(places)
+        ids, under = tuple(named[place] for place in its), tuple(rows[place].image_id for place in its)
+        part = seen[uri] = seen.get(uri, -1) + 1
+        found.append(Source(uri, sha256, size, ids, under if under != ids else None, part or None))
+    return found
+
+
+def _live(connection: Connection, number: int) -> Iterable[Found]:
     rows = connection.execute(
-        select(Shard.uri, Shard.sha256, Shard.bytes, Image.image_id)
+        select(Shard.uri, Shard.sha256, Shard.bytes, Image.image_id, Image.key, Image.batch)
         .join_from(Image, Shard, Image.shard_id == Shard.id)
         .where(Image.feature_set_id == number, live(Image))
         .order_by(Shard.batch, Shard.uri, Image.key)
     )
-    found: list[Source] = []
-    taken: set[str] = set()
-    for (uri, sha256, size), members in groupby(rows, key=lambda row: (row.uri, row.sha256, row.bytes)):
-        ids = tuple(dict.fromkeys(row.image_id for row in members if row.image_id not in taken))
-        taken.update(ids)
-        if ids:
-            found.append(Source(uri, sha256, size, ids))
-    return found
+    return (Found(*row) for row in rows)
+
+
+def _then(connection: Connection, number: int, version: int) -> Iterable[Found]:
+    """What counted at a version of the catalogue.
+
+    Raises ExportFailed when there is no such version, or CatalogueUnreadable.
+    """
+    newest = select(Shard.uri).where(Shard.feature_set_id == number).order_by(Shard.id.desc()).limit(1)
+    folder = str(connection.scalar(newest)).rsplit("/", 2)[0]
+    try:
+        segments = catalogue.version(folder, version).segments
+    except storage.NotFound as error:
+        why = f"there is no version {version} of the catalogue in {folder}; catalogue.json names the last"
+        raise ExportFailed(why) from error
+    found = []
+    for row in (row for segment in segments for row in catalogue.rows(folder, segment)):
+        uri = row["file"] if row["file"].startswith("s3://") else storage.join(folder, row["file"])
+        facts = (row[name] for name in ("file_sha256", "file_bytes", "image_id", "key", "batch"))
+        found.append(Found(uri, *facts))
+    return sorted(found, key=lambda one: (one.uri, one.key))
+
+
+def _unique(rows: Iterable[Found]) -> list[Found]:
+    """Rows without the copies of an image: its id comes from one file, and once."""
+    found: dict[str, Found] = {}
+    for row in rows:
+        found.setdefault(row.image_id, row)
+    return list(found.values())

@@ -1,50 +1,65 @@
-"""LXMERT's TSV: no header, tab-separated, arrays in base64, a line for each image."""
+"""Tables with a line for each image, tab-separated, arrays in base64, no header: LXMERT's, caffe's and Oscar's."""
 
 import base64
+import json
 import os
+import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from extractor.core.contract import Regions
-from featurise.export import items
-from featurise.export.source import ExportFailed, Source
+from featurise.export import items, writer
+from featurise.export.selection import ExportFailed, Options
+from featurise.export.source import Source
+from featurise.export.writer import Extends, Writer
 
-UNREADABLE = frozenset('"\t\r\n')
+Array = NDArray[np.float32] | NDArray[np.int64]
+UNREADABLE = re.compile('["\t\r\n]')
 """What Python's `csv`, as LXMERT uses it, takes for the end of a field or for its quotes."""
 
 
-class Lxmert:
-    """Writer of `<dataset>_obj.tsv`. Boxes are clipped: the reader asserts that they lie in the image."""
+class Tsv(Writer):
+    """Writer of `<dataset>_obj.tsv`. Boxes are clipped: readers assert that they lie in the image."""
 
-    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int) -> None:
-        _check_ids(sources)
-        self.target, self._offset = folder / f"{dataset}_obj.tsv", offset
+    extends = Extends.HIDDEN
+    ordered = True
+    form: ClassVar[str]
+
+    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int, options: Options) -> None:
+        super().__init__(folder, dataset, sources, offset, options)
+        writer.check_text(self.form, sources, UNREADABLE, "a tab, a line break or a quotation mark")
+
+    @classmethod
+    def targets(cls, dataset: str, options: Options) -> tuple[str, ...]:
+        del options
+        return (f"{dataset}_obj.tsv",)
+
+    @abstractmethod
+    def fields(self, source: Source, image_id: str, found: Regions) -> list[bytes]:
+        """The columns of an image's line."""
 
     def holds(self, source: Source) -> bool:
         del source
-        return self.target.exists() and self.target.stat().st_size >= self._offset
+        return self._table.exists() and self._table.stat().st_size >= self.offset
 
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
         found = source.regions(group)
-        if found.attr_id is None or found.attr_conf is None:
-            raise ExportFailed(
-                f"{source.uri}: tsv-lxmert holds attributes of every box, this backbone has none; export resnet101, "
-                "or in another format"
-            )
         if found.box_flags is not None and found.box_flags.any():
             raise ExportFailed(
                 f"{source.uri}: {image_id}: {np.count_nonzero(found.box_flags)} of its given boxes are none, and "
-                "tsv-lxmert's reader asserts that boxes lie in their image; export in another format, or take them out "
-                "of the file of boxes"
+                f"{self.form}'s reader asserts that boxes lie in their image; export in another format, or take them "
+                "out of the file of boxes"
             )
-        self._file.write(_line(image_id, found, found.attr_id, found.attr_conf))
+        line = b"\t".join(self.fields(source, image_id, found)) + b"\n"
+        self._file.write(line)
 
     def commit(self, source: Source) -> int:
         del source
@@ -60,29 +75,95 @@ class Lxmert:
             with suppress(OSError):  # what is still to be written does not matter, and may find no room
                 self._file.close()
 
+    @property
+    def _table(self) -> Path:
+        return self.folder / f"{self.dataset}_obj.tsv"
+
     @cached_property
     def _file(self) -> BinaryIO:
         """The file, without what was not committed; opened late, so that an export that is refused leaves none."""
-        file = self.target.open("r+b" if self.target.exists() else "w+b")
-        file.truncate(self._offset)
-        file.seek(self._offset)
+        file = self._table.open("r+b" if self._table.exists() else "w+b")
+        file.truncate(self.offset)
+        file.seek(self.offset)
         return file
 
 
-def _check_ids(sources: Sequence[Source]) -> None:
-    for source in sources:
-        for image_id in source.ids:
-            if not UNREADABLE.isdisjoint(image_id):
+class Lxmert(Tsv):
+    """Writer of LXMERT's ten columns."""
+
+    attributes = True
+    form = "tsv-lxmert"
+
+    def fields(self, source: Source, image_id: str, found: Regions) -> list[bytes]:
+        if found.attr_id is None or found.attr_conf is None:
+            raise ExportFailed(
+                f"{source.uri}: tsv-lxmert holds attributes of every box, this backbone has none; export resnet101, "
+                "or in another format"
+            )
+        of_objects: list[Array] = [found.obj_id, found.obj_conf, found.attr_id, found.attr_conf]
+        return [
+            *(str(value).encode() for value in (image_id, found.img_h, found.img_w)),
+            *map(_base64, of_objects),
+            str(len(found.features)).encode(),
+            _base64(items.clipped(found)),
+            _base64(found.features),
+        ]
+
+
+class Caffe(Tsv):
+    """Writer of bottom-up-attention's six columns; its readers (self-critical, VL-BERT) take `int(image_id)`."""
+
+    form = "tsv-caffe"
+
+    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int, options: Options) -> None:
+        super().__init__(folder, dataset, sources, offset, options)
+        for source in sources:
+            if other := next((one for one in source.ids if re.fullmatch(r"[0-9]+", one) is None), None):
                 raise ExportFailed(
-                    f"image id {image_id!r} holds a tab, a line break or a quotation mark, with which tsv-lxmert's "
-                    "reader would take several images for one; export in another format, or rename the image"
+                    f"image id {other!r} is no integer, as tsv-caffe's readers want; try --id-form number"
                 )
 
+    def fields(self, source: Source, image_id: str, found: Regions) -> list[bytes]:
+        del source
+        facts = (image_id, found.img_w, found.img_h, len(found.features))
+        return [*(str(fact).encode() for fact in facts), _base64(items.clipped(found)), _base64(found.features)]
 
-def _line(image_id: str, found: Regions, attr_id: NDArray[np.int64], attr_conf: NDArray[np.float32]) -> bytes:
-    arrays = (found.obj_id, found.obj_conf, attr_id, attr_conf)
-    fields = [image_id.encode(), str(found.img_h).encode(), str(found.img_w).encode()]
-    fields += [base64.b64encode(array.tobytes()) for array in arrays]
-    fields += [str(len(found.features)).encode()]
-    fields += [base64.b64encode(array.tobytes()) for array in (items.clipped(found), found.features)]
-    return b"\t".join(fields) + b"\n"
+
+class Oscar(Tsv):
+    """Writer of `<dataset>.features.tsv` (key, JSON) and `.features.lineidx`, the offset of each of its lines.
+
+    The features are Oscar's 2054: the backbone's, and x1/w, y1/h, x2/w, y2/h, box width/w, box height/h.
+    """
+
+    form = "tsv-oscar"
+
+    @classmethod
+    def targets(cls, dataset: str, options: Options) -> tuple[str, ...]:
+        del options
+        return (f"{dataset}.features.tsv", f"{dataset}.features.lineidx")
+
+    def fields(self, source: Source, image_id: str, found: Regions) -> list[bytes]:
+        del source
+        wide = np.concatenate([found.features, items.shares(found)], axis=1, dtype=np.float32)
+        value = {"num_boxes": len(found.features), "features": _base64(wide).decode()}
+        return [image_id.encode(), json.dumps(value).encode()]
+
+    def close(self) -> None:
+        super().close()
+        index = self.folder / f"{self.dataset}.features.lineidx"
+        partial, offset = index.with_name(f".{index.name}.partial"), 0
+        with self._table.open("rb") as lines, partial.open("w") as file:
+            for line in lines:
+                file.write(f"{offset}\n")
+                offset += len(line)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(index)
+
+    @property
+    def _table(self) -> Path:
+        return self.folder / f"{self.dataset}.features.tsv"
+
+
+def _base64(array: Array) -> bytes:
+    return base64.b64encode(array.tobytes())

@@ -1,40 +1,129 @@
 """What every format's writer does: take a source's images, then commit them; what was not committed is repeated."""
 
+import os
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 import h5py
 
+from extractor.core.backbone_specs import specs
+from featurise.export.selection import ExportFailed, Options
 from featurise.export.source import Source
 
 
-class Writer(Protocol):
-    """Writes one export into a folder; made anew for every attempt."""
+class Extends(Enum):
+    """What becomes of a whole export to which new images are added."""
 
-    target: Path
-    """What this format's readers open. Nothing is written there, or anywhere else, before the first image is added."""
+    IN_PLACE = "its readers find what was there, and each new source once that is committed"
+    HIDDEN = "it has its partial name until it is whole again"
+    ANEW = "it is made again by --renew"
 
-    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int) -> None:
+
+class Writer(ABC):
+    """Writes one export into a folder; made anew for every attempt.
+
+    A format is a module with such a class and an entry point in the group `featurise.formats`.
+    """
+
+    extends: ClassVar[Extends] = Extends.IN_PLACE
+    groups: ClassVar[bool] = False
+    """Whether an id names a group of HDF5, in which `/` stays encoded."""
+    ordered: ClassVar[bool] = False
+    """Whether the order of images is content: they come in the order of `--ids` then, file by file otherwise."""
+    attributes: ClassVar[bool] = False
+    """Whether each image must have attributes."""
+    halves: ClassVar[bool] = False
+    """Whether this format's readers take features in float16."""
+    singles: ClassVar[bool] = False
+    """Whether `--single` means something here."""
+
+    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int, options: Options) -> None:
         """`sources` are all of the export's; `offset` is what the last commit of an earlier attempt returned, else 0.
 
+        Nothing is written before the first image is added.
         Raises ExportFailed when the readers of this format could not tell these images apart, or not hold them.
         """
+        self.folder, self.dataset, self.sources, self.offset, self.options = folder, dataset, sources, offset, options
 
+    @classmethod
+    @abstractmethod
+    def targets(cls, dataset: str, options: Options) -> tuple[str, ...]:
+        """The names in the folder that this format's readers open; all else that is left there is removed."""
+
+    @abstractmethod
     def holds(self, source: Source) -> bool:
         """Whether a source that was committed in an earlier attempt is still there; asked before anything is added."""
 
+    @abstractmethod
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
         """Take one image.
 
         Raises ExportFailed when it cannot be read, or lacks what this format holds.
         """
 
+    def take(self, source: Source, file: Path) -> bool:
+        """Take a published file as a whole, if all of its images are wanted as they are; else they are added."""
+        del source, file
+        return False
+
+    @abstractmethod
     def commit(self, source: Source) -> int:
         """Make everything added since the last commit durable and readable; returns where the next one starts."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 # most have nothing left to do
         """Finish the export."""
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027 # nor anything open
         """Let go of every file, finished or not: another attempt, in this process too, may follow at once."""
+
+
+def check(form: str, writer: type[Writer], backbone: str, options: Options) -> None:
+    """Whether a format can hold what a backbone gives, and knows these options; asked before anything is fetched.
+
+    Raises ExportFailed.
+    """
+    spec = specs().get(backbone)
+    if writer.attributes and spec is not None and not spec.attributes:
+        raise ExportFailed(
+            f"{form} holds attributes of every box, and {backbone} has none; export another backbone's features, or in "
+            "another format"
+        )
+    if options.half and not writer.halves:
+        raise ExportFailed(f"the readers of {form} take no float16; leave --half out, or choose another format")
+    if options.single and not writer.singles:
+        raise ExportFailed(f"{form} has one form only; leave --single out, or export as h5")
+
+
+def check_paths(form: str, sources: Sequence[Source], most: int) -> None:
+    """Whether every id can be a path below a folder, each of its names of at most so many bytes.
+
+    Raises ExportFailed.
+    """
+    for source in sources:
+        for image_id in source.ids:
+            parts = image_id.split("/")
+            if any(part in ("", ".", "..") or "\0" in part for part in parts):
+                raise ExportFailed(f"image id {image_id!r} is no path below a folder; choose another --id-form")
+            if max(len(os.fsencode(part)) for part in parts) > most:
+                raise ExportFailed(
+                    f"image id {image_id[:80]!r}… is {len(image_id.encode())} bytes long, and the names of {form}'s "
+                    f"files have room for {most}; export in another format, or rename the image"
+                )
+
+
+def check_text(form: str, sources: Sequence[Source], unreadable: re.Pattern[str], what: str) -> None:
+    """Whether no id holds what a format's reader takes for its own.
+
+    Raises ExportFailed.
+    """
+    for source in sources:
+        for image_id in source.ids:
+            if unreadable.search(image_id):
+                raise ExportFailed(
+                    f"image id {image_id!r} holds {what}, with which {form}'s reader would take several images for "
+                    "one; export in another format, or rename the image"
+                )

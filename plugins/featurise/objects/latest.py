@@ -1,4 +1,4 @@
-"""`latest.json`: the list of a feature set's files, for readers without the registry.
+"""`latest.json`: the list of a feature set's files, for readers without the registry; written with the catalogue.
 
 Each list has a version, which the registry counts up before it writes one. So a list that is ahead of the registry
 says that the registry was restored from a backup, and knows less than the bucket.
@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from extractor.core import storage
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.errors import FeaturiseError
-from featurise.objects import layout
+from featurise.objects import catalogue, layout
 from featurise.registry import feature_sets, locations, shards
 from featurise.registry.session import writing
 
@@ -49,11 +49,14 @@ def write(number: int, folder: str) -> None:
     uri = layout.latest_in(folder)
     with writing() as connection:
         feature_sets.lock(connection, number)
-        if not shards.any_of(connection, number) or _holds(uri, _data(connection, number)):
+        if not shards.any_of(connection, number):
+            return
+        if _holds(uri, _data(connection, number)) and catalogue.is_current(connection, number, folder):
             return
         feature_sets.next_version(connection, number)
     with writing() as connection:
         feature_sets.lock(connection, number)
+        catalogue.write(connection, number, folder)
         storage.write_bytes(uri, _data(connection, number), content_type="application/json")
 
 

@@ -92,6 +92,16 @@ def latest_in(folder: str) -> str:
     return storage.join(folder, "latest.json")
 
 
+def catalogue_in(folder: str) -> str:
+    """The pointer to the catalogue that holds, of a feature set's folder."""
+    return storage.join(folder, "catalogue.json")
+
+
+def catalogue_version(folder: str, version: int) -> str:
+    """A version of the catalogue, of a feature set's folder."""
+    return storage.join(folder, f"catalogue/{version:08d}.json")
+
+
 def quarantine(run: Run, shard: str) -> str:
     """The folder of a shard that failed validation."""
     spec = run.spec

@@ -14,7 +14,7 @@ from extractor.core.manifest import IndexEntry, Reason, Reject
 from extractor.core.weights import sha256_of
 from featurise.declaration import batches
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.objects import layout, scratch
+from featurise.objects import catalogue, layout, scratch
 from featurise.registry import models
 from featurise.registry.feature_sets import Chosen
 from featurise.registry.models import FeatureSet, Image, Shard
@@ -76,6 +76,7 @@ def run(
         with suppress(storage.NoSuchBucket):  # one that is only declared may be made by its first night
             listed |= {f"s3://{bucket}/{item.key}": item for item in storage.listing(f"{folder}/")}
     expected = {f"{_folder(row)}/latest.json" for row in registered}
+    expected |= {uri for uri in listed if catalogue.is_part(uri)}
     for row in registered:
         its = [row.uri, row.index_uri, row.rejects_uri, *([row.record_uri] if row.record_uri else [])]
         expected.update(its)
@@ -92,6 +93,7 @@ def run(
     newest = {row.feature_set_id: row for row in sorted(registered, key=lambda row: int(row.id))}
     for row in newest.values():
         yield from _latest(row, f"{_folder(row)}/latest.json", listed.keys())
+        yield from _catalogue(row, listed.keys(), read=read)
     orphans = sorted(listed.keys() - expected)
     with reading() as connection:  # a run may have registered a file since
         meanwhile = known(connection, [layout.file_of(uri) for uri in orphans])
@@ -205,3 +207,37 @@ def _latest(row: Row[Any], uri: str, there: Iterable[str]) -> Iterator[Finding]:
     if differs:
         detail = f"not the {len(files):,} files and {expected['images']:,} images that are registered"
         yield Finding(kind="altered", uri=uri, detail=f"{detail}; the next run writes it anew")
+
+
+def _catalogue(row: Row[Any], there: Iterable[str], *, read: bool) -> Iterator[Finding]:
+    """The catalogue for readers without the registry, where it is not whole or not what the registry says."""
+    folder = _folder(row)
+    where, again = layout.catalogue_in(folder), "the next run writes it anew"
+    if where not in there:
+        yield Finding(kind="missing", uri=where, detail=f"the catalogue of this folder's images; {again}")
+        return
+    try:
+        shown = catalogue.version(folder)
+        with reading() as connection:
+            if not catalogue.is_current(connection, row.feature_set_id, folder):
+                yield Finding(kind="altered", uri=where, detail=f"not the images that are registered; {again}")
+        for segment in shown.segments:
+            uri = storage.join(folder, segment.name)
+            if uri not in there:
+                how = "remove catalogue.json, and `featurise registry rebuild` writes all again"
+                yield Finding(kind="missing", uri=uri, detail=f"of version {shown.version} of the catalogue; {how}")
+            elif read:
+                yield from _segment(row, uri, catalogue.rows(folder, segment), segment.batch)
+    except (catalogue.CatalogueUnreadable, storage.NotFound) as error:
+        yield Finding(kind="altered", uri=where, detail=f"{error}")
+
+
+def _segment(row: Row[Any], uri: str, images: Sequence[dict[str, Any]], batch: str) -> Iterator[Finding]:
+    """A batch's images in the catalogue that are not those of the registry."""
+    columns = (Image.key, Image.etag, Image.sha256, Image.image_id)
+    mine = (Image.feature_set_id == row.feature_set_id, Image.batch == batch, live(Image))
+    with reading() as connection:
+        registered = {tuple(found) for found in connection.execute(select(*columns).where(*mine))}
+    shown = {tuple(image[name] for name in ("key", "etag", "sha256", "image_id")) for image in images}
+    if shown != registered:
+        yield Finding(kind="altered", uri=uri, detail=f"{len(shown):,} images, registered are {len(registered):,}")

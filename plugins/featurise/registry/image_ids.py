@@ -97,11 +97,11 @@ def done_row(image: Entry, batch: str, owner: Owner) -> Row:
 
 def follow(
     connection: Connection, feature_set: int, image: IndexEntry, shard: int, seen_at: datetime.datetime | None
-) -> None:
-    """Let the copies of an image, registered by then, be done by the file that holds it now."""
+) -> set[str]:
+    """Let the copies of an image, registered by then, be done by the file that holds it now; returns their batches."""
     copies = (Image.image_id == image.image_id, Image.sha256 == image.sha256, live(Image))
     mine = (Image.feature_set_id == feature_set, *copies, Image.registered_at <= seen_at)
-    connection.execute(update(Image).where(*mine).values(shard_id=shard))
+    return set(connection.scalars(update(Image).where(*mine).values(shard_id=shard).returning(Image.batch)))
 
 
 def reject_row(image: Entry | IndexEntry, batch: str, owner: Owner, run_id: str) -> Row:

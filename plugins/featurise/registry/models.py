@@ -127,6 +127,8 @@ class Batch(Base):
     deleted: Mapped[int] = mapped_column(default=0)
     run_id: Mapped[str]
     listed_at: Mapped[datetime.datetime]
+    state: Mapped[str | None]
+    """Another value after every change of the batch's outcomes: the catalogue in the bucket names the one it shows."""
 
 
 class Shard(Base):

@@ -2,6 +2,7 @@
 
 import datetime
 import heapq
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -149,6 +150,23 @@ def known_batches(
         mine = {"feature_set_id": feature_set, "batch": batch}
         facts = {"found": 0, "done": 0, "rejected": 0, "deleted": 0, "run_id": run_id, "listed_at": listed_at}
         connection.execute(insert_into(connection, Batch).values(**mine, **facts).on_conflict_do_nothing())
+
+
+def changed(connection: Connection, feature_set: int, batches: Iterable[str]) -> None:
+    """Note that outcomes of these batches have changed: what shows them has to be written again."""
+    for batch in sorted(batches):
+        mine = (Batch.feature_set_id == feature_set, Batch.batch == batch)
+        connection.execute(update(Batch).where(*mine).values(state=uuid.uuid4().hex[:12]))
+
+
+def states(connection: Connection, feature_set: int) -> dict[str, str]:
+    """By batch, what is another text after every change of its outcomes.
+
+    The counts are in it, since processes of versions before 0004 of the registry note no change.
+    """
+    columns = (Batch.batch, Batch.state, Batch.done, Batch.rejected, Batch.deleted)
+    found = connection.execute(select(*columns).where(Batch.feature_set_id == feature_set).order_by(Batch.batch))
+    return {row.batch: f"{row.state or ''}:{row.done}:{row.rejected}:{row.deleted}" for row in found}
 
 
 def recount(connection: Connection, feature_set: int, batches: Iterable[str], run_id: str) -> None:

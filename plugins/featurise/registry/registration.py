@@ -75,7 +75,7 @@ def write(
     touched: set[str] = set()
     if registered_at is not None:
         touched = _give_ids(connection, number, record, index)
-    done, refused = _rows(connection, number, file, record, index, rejects)
+    done, refused, followed = _rows(connection, number, file, record, index, rejects)
     if registered_at is not None:
         done = [{**row, "registered_at": registered_at} for row in done]
         refused = [{**row, "registered_at": registered_at} for row in refused]
@@ -83,6 +83,7 @@ def write(
     touched |= upsert.rejects(connection, number, refused, seen_at=record.listed_at)
     if registered_at is not None:
         outcomes.known_batches(connection, number, {record.batch, *touched}, record.run_id, registered_at)
+    outcomes.changed(connection, number, touched | followed)
     outcomes.recount(connection, number, touched, record.run_id)
     feature_sets.mark(connection, number, synthetic=record.synthetic)
     publications.end(connection, str(uris["uri"]))
@@ -114,12 +115,14 @@ def _rows(
     record: ShardRecord,
     index: Sequence[IndexEntry],
     rejects: Sequence[Reject],
-) -> tuple[list[Row], list[Row]]:
-    """The rows of a file's images and rejects. An id that another run gave away meanwhile stays with its owner.
+) -> tuple[list[Row], list[Row], set[str]]:
+    """The rows of a file's images and rejects, and the batches of the copies elsewhere that it does from now on.
 
-    Copies that were done already when the images were listed are done by this file from now on: theirs may be lost.
+    An id that another run gave away meanwhile stays with its owner. Copies that were done already when the images were
+    listed are done by this file: theirs may be lost.
     """
     done: list[Row] = []
+    followed: set[str] = set()
     refused = list(_rejected(rejects, record))
     mine = {line.key for line in index} | {line.key for line in rejects}
     for line, owners in image_ids.owned(connection, number, index):
@@ -130,8 +133,8 @@ def _rows(
             continue
         done.append(line.model_dump(exclude={"flagged"}) | {"batch": batch, "shard_id": file})
         if elsewhere:
-            image_ids.follow(connection, number, line, file, record.listed_at)
-    return done, refused
+            followed |= image_ids.follow(connection, number, line, file, record.listed_at)
+    return done, refused, followed
 
 
 def _rejected(rejects: Sequence[Reject], record: ShardRecord) -> Iterator[Row]:

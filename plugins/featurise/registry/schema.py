@@ -7,7 +7,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, Inspector, inspect, text
 
 from featurise.errors import FeaturiseError
 from featurise.registry import engine
@@ -85,13 +85,17 @@ def _current(connection: Connection) -> str | None:
     if not found and not tables.has_table("feature_sets"):
         return None
     rows = f"has {len(found)} rows ({', '.join(sorted(found))})" if found else "has no row"
-    made_by = {"0003": "incidents", "0002": "publications"}
-    looks = next((version for version, table in made_by.items() if tables.has_table(table)), "0001")
+    made_by = {"0004": ("batches", "state"), "0003": ("incidents", "id"), "0002": ("publications", "uri")}
+    looks = next((version for version, column in made_by.items() if _has(tables, *column)), "0001")
     raise SchemaMismatch(
         f"the registry {engine.shown(connection.engine.url)} has tables, and {VERSION_TABLE}, which says of which "
         f"schema, {rows} where one is expected: restore the registry from its backup; or leave exactly one row there, "
         f"with version_num '{looks}', which its tables look like, and run `featurise migrate`"
     )
+
+
+def _has(tables: Inspector, table: str, column: str) -> bool:
+    return tables.has_table(table) and any(found["name"] == column for found in tables.get_columns(table))
 
 
 def _config(connection: Connection | None = None) -> Config:

@@ -9,10 +9,18 @@ import lmdb
 
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.export import run
+from featurise.export.selection import Options
+
+KINDS = ("h5", "lmdb-volta", "npy-mmf", "tsv-lxmert", "tsv-oscar", "parquet", "webdataset")
+"""A format of each kind of writer; the others differ from one of these in what an image's entry is."""
 
 
-def export(spec: FeatureSetSpec, form: str, out: Path) -> run.Exported:
-    return run.run(spec.dataset, spec.backbone, None, form, out, lambda done, of: None)
+def export(spec: FeatureSetSpec, form: str, out: Path, **options: Any) -> run.Exported:
+    return run.run(spec.dataset, spec.backbone, None, form, out, lambda done, of: None, Options(**options))
+
+
+def renew(spec: FeatureSetSpec, form: str, out: Path, **options: Any) -> run.Exported:
+    return run.renew(spec.dataset, spec.backbone, None, form, out, lambda done, of: None, Options(**options))
 
 
 def entries(path: Path) -> tuple[list[bytes], dict[bytes, dict[str, Any]]]:

@@ -25,6 +25,8 @@ class ImageIds(StrEnum):
     """The file name without its last extension, as annotation files name images."""
     PATH = "path"
     """The path below the dataset's prefix, `/` percent-encoded: HDF5 would nest groups."""
+    RELATIVE = "relative"
+    """The path below the batch without its last extension, percent-encoded, too."""
 
 
 class Given(BaseModel):
@@ -132,10 +134,13 @@ def etag_of_object(etag: str) -> str:
 
 
 def image_id(key: str, rule: ImageIds = ImageIds.STEM, prefix: str = "") -> str:
-    """The id of the image at `key`; `prefix` is the dataset's, for ids made of paths."""
+    """The id of the image at `key`; `prefix` is the dataset's, for ids made of paths, or the batch's for `relative`."""
     if rule is ImageIds.STEM:
         return PurePosixPath(key).stem
-    return key.removeprefix(prefix).lstrip("/").replace("%", "%25").replace("/", "%2F")
+    path = key.removeprefix(prefix).lstrip("/")
+    if rule is ImageIds.RELATIVE and path:
+        path = str(PurePosixPath(path).with_name(PurePosixPath(path).stem))
+    return path.replace("%", "%25").replace("/", "%2F")
 
 
 def dump(lines: Iterable[BaseModel]) -> bytes:

@@ -246,13 +246,18 @@ def _raise(error: OSError) -> NoReturn:
 
 @patient
 def write_bytes(
-    uri: str, data: bytes, *, content_type: str = "application/octet-stream", if_absent: bool = False
+    uri: str,
+    data: bytes,
+    *,
+    content_type: str = "application/octet-stream",
+    if_absent: bool = False,
+    if_match: str | None = None,
 ) -> bool:
-    """Write an object whole; with `if_absent`, leave what stands there and return False."""
+    """Write an object whole; with `if_absent` (or `if_match`, an etag), leave what else stands there: returns False."""
     try:
         if is_s3(uri):
             bucket, key = split(uri)
-            condition = {"IfNoneMatch": "*"} if if_absent else {}
+            condition = {"IfNoneMatch": "*"} if if_absent else {"IfMatch": f'"{if_match}"'} if if_match else {}
             checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
             client().put_object(
                 Bucket=bucket, Key=key, Body=data, ContentType=content_type, ChecksumSHA256=checksum, **condition
@@ -265,7 +270,7 @@ def write_bytes(
                 os.fsync(file.fileno())
             return _settle(partial, Path(uri), if_absent=if_absent)
     except ClientError as error:
-        if if_absent and str(error.response["Error"].get("Code", "")) in OCCUPIED:
+        if (if_absent or if_match) and str(error.response["Error"].get("Code", "")) in OCCUPIED:
             return False
         _fail(uri, "writing", error)
     except (BotoCoreError, OSError) as error:

@@ -9,8 +9,9 @@ from typing import BinaryIO
 from extractor.core import storage
 from extractor.core.given import BoxIndex, Lines, digest, dumped
 from extractor.core.given import GivenBoxes as OfImage
-from extractor.core.manifest import Entry, Given, etag_with, image_id
+from extractor.core.manifest import Entry, Given, etag_with
 from extractor.core.storage import ObjectInfo
+from featurise.declaration import batches
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.objects import layout
@@ -70,7 +71,8 @@ class OfFile(GivenBoxes):
 
     def _of(self, key: str) -> OfImage | None:
         spec: FeatureSetSpec = self._spec
-        return self._index.of(key, image_id(key, spec.image_ids, spec.prefix), key.removeprefix(spec.prefix))
+        name = batches.image_id_of(spec, key, batches.of_key(spec, key))
+        return self._index.of(key, name, key.removeprefix(spec.prefix))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import Connection
 
 from extractor.core import storage
-from extractor.core.manifest import Reason, dump, image_id
+from extractor.core.manifest import Reason, dump
 from extractor.core.storage import ObjectInfo
 from featurise.declaration import batches
 from featurise.declaration.feature_set import FeatureSetSpec
@@ -219,14 +219,14 @@ def _new(
 
 
 def _entry(spec: FeatureSetSpec, item: ObjectInfo, batch: str) -> Fresh:
-    name = image_id(item.key, spec.image_ids, spec.prefix)
+    name = batches.image_id_of(spec, item.key, batch)
     elsewhere = spec.bucket if spec.bucket != layout.bucket(spec) else None
     return Fresh(key=item.key, etag=item.etag, size=item.size, image_id=name, bucket=elsewhere, batch=batch)
 
 
 def _unusable(run: Run, item: ObjectInfo, error: ValidationError) -> Row:
     """The row of an image that has no usable id."""
-    name = image_id(item.key, run.spec.image_ids, run.spec.prefix)
+    name = batches.image_id_of(run.spec, item.key, run.batch)
     facts = {"key": item.key, "etag": item.etag, "size": item.size, "image_id": name}
     why = {"reason": Reason.UNSUPPORTED.value, "detail": error.errors()[0]["msg"]}
     return facts | why | {"batch": run.batch, "run_id": run.run_id}
@@ -270,6 +270,7 @@ def _write_down(leased: Sequence[str], seen: _Seen) -> None:
         touched |= outcomes.revive(connection, number, seen.tally.revived)
         _give_way(connection, number, seen)
         touched |= upsert.images(connection, number, seen.done) | upsert.rejects(connection, number, seen.rejected)
+        outcomes.changed(connection, number, touched)
         for one in leased:
             outcomes.listed(connection, number, one, seen.tally.found[one], run.run_id)
         outcomes.recount(connection, number, touched.union(leased), run.run_id)

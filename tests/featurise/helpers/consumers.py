@@ -1,0 +1,144 @@
+"""Readers of exports, each after its consumer's own: what that takes from its files, and how.
+
+The sources that are named are those of the projects' public repositories.
+"""
+
+import base64
+import io
+import json
+import pickle
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import pyarrow.parquet as parquet
+
+Found = dict[str, Any]
+
+
+def caffe(folder: Path) -> Mapping[str, Found]:
+    """Self-critical's `scripts/make_bu_data.py`, VL-BERT and others read bottom-up-attention's columns like this."""
+    found = {}
+    for line in (folder / "birds_obj.tsv").read_text().splitlines():
+        names = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
+        item: dict[str, Any] = dict(zip(names, line.split("\t"), strict=True))
+        rows = int(item["num_boxes"])
+        for field in ("boxes", "features"):
+            item[field] = np.frombuffer(base64.decodebytes(item[field].encode()), np.float32).reshape(rows, -1)
+        size = (int(item["image_w"]), int(item["image_h"]))
+        found[str(int(item["image_id"]))] = {"features": item["features"], "boxes": item["boxes"], "size": size}
+    return found
+
+
+def npz(folder: Path) -> Mapping[str, Found]:
+    """bottom-up-attention.pytorch's `utils/extract_utils.py`, which writes it."""
+    found = {}
+    for path in (folder / "birds").rglob("*.npz"):
+        with np.load(path, allow_pickle=True) as item:
+            assert item["info"].item()["num_boxes"] == item["num_bbox"] == len(item["bbox"])
+            size = (int(item["image_w"]), int(item["image_h"]))
+            name = path.relative_to(folder / "birds").as_posix().removesuffix(".npz")
+            found[name] = {"features": item["x"], "boxes": item["bbox"], "size": size}
+    return found
+
+
+def openvqa(folder: Path) -> Mapping[str, Found]:
+    """openvqa's `core/base_dataset.py` and mcan's `core/data/data_utils.py` take `x` transposed."""
+    return {name: {**item, "features": item["features"].transpose((1, 0))} for name, item in npz(folder).items()}
+
+
+def uniter(folder: Path) -> Mapping[str, Found]:
+    """UNITER's `data/data.py`: `DetectFeatLmdb` with `compress`, and the seventh number that `_get_img_feat` adds."""
+    found = {}
+    place = str(folder / "birds" / "all_compressed")
+    with lmdb.open(place, readonly=True, create=False) as environment, environment.begin(buffers=True) as look:
+        for name in json.loads(bytes(look.get(b"__keys__")).decode()):
+            item = np.load(io.BytesIO(look.get(name.encode())), allow_pickle=True)
+            features = item["features"].astype(np.float32)[: len(item["conf"])]
+            boxes = item["norm_bb"].astype(np.float32)
+            seven = np.concatenate([boxes, boxes[:, 4:5] * boxes[:, 5:]], axis=1)
+            found[name.removesuffix(".npz")] = {"features": features, "locations": seven}
+    return found
+
+
+def vilbert(folder: Path) -> Mapping[str, Found]:
+    """ViLBERT-MT's (12-in-1) `vilbert/datasets/_image_features_reader.py`."""
+    found = {}
+    with lmdb.open(str(folder / "birds.lmdb"), readonly=True, lock=False) as environment, environment.begin() as look:
+        for name in pickle.loads(look.get(b"keys")):
+            item = pickle.loads(look.get(name))
+            rows, size = int(item["num_boxes"]), (int(item["image_w"]), int(item["image_h"]))
+            features = np.frombuffer(base64.b64decode(item["features"]), np.float32).reshape(rows, 2048)
+            boxes = np.frombuffer(base64.b64decode(item["boxes"]), np.float32).reshape(rows, 4)
+            assert item["image_id"] == name.decode()
+            found[name.decode()] = {"features": features, "boxes": boxes, "size": size}
+    return found
+
+
+def oscar(folder: Path) -> Mapping[str, Found]:
+    """Oscar's `utils/tsv_file.py`, which seeks a line by `lineidx`, and `run_captioning.py`, which decodes it."""
+    found = {}
+    offsets = [int(line) for line in (folder / "birds.features.lineidx").read_text().splitlines()]
+    with (folder / "birds.features.tsv").open() as table:
+        for offset in offsets:
+            table.seek(offset)
+            name, text = [part.strip() for part in table.readline().split("\t")]
+            item = json.loads(text)
+            wide = np.frombuffer(base64.b64decode(item["features"]), np.float32).reshape(item["num_boxes"], -1)
+            assert wide.shape[1] == 2054
+            found[name] = {"features": wide[:, :2048], "locations": wide[:, 2048:]}
+    return found
+
+
+def hugging_face(folder: Path) -> Mapping[str, Found]:
+    """`datasets.load_dataset("parquet", data_files=…)`: row groups are read one by one."""
+    found = {}
+    for path in sorted((folder / "birds").glob("*.parquet")):
+        file = parquet.ParquetFile(path)
+        assert max(file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)) <= 8
+        column = file.metadata.row_group(0).column(4)
+        assert (column.compression, column.has_dictionary_page) == ("UNCOMPRESSED", False)
+        for number in range(file.num_row_groups):
+            for row in file.read_row_group(number).to_pylist():
+                features = np.array(row["features"])
+                size = (row["img_w"], row["img_h"])
+                found[row["image_id"]] = {"features": features, "boxes": np.array(row["boxes"]), "size": size}
+    return found
+
+
+def webdataset(folder: Path) -> Mapping[str, Found]:
+    """webdataset's `tariterators.py`: files that follow each other with one key, up to the first dot, are a sample."""
+    found: dict[str, Found] = {}
+    names = None
+    for path in sorted((folder / "birds").glob("*.tar")):
+        samples: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(path) as tar:
+            for member in tar:
+                place, _, base = member.name.rpartition("/")
+                key, _, suffix = base.partition(".")
+                file = tar.extractfile(member)
+                samples.setdefault(f"{place}/{key}", {})[suffix] = file.read() if file else b""
+        for sample in samples.values():
+            facts = json.loads(sample["json"])
+            assert names in (None, (sample.keys(), facts.keys()))
+            names = (sample.keys(), facts.keys())
+            features, boxes = (np.load(io.BytesIO(sample[name])) for name in ("features.npy", "boxes.npy"))
+            size = (facts["img_w"], facts["img_h"])
+            found[facts["image_id"]] = {"features": features, "boxes": boxes, "size": size}
+    return found
+
+
+READERS = {
+    "tsv-caffe": caffe,
+    "npz": npz,
+    "npz-openvqa": openvqa,
+    "lmdb-uniter": uniter,
+    "lmdb-vilbert-mt": vilbert,
+    "tsv-oscar": oscar,
+    "parquet": hugging_face,
+    "webdataset": webdataset,
+}
+"""By format, except those whose readers' own code reads them in `test_export`."""
