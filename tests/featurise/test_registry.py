@@ -33,7 +33,7 @@ def test_more_addresses_are_looked_up_than_a_statement_takes(registry):
 
 
 def test_a_registry_without_tables_names_the_command(empty_registry):
-    with pytest.raises(schema.SchemaMismatch, match="run `featurise migrate`"), reading():
+    with pytest.raises(schema.SchemaMismatch, match="`featurise migrate`"), reading():
         pass
 
 

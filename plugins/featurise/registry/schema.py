@@ -45,11 +45,14 @@ def migrate(database: Engine) -> str:
 
 def check(database: Engine) -> None:
     """Raises SchemaMismatch unless the registry has exactly this version's schema, engine.RegistryUnavailable."""
-    found, file = None, engine.file(database.url)
-    if file is None or os.access(file, os.F_OK):  # to connect would make it
-        with engine.transaction(database, writes=False) as connection:
-            found = _current(connection)
-    where = engine.shown(database.url)
+    where, file = engine.shown(database.url), engine.file(database.url)
+    if file is not None and not os.access(file, os.F_OK):  # to connect would make it
+        raise SchemaMismatch(
+            f"there is no registry {where}: set FEATURISE_REGISTRY to the one that Airflow's processes use (a demo "
+            "that is left running: `. .demo/env`); only for a new installation, `featurise migrate` makes one"
+        )
+    with engine.transaction(database, writes=False) as connection:
+        found = _current(connection)
     if found is None:
         raise SchemaMismatch(f"the registry {where} has no tables yet; run `featurise migrate`")
     _refuse_unknown(found, database)
