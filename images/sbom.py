@@ -21,6 +21,7 @@ from urllib.parse import quote
 SHORT = 80
 """Characters of the longest text that is a licence's name and not the licence."""
 STATED_ELSEWHERE = {
+    "axe-playwright-python": "MIT",  # its file LICENSE; the axe-core in it is under MPL-2.0
     "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",  # names other packages and has no file; NVIDIA's EULA holds for it
 }
 """Packages whose metadata says nothing of their licence."""

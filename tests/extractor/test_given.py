@@ -1,6 +1,7 @@
 """Boxes that the user gives: from a file in a stated form to rows of a feature file, each in its place."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -308,7 +309,19 @@ def test_a_backbone_that_cannot_be_asked_for_boxes_says_so(shard: Shard, extract
     assert ended.events("failed")[0]["message"] == message
 
 
-def test_without_pyarrow_a_parquet_file_is_refused_with_what_to_do(shard: Shard, extract, tmp_path):
+def test_a_parquet_file_s_rows_are_boxes(shard: Shard, extract, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    named = {"image": ["a", "a", "b"], "x1": [1.0, 2, 3], "y1": [1.0, 2, 3], "x2": [9.0, 9, 9], "y2": [8.0, 8, 8]}
+    pyarrow.parquet.write_table(pyarrow.table(named), tmp_path / "boxes.parquet")
+    assert extract(arguments(shard, tmp_path / "boxes.parquet", "parquet", "xyxy")).code == Exit.OK
+    with h5py.File(shard.output) as file:
+        assert file["a"]["boxes"][()].tolist() == [[1, 1, 9, 8], [2, 2, 9, 8]]
+
+
+def test_without_pyarrow_a_parquet_file_is_refused_with_what_to_do(shard: Shard, extract, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "boxes.parquet").write_bytes(b"PAR1")
     ended = extract(arguments(shard, tmp_path / "boxes.parquet", "parquet", "xyxy"))
     assert "install featurise-extractor[parquet], or write the table as tsv" in ended.events("failed")[0]["message"]

@@ -67,18 +67,18 @@ def test_a_format_gives_its_reader_the_numbers_that_were_published(export, form)
     found = READERS[form](export(form))
     assert list(map(str, sorted(map(int, found)))) == sorted(IDS, key=int)
     for name in IDS:
-        check(found[name], regions(name), near={"rtol": 0, "atol": 0})
+        check(found[name], regions(name), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("form", [form for form, writer in formats.formats().items() if writer.halves])
 def test_half_is_the_features_rounded_to_float16_where_readers_take_it(export, form):
     found = READERS[form](export(form, half=True))
     for name in IDS:
-        check(found[name], regions(name), near={"rtol": 2**-11, "atol": 2**-14})
+        check(found[name], regions(name), rtol=2**-11, atol=2**-14)
 
 
-def check(item: dict[str, Any], expected: Regions, *, near: dict[str, float]) -> None:
-    np.testing.assert_allclose(item["features"], expected.features, **near)
+def check(item: dict[str, Any], expected: Regions, *, rtol: float, atol: float) -> None:
+    np.testing.assert_allclose(item["features"], expected.features, rtol=rtol, atol=atol)
     if "boxes" in item:
         np.testing.assert_array_equal(item["boxes"], expected.boxes)
         assert item["size"] == (640, 480)
@@ -86,7 +86,7 @@ def check(item: dict[str, Any], expected: Regions, *, near: dict[str, float]) ->
         x1, y1, x2, y2 = (expected.boxes / [640, 480, 640, 480]).T
         wanted = np.stack([x1, y1, x2, y2, x2 - x1, y2 - y1, (x2 - x1) * (y2 - y1)], axis=1)
         shown = item["locations"]
-        np.testing.assert_allclose(shown, wanted[:, : shown.shape[1]], atol=1e-6 if near["rtol"] == 0 else 2e-3)
+        np.testing.assert_allclose(shown, wanted[:, : shown.shape[1]], atol=1e-6 if rtol == 0 else 2e-3)
 
 
 def test_a_sample_of_webdataset_is_whole_whatever_dots_its_id_has(export):

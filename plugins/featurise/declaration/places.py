@@ -7,7 +7,6 @@ results into images, or finished files into leftovers.
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-from extractor.core import storage
 from featurise.declaration.feature_set import FeatureSetSpec
 
 OUTPUTS = ("features", "work", "quarantine", "reports")
@@ -39,9 +38,15 @@ def _places(spec: FeatureSetSpec) -> dict[str, tuple[str, str]]:
     """Bucket and prefix by field."""
     bucket = spec.outputs.bucket or spec.bucket
     outputs = {f"outputs.{name}": (bucket, getattr(spec.outputs, name)) for name in OUTPUTS}
-    given = spec.boxes.given
-    boxes = {"boxes.given": storage.split(given)} if given is not None and storage.is_s3(given) else {}
-    return {"prefix": (spec.bucket, spec.prefix), **outputs, **boxes}
+    return {"prefix": (spec.bucket, spec.prefix), **outputs, **_boxes(spec.boxes.given)}
+
+
+def _boxes(given: str | None) -> dict[str, tuple[str, str]]:
+    if given is None:
+        return {}
+    from extractor.core import storage  # boto3 comes with it, and parsing has no need of that
+
+    return {"boxes.given": storage.split(given)} if storage.is_s3(given) else {}
 
 
 def _meet(one: tuple[str, str], other: tuple[str, str]) -> bool:

@@ -43,6 +43,9 @@ class Moment(TypeDecorator[datetime.datetime]):
         return value.replace(tzinfo=datetime.UTC) if value.tzinfo is None else value.astimezone(datetime.UTC)
 
 
+NODE_BYTES = 253
+
+
 class Storable(TypeDecorator[str]):
     """A text, also one from outside: PostgreSQL refuses NUL and lone surrogates, and a row must not fail for them."""
 
@@ -63,6 +66,17 @@ class Words(Storable):
         """Storable and bounded in."""
         said = super().process_bind_param(value, dialect)
         return None if said is None else bounded(said)
+
+
+class NodeName(Storable):
+    """A node's name, which is indexed: Kubernetes allows 253 bytes, and PostgreSQL's indexes a few thousand."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Storable and bounded in."""
+        name = super().process_bind_param(value, dialect)
+        return None if name is None else bounded(name, NODE_BYTES)
 
 
 # Keys are compared with a store's listing, which is in the order of their bytes.
@@ -259,7 +273,7 @@ class GpuAttempt(Base):
     launcher: Mapped[str]
     place: Mapped[str | None]
     """The pod, or the process."""
-    node: Mapped[str | None]
+    node: Mapped[str | None] = mapped_column(NodeName)
     batch_size: Mapped[int | None]
     reason: Mapped[str | None]
     """The taxonomy's name of the failure; none when the attempt succeeded."""
@@ -295,7 +309,7 @@ class Incident(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str]
     """What the subject is: `node`."""
-    subject: Mapped[str]
+    subject: Mapped[str] = mapped_column(NodeName)
     detail: Mapped[str]
     """What was seen last."""
     advice: Mapped[str]
@@ -322,7 +336,7 @@ class NodeHold(Base):
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    node: Mapped[str]
+    node: Mapped[str] = mapped_column(NodeName)
     incident_id: Mapped[int | None] = mapped_column(ForeignKey("incidents.id"))
     """None where a person held the node back."""
     held_by: Mapped[str]

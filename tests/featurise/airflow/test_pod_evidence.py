@@ -63,7 +63,7 @@ def test_an_init_container_that_cannot_start_is_seen() -> None:
     payload = pod("Pending", waits("PodInitializing", ""))
     payload["status"]["initContainerStatuses"] = [{"name": "weights", "state": waits("ImagePullBackOff", "Back-off w")}]
 
-    assert classify(gather(payload)).reason is Reason.IMAGE_PULL
+    assert classify(gather(payload)).reason is Reason.IMAGE_REGISTRY
 
 
 def test_a_false_disruption_condition_is_no_disruption() -> None:

@@ -80,7 +80,7 @@ def operator(spec: FeatureSetSpec) -> ProcessOperator:
 def context(try_number: int = 1, *, cleared_after: int = 0) -> Any:
     """Of a try; Airflow raises max_tries when a task is cleared after a try."""
     run = SimpleNamespace(run_type="scheduled", partition_key=BATCH, run_id=RUN, conf=None)
-    ti = SimpleNamespace(try_number=try_number, max_tries=cleared_after + 3 + HEADROOM)
+    ti = SimpleNamespace(try_number=try_number, map_index=0, max_tries=cleared_after + 3 + HEADROOM)
     kept: dict[str, Any] = {}
     store = SimpleNamespace(get=kept.get, set=kept.__setitem__)
     return {"dag_run": run, "params": {}, "ti": ti, "task_state_store": store}

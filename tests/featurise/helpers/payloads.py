@@ -236,7 +236,7 @@ PAYLOADS = [
     ),
     pytest.param(
         pod("Pending", waits("ImagePullBackOff", f'Back-off pulling image "{IMAGE}"')),
-        Reason.IMAGE_PULL,
+        Reason.IMAGE_REGISTRY,
         "Back-off",
         id="ImagePullBackOff",
     ),
