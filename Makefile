@@ -156,7 +156,7 @@ bench: setup ## measure both detectors, the registry, discovery, HDF5 and the la
 	$(CONTROL)/bin/python tests/kubernetes/bench.py
 
 .PHONY: lock
-lock: $(UV) ## resolve both environments anew
+lock: $(UV) ## resolve both environments again
 	cd images/extractor && ../../$(UV) lock --quiet --upgrade && ../../$(UV) export --quiet --format requirements.txt --no-header --no-emit-local --all-extras -o requirements.lock
 	$(UV) lock --quiet --upgrade && $(UV) export --quiet --format requirements.txt --no-header --no-emit-local -o requirements.lock
 	cd images/extractor && ../../$(UV) export --quiet --frozen --format requirements.txt --no-header --no-emit-local --no-default-groups --all-extras -o requirements.images.lock

@@ -2,7 +2,7 @@
 
 One DAG per feature set, scheduled on its asset. The asset's event says what was added and carries the day on, so that a
 run here stands for the same day as the run that it follows. Readers find a feature set in the folder of its name: new
-files are added to it; when an image was replaced or deleted, all is exported anew beside it and then takes its place.
+files are added to it; when an image was replaced or deleted, all is exported again beside it and then takes its place.
 Off unless FEATURISE_TRAINING names a folder to write to.
 """
 

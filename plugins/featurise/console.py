@@ -19,7 +19,7 @@ LINE_SECONDS = 10.0
 
 
 def say(text: str, style: str | None = None, to: Console = console) -> None:
-    """A line as it is, wrapped by whoever shows it."""
+    """A line as it is, wrapped where it is shown."""
     to.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -94,7 +94,7 @@ def up(
     except Told as told:
         return told.code
     except KeyboardInterrupt:
-        say("Interrupted again: Airflow goes on ending by itself.")
+        say("Interrupted again: Airflow continues to end by itself.")
         return 130
 
 
@@ -194,7 +194,7 @@ def serve(folder: Path, /) -> int:
 
 
 def _told(error: Exception) -> str:
-    """A failure as a person is told it: with what a command said before it ended."""
+    """A failure in words: with what a command said before it ended."""
     if not isinstance(error, subprocess.CalledProcessError):
         return str(error)
     said = f":\n{error.stderr.decode(errors='replace').strip()}" if error.stderr else ""

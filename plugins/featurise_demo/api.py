@@ -81,7 +81,7 @@ class Api:
         self.call("PATCH", f"/dags/{dag_id}", {"is_paused": paused})
 
     def pool(self, name: str, slots: int, description: str) -> None:
-        """Make a pool, or set it anew."""
+        """Make a pool, or change it."""
         # A task that waits for its pod without a worker holds a GPU all the same.
         body = {"name": name, "slots": slots, "description": description, "include_deferred": True}
         try:

@@ -122,7 +122,7 @@ def _discovery(spec: FeatureSetSpec, endpoint: str, objects: int) -> None:
 
 
 def _discovered(spec: FeatureSetSpec, day: str, *, found: int, fresh: int) -> float:
-    """Seconds of one discovery, which must find so many images."""
+    """Seconds of one discovery, which must find this many images."""
     started = time.perf_counter()
     options = RunOptions(lookback_days=0)
     seen = discover.run(Run(options.applied(spec), day, f"bench {day}"), options)

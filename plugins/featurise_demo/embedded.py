@@ -74,7 +74,7 @@ class ObjectStore:
 
 
 def free_ports(count: int) -> list[int]:
-    """So many ports of the loopback interface that nobody listens on right now, all different."""
+    """Ports of the loopback interface that nobody listens on right now, all different."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -103,7 +103,7 @@ def object_store(
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
-        # By default so many as fit on the disk's free space, which a few buckets use up: each takes several at once.
+        # By default as many as fit on the disk's free space, which a few buckets use up: each takes several at once.
         "-volume.max=1000",
         "-admin.ui=false",
         "-webdav=false",

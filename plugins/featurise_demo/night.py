@@ -80,7 +80,7 @@ def start(
 
     `scheduled` says that the schedule brings a night that has had no run; `fresh` are the nights with new images.
     A run that is under way is waited for. One that has ended is followed by another, started by hand, unless it
-    succeeded in a demo that did not come to its end, and there are no new images: what it brought is told then.
+    succeeded in a demo that did not come to its end, and there are no new images: what it brought is printed then.
     """
     known = f"the DAGs {', '.join(dag_ids)}; see the DAG processor's log"
     wait_until(lambda: set(dag_ids) <= set(airflow.api.dag_ids()), KNOWN_SECONDS, known, every=1)

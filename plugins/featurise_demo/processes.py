@@ -68,7 +68,7 @@ def left_over(folders: Iterable[Path]) -> list[int]:
         try:
             kept = json.loads(file.read_text())
         except ValueError:
-            continue  # cut off as it was written: its process had just begun, and ends with whoever began it
+            continue  # cut off as it was written: its process had just begun, and ends with its parent
         if kept["started"] is not None and _started(kept["pid"]) == kept["started"]:
             found.append(int(kept["pid"]))
     return found

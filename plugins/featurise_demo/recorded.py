@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(objects: int) -> Iterator[str]:
-    """The address of a server, in a process of its own, that lists so many objects."""
+    """The address of a server, in a process of its own, that lists this many objects."""
     read, write = os.pipe()
     with Popen([sys.executable, "-m", "featurise_demo.recorded", str(objects)], stdout=write) as process:
         try:

@@ -18,7 +18,7 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 
 QUIET_SECONDS = 10.0
-"""After so long without a line, the time so far is said."""
+"""After this long without a line, the time so far is printed."""
 _said = time.monotonic()
 
 

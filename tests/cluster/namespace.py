@@ -61,7 +61,7 @@ def removed(removal: Callable[[], None], what: str) -> Iterator[None]:
     except BaseException:
         try:
             removal()
-        except Exception as error:  # noqa: BLE001 - told, since the one before it goes on
+        except Exception as error:  # noqa: BLE001 - reported, since the error before it is raised
             say(f"{what} could not be removed, remove it by hand: {in_short(error)}")
         raise
     removal()

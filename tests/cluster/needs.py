@@ -96,7 +96,7 @@ def in_short(error: Exception) -> str:
 
 
 def say(what: str) -> None:
-    """Tell whoever runs it."""
+    """Print it."""
     print(f"test-cluster: {what}", flush=True)
 
 

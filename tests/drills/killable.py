@@ -1,4 +1,4 @@
-"""Every part of the platform as a process that may be killed: whoever is killed is started again, as a node would."""
+"""Every part of the platform as a process that may be killed: what is killed is started again, as a node would do."""
 
 import os
 import signal
@@ -103,7 +103,7 @@ class Installation:
         return [each for each in generation if depth > 1 or _children(each)]
 
     def extractors(self) -> list[psutil.Process]:
-        """Extractors of this installation, whoever started them."""
+        """Extractors of this installation."""
         mine = str(self.folder)
         return [
             each

@@ -30,7 +30,7 @@ def test_ctrl_c_ends_every_process(photo: bytes) -> None:
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # Whoever runs the tests in the background may have it ignored.
+                # A test run in the background may ignore it.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
             try:

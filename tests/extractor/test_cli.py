@@ -1,4 +1,4 @@
-"""What a person is told: of a checkpoint, of a file, and of arguments that cannot be meant."""
+"""What a person sees: of a checkpoint, of a file, and of arguments that cannot be meant."""
 
 import hashlib
 import os

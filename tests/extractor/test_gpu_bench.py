@@ -67,7 +67,7 @@ class Detector(Backbone):
 
 
 class Fault(TorchFunctionMode):
-    """A library whose fp32 convolution of so many images is wrong, or takes its time."""
+    """A library whose fp32 convolution of this many images is wrong, or takes its time."""
 
     def __init__(self, images: int, *, slow: float = 0.0) -> None:
         super().__init__()

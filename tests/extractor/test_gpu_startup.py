@@ -1,4 +1,4 @@
-"""Which batch a run on a GPU takes, that its operations are checked before and while it runs, and what is told where a
+"""Which batch a run on a GPU takes, that its operations are checked before and while it runs, and what it says where a
 GPU cannot serve. A card is stood in for by its memory's figures, its library by torch on the CPU with a fault."""
 
 import threading

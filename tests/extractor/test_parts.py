@@ -54,7 +54,7 @@ def test_a_damaged_part_is_told_and_its_images_are_done_again(night, extract, mo
     damage(damaged)
     ended = extract(night.arguments())
     assert ended.code == Exit.OK
-    (told,) = ended.events("damaged part passed over, its images are done again")
+    (told,) = ended.events("damaged part ignored, its images are done again")
     assert told["part"] == str(damaged)
     assert ended.events("resumed")[0]["done"] == 14 - 5
     assert list(contents(night.output).items()) == list(contents(undisturbed).items())

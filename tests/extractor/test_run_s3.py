@@ -69,7 +69,7 @@ def test_a_damaged_part_is_told_and_a_store_that_fails_is_no_damage(prefix, extr
             parts.saved(f"{prefix}/out/shard.h5", "any", tmp_path)
     ended = extract(arguments(prefix, f"{prefix}/weights/"))
     assert ended.code == Exit.OK
-    (told,) = ended.events("damaged part passed over, its images are done again")
+    (told,) = ended.events("damaged part ignored, its images are done again")
     assert told["part"] == part
 
 
@@ -107,7 +107,7 @@ def test_store_killed_in_mid_run_is_a_storage_failure_and_the_next_attempt_compl
 
 @pytest.mark.slow
 def test_a_store_that_is_down_for_a_while_is_waited_for_and_nothing_is_done_twice(own_store):
-    """The store dies in mid-run and comes back: the same run goes on, saves what it had finished, and completes."""
+    """The store dies in mid-run and comes back: the same run continues, saves what it had finished, and completes."""
     prefix = "s3://images/night"
     upload(prefix, {f"{n:02}.png": image(n) for n in range(12)})
     run = [*arguments(prefix, f"{prefix}/weights/"), "--part-images", "3", "--workers", "2", "--outage-seconds", "120"]

@@ -270,9 +270,9 @@ MORE = "<IsTruncated>true</IsTruncated>"
 @pytest.mark.parametrize(
     ("end", "why"),
     [
-        (MORE, "the list goes on and not how"),
-        (f"{MORE}<NextContinuationToken></NextContinuationToken>", "the list goes on and not how"),
-        (f"{MORE}<NextMarker>d/a.jpg</NextMarker>", "the list goes on and not how"),
+        (MORE, "the list has more and not how"),
+        (f"{MORE}<NextContinuationToken></NextContinuationToken>", "the list has more and not how"),
+        (f"{MORE}<NextMarker>d/a.jpg</NextMarker>", "the list has more and not how"),
         (f"{MORE}<NextContinuationToken>same</NextContinuationToken>", "same next token was received twice"),
         ("", "does not say whether it ends"),
     ],

@@ -1,4 +1,4 @@
-"""The catalogue in the bucket: what counts, for whoever has the bucket alone; and what it said before."""
+"""The catalogue in the bucket: what counts, for a person who has only the bucket; and what it said before."""
 
 import io
 import json

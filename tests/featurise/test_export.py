@@ -144,7 +144,7 @@ def test_lxmert_finds_ten_columns_and_boxes_inside_the_image(spec, upload, night
 
 
 def cut_off(monkeypatch: pytest.MonkeyPatch, spec: FeatureSetSpec, form: str, out: Path, *, images: int) -> list[str]:
-    """An export that ends after so many images; returns their ids."""
+    """An export that ends after this many images; returns their ids."""
     writer, added = formats.named(form), []
     add, take = writer.add, writer.take
 

@@ -33,7 +33,7 @@ def coco(upload, night) -> dict[str, bytes]:
 
 
 def wit(folder: Path, most: int) -> list[str]:
-    """The images that IGLUE's converter for WIT takes: of every `*.h5` of a folder, until it has so many.
+    """The images that IGLUE's converter for WIT takes: of every `*.h5` of a folder, until it has `most`.
 
     After `features_extraction/wit/wit_convert_features.py` of github.com/e-bug/iglue.
     """

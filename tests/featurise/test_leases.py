@@ -19,7 +19,7 @@ def test_two_runs_of_one_night_one_leaves(spec, upload):
     upload({f"{DAY}/a.jpg": b"a"})
     assert fresh(spec, "first") == [f"{DAY}/a.jpg"]
     assert fresh(spec, "second") == [f"batch {DAY} is leased to run first"]
-    assert fresh(spec, "first") == [f"{DAY}/a.jpg"], "a retry of the first run goes on"
+    assert fresh(spec, "first") == [f"{DAY}/a.jpg"], "a retry of the first run continues"
 
 
 def test_the_next_night_leaves_a_claimed_earlier_batch_alone(spec, upload):

@@ -39,7 +39,7 @@ LONG_AGO = datetime(2026, 11, 23, tzinfo=UTC)
 
 
 def step(reason: Reason, earlier: list[Reason], tries: int, *, minutes: float = 1.0) -> Step:
-    """What follows when attempts end for these reasons, so many minutes apart."""
+    """What follows when attempts end for these reasons, this many minutes apart."""
     ends = (LONG_AGO + n * timedelta(minutes=minutes) for n in count())
     *before, last = (Failed(each, at) for each, at in zip([*earlier, reason], ends, strict=False))
     return next_step(last, before, tries, PATIENCE)

@@ -1,4 +1,4 @@
-"""Every rule of a shard's file, broken once: the file lies in quarantine, and the first problems are told."""
+"""Every rule of a shard's file, broken once: the file lies in quarantine, and the first problems are named."""
 
 import dataclasses
 import json

@@ -58,7 +58,7 @@ class Installation:
     variables: dict[str, str]
 
     def restart(self, dead: processes.Child) -> None:
-        """Start one of Airflow's processes anew."""
+        """Start one of Airflow's processes again."""
         env = {**self.variables, **airflow.environment(self.settings)}
         fresh = processes.start(dead.name, dead.process.args, env, self.settings.home / "processes")
         # The same Child objects end with the installation.

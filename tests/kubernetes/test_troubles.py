@@ -169,12 +169,12 @@ def test_of_two_pods_for_one_task_one_goes(installation: Installation, cluster: 
     lone.start()
     lone.wait_for_work()
     own = lone.pods()[0]["metadata"]["name"]
-    cluster.faults.add(Fault.SLOW_START, lone.mine, after=600)  # the twin does no work of its own
+    cluster.faults.add(Fault.SLOW_START, lone.mine, after=600)  # the duplicate does no work of its own
     cluster.clone(own)
     _kill_worker(lone)
     cluster.api.slow_creations = 0.0
 
-    lone.ends_well()  # which includes that no pod is left, the twin neither
+    lone.ends_well()  # which includes that no pod is left, the duplicate neither
     assert [row["place"] for row in lone.attempts()] == [own]
 
 

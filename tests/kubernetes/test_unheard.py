@@ -36,7 +36,7 @@ SHARD = "shard-00001"
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[stand_in.StandIn]:
-    """One whose containers work until they are told to stop."""
+    """One whose containers work until they are stopped."""
     with stand_in.run(tmp_path / "pods", {IMAGE: ["sleep", "600"]}, {"featurise-s3": ""}) as running:
         yield running
 

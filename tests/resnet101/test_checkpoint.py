@@ -1,4 +1,4 @@
-"""Which checkpoint files are read, and what is said of those that are not. All weights are synthetic."""
+"""Which checkpoint files are read, and how others are refused. All weights are synthetic."""
 
 import os
 import pickle

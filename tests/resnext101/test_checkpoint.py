@@ -45,7 +45,7 @@ PARTS = ("weight", "bias", "running_mean", "running_var")
 
 
 def shapes(blocks: tuple[int, ...] = (3, 4, 23, 3), groups: int = 64, channels: int = 512) -> Shapes:
-    """By published name, written down anew; the first bottlenecks of both published networks are 256 wide."""
+    """By published name, written down independently; the first bottlenecks of both published networks are 256 wide."""
     return dict(_named(blocks, groups, channels))
 
 

@@ -21,7 +21,7 @@ EXPECTED = {"sha256": DIGESTS["detectron_model.pth"], "config_sha256": DIGESTS["
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT with ranges; `breaks_at` ends each answer after so many bytes of it."""
+    """Serves CONTENT with ranges; `breaks_at` ends each answer after this many bytes of it."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -95,7 +95,7 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(server: Server, tmp_
 
 def test_a_server_that_breaks_off_leaves_no_file_that_looks_whole(server: Server, tmp_path: Path):
     server.breaks_at = 1000
-    with pytest.raises(StorageError, match="goes on where it stopped"):
+    with pytest.raises(StorageError, match="continues where it stopped"):
         fetch(tmp_path, **EXPECTED, source=server.url)
     assert not (tmp_path / "detectron_model.pth").exists()
     server.breaks_at = None

@@ -126,9 +126,9 @@ def run(  # long: every option and what it means, which is the help text
     batch_size
         Images of one shape that share a pass; unless given, 1 on a CPU and up to 8 on a GPU, as its free memory allows.
     part_images
-        A part is saved after so many images.
+        A part is saved after this many images.
     part_seconds
-        A part is saved after so many seconds.
+        A part is saved after this many seconds.
     max_reject_share
         The run fails when more than this share of the images is rejected (ten are always tolerated).
     image_ids
@@ -207,7 +207,7 @@ def run(  # long: every option and what it means, which is the help text
         log.log.warning("interrupted", message=str(error))
     except ExtractorError as error:
         left = _failed(progress, error.exit, str(error))
-    except Exception as error:  # noqa: BLE001 - the process's outermost boundary: whatever it is, it is told and classed
+    except Exception as error:  # noqa: BLE001 - the process's outermost boundary: whatever it is, it is reported and classified
         left = _failed(progress, *_classed(error))
     finally:
         beside.close()

@@ -1,4 +1,4 @@
-"""Structured lines: JSON on standard output for whoever launched us, readable ones on a terminal."""
+"""Structured lines: JSON on standard output for the launcher, readable ones on a terminal."""
 
 import logging
 import sys

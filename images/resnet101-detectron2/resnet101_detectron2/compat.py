@@ -15,6 +15,6 @@ if not hasattr(Image, "LINEAR"):
     Image.LINEAR = Image.Resampling.BILINEAR  # type: ignore[attr-defined]  # gone since Pillow 10
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # detectron2 scripts functions, which torch discourages by now
+    warnings.simplefilter("ignore", FutureWarning)  # detectron2 scripts functions, which torch discourages now
     import detectron2.modeling  # noqa: F401
 warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release", category=UserWarning)

@@ -100,7 +100,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # reading damaged bytes raises anything, AssertionError and struct.error included
-        # torch's own text goes on to say how the file could be read by running code from it.
+        # torch's own text also says how the file could be read by running code from it.
         raise WeightsInvalid(f"{path}: not a checkpoint: torch cannot read it ({_words(error)}); {ADVICE}") from error
     if not isinstance(content, Mapping):
         raise WeightsInvalid(f"{path}: holds a {type(content).__name__}, expected a dictionary with a `model`")

@@ -49,7 +49,7 @@ HeadWidth = Annotated[int, Field(ge=SPEC.feature_width, le=SPEC.feature_width)]
 
 
 class _Section(BaseModel):
-    """A section; fields that only training or other networks read are passed over."""
+    """A section; fields that only training or other networks read are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=str.upper, populate_by_name=True)
 

@@ -37,7 +37,7 @@ def fetch(
     """Bring a published network into a folder, as `weights` of a run name it; returns each file's SHA-256.
 
     `sha256` is the expected one of the checkpoint, `config_sha256` of its YAML configuration; `source` is the folder's
-    URL, for mirrors. A download that broke off goes on where it stopped, and a file that is there is not fetched again.
+    URL, for mirrors. A download that broke off continues where it stopped, and a file that is there is not fetched.
     Raises WeightsInvalid when a file has another SHA-256 than expected; StorageError when the server does not answer or
     breaks off; UsageError when no such network is published.
     """
@@ -73,9 +73,9 @@ def _fetch(folder: Path, name: str, expected: str | None, url: str) -> str:
         if not path.exists():
             raise StorageError(f"{url}: {error}; see whether the address still holds, or name a mirror") from error
     except (requests.RequestException, RuntimeWarning) as error:
-        raise StorageError(f"{url}: {error}; call again, it goes on where it stopped") from error
+        raise StorageError(f"{url}: {error}; call again, it continues where it stopped") from error
     if not path.exists():
-        raise StorageError(f"{url}: the download broke off at {part}; call again, it goes on where it stopped")
+        raise StorageError(f"{url}: the download broke off at {part}; call again, it continues where it stopped")
     found = sha256_of(path)
     if expected is not None and found != expected.lower():
         path.unlink()

@@ -31,7 +31,7 @@ APART = timedelta(minutes=10)
 
 
 class OutOfSight(AirflowException):
-    """Raised when cluster or registry do not answer while an attempt may be at work, which goes on meanwhile."""
+    """Raised when cluster or registry do not answer while an attempt may be at work, which continues meanwhile."""
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def first_try(max_tries: int, retries: int) -> int:
 
 
 def extract_options(retries: int) -> dict[str, Any]:
-    """How Airflow is to retry an extract task whose declaration grants so many retries."""
+    """How Airflow is to retry an extract task whose declaration grants this many retries."""
     return {
         "retries": retries + HEADROOM,
         "retry_policy": OnlyCounted(),

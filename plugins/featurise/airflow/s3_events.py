@@ -33,14 +33,14 @@ class Arrival:
 
 
 def of_messages(bodies: Iterable[str]) -> list[Arrival]:
-    """The declared batches that these messages of the queue call complete; what is no notification is told."""
+    """The declared batches that these messages of the queue call complete; what is no notification is logged."""
     specs = [found for found in declaration.load(settings().declaration) if isinstance(found, FeatureSetSpec)]
     arrivals: dict[tuple[str, str], Arrival] = {}
     for body in bodies:
         try:
             arrivals |= {(found.spec.dag_id, found.run_id): found for found in of_message(body, specs)}
         except (ValueError, KeyError, TypeError) as error:
-            log.warning("Passed over, since it is no event notification (%r): %s", error, body[:1000])
+            log.warning("Ignored, since it is no event notification (%r): %s", error, body[:1000])
     return list(arrivals.values())
 
 

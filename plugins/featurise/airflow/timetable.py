@@ -28,7 +28,7 @@ class PreviousDayTimetable(CronPartitionTimetable):
     Airflow's own timetable counts cron ticks back instead of days. Where the clocks skip the scheduled hour it then
     gives that night's run the day that has just begun, and no run the day before. It also dates a partition by its
     tick: a run triggered by hand for a day would not be that day's run, and a backfill up to a day would end before it.
-    Here a partition is dated by the beginning of its day, whoever starts the run.
+    Here a partition is dated by the beginning of its day, however the run was started.
     """
 
     def __init__(self, cron: str, *, timezone: Any) -> None:
@@ -48,7 +48,7 @@ class PreviousDayTimetable(CronPartitionTimetable):
         return self._moment(dt.replace(tzinfo=None))
 
     def iter_partition_dagrun_infos(self, *, earliest: datetime, latest: datetime) -> Iterable[DagRunInfo]:
-        """The runs of the days from `earliest` to `latest`, both included, that are due by now; for backfills."""
+        """The runs of the days from `earliest` to `latest`, both included, that are due; for backfills."""
         first = self.localize_partition_datetime(earliest)
         last = min(self.localize_partition_datetime(latest), coerce_datetime(utcnow()))
         tick, told = self._align_to_next(first), None

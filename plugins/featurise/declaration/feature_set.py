@@ -221,7 +221,7 @@ class Limits(Section):
         default=0.01,
         ge=0,
         le=1,
-        description="share of images that may have another image's features: copies saved anew have",
+        description="share of images that may have another image's features: copies saved again have",
     )
     drift_warning: float = Field(
         default=0.1, gt=0, description="relative change of a file's statistics that is reported"

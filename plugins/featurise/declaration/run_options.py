@@ -17,7 +17,7 @@ class RunOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    limit: int | None = Field(default=None, ge=1, description="at most so many images")
+    limit: int | None = Field(default=None, ge=1, description="at most this many images")
     keys: list[str] = Field(default=[], description="only these keys or prefixes, relative to the bucket; empty: all")
     images_per_shard: int | None = Field(default=None, ge=1, description="images that one pod works through")
     min_boxes: int | None = Field(default=None, ge=1, le=300, description="boxes kept at the least")

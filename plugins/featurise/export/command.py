@@ -27,7 +27,7 @@ def export_features(  # long: its options and what they mean
     renew: Annotated[bool, Parameter(negative="")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a dataset's features in the format that a reader expects; called again, it goes on where it stopped.
+    """Write a dataset's features in the format that a reader expects; called again, it continues where it stopped.
 
     Parameters
     ----------

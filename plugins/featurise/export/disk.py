@@ -22,7 +22,7 @@ def writing(folder: Path) -> Iterator[None]:
     except (OSError, RuntimeError, lmdb.Error) as error:  # HDF5 has RuntimeErrors for a full disk
         raise ExportFailed(
             f"{folder} cannot be written to ({_reason(error)}); free space or choose another folder; "
-            "the same command goes on from there"
+            "the same command continues from there"
         ) from error
 
 

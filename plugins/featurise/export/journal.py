@@ -80,7 +80,7 @@ def check_held(folder: Path, writer: Writer, there: Sequence[Source]) -> None:
         if not writer.holds(source):
             raise ExportFailed(
                 f"{folder}: what was exported of {source.name} is gone although {NAME} counts it as exported; "
-                f"remove {folder} to export anew, or choose another folder"
+                f"remove {folder} to export again, or choose another folder"
             )
 
 

@@ -15,7 +15,7 @@ NAME = ".export.lock"
 
 @contextmanager
 def held(folder: Path, what: str) -> Iterator[None]:
-    """Let no other export into a folder while this one, which is told as `what`, works there.
+    """Let no other export into a folder while this one, which is named `what`, works there.
 
     The system gives the lock back with the process, however that ends.
     Raises ExportFailed, naming the other export, or when the folder cannot be written to.

@@ -66,7 +66,7 @@ def run(
     tell: Tell,
     options: Options = NO_OPTIONS,
 ) -> Exported:
-    """Export a feature set's live images; called again after whatever happened, it goes on where it stopped.
+    """Export a feature set's live images; called again after whatever happened, it continues where it stopped.
 
     `tell` is given images done and in all.
     Raises ExportFailed (also while another export works in the folder), latest.RegistryBehind,

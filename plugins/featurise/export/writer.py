@@ -24,7 +24,7 @@ class Extends(Enum):
 
 
 class Writer(ABC):
-    """Writes one export into a folder; made anew for every attempt.
+    """Writes one export into a folder; one for every attempt.
 
     A format is a module with such a class and an entry point in the group `featurise.formats`.
     """
@@ -99,7 +99,7 @@ def check(form: str, writer: type[Writer], backbone: str, options: Options) -> N
 
 
 def check_paths(form: str, sources: Sequence[Source], most: int) -> None:
-    """Whether every id can be a path below a folder, each of its names of at most so many bytes.
+    """Whether every id can be a path below a folder, each of its names of at most this many bytes.
 
     Raises ExportFailed.
     """

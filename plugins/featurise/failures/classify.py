@@ -1,6 +1,6 @@
 """The verdict on a failed attempt: everything that was seen of it, read into one reason of the failure taxonomy.
 
-`classify` is pure. Whoever launched the attempt (a pod, a local process) gathers the facts into an `Evidence`; the
+`classify` is pure. The launcher of the attempt (pod or local process) gathers the facts into an `Evidence`; the
 verdict is the same for the same facts.
 """
 
@@ -250,7 +250,7 @@ def pull_is_final(waiting: str, causes: Iterable[str], image: str) -> bool:
 
     Args:
         waiting: why the container waits, such as `ErrImagePull`.
-        causes: what is said of it, oldest first: events, and the state's message.
+        causes: what Kubernetes says of it, oldest first: events, and the state's message.
         image: whose name may hold any word.
     """
     if waiting in _PULL_FINAL:

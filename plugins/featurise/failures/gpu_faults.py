@@ -3,7 +3,7 @@
 Source: NVIDIA, GPU Deployment and Management Documentation, "Analyzing Xid Errors with the Xid Catalog", the catalogue
 of release R590 for Ampere and newer, whose column "Resolution Bucket (Immediate Action)" decides: RESTART_APP is
 `RESTART`, IGNORE `NONE`, RESET_GPU and the workflows for ECC and NVLink `RESET`, RESTART_BM and CHECK_MECHANICALS
-`REBOOT`. Where no Xid is told, CUDA's own words are read, which name fewer things.
+`REBOOT`. Where the driver names no Xid, CUDA's own words are read, which name fewer things.
 """
 
 import re

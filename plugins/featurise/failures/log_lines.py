@@ -8,7 +8,7 @@ from typing import IO
 from extractor.core.redact import fit
 
 LINE_BYTES = 2048
-"""Of the longest line that is told."""
+"""Of the longest line that is shown."""
 READ_CHARACTERS = 64 * 1024
 """Of a line at the most: nothing bounds what a process may write before it ends one."""
 

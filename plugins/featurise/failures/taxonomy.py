@@ -1,6 +1,6 @@
 """The failure taxonomy: why a GPU attempt fails, and what happens next. One reason for each failure, one action each.
 
-Which reason it was is told by `classify`; `next_step` adds what earlier attempts of the shard say.
+`classify` says which reason it was; `next_step` adds what earlier attempts of the shard say.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

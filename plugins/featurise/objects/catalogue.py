@@ -209,7 +209,7 @@ def _put_version(folder: str, made: Version) -> None:
 
 
 def _segment(connection: Connection, number: int, folder: str, batch: str, state: str) -> Segment:
-    """A batch's live images as an object named by its content: written once, whoever writes it."""
+    """A batch's live images as an object named by its content: written once, by any number of writers."""
     file, images = io.BytesIO(), 0
     with _parquet(file) as table:
         for page in _pages(connection, number, batch):

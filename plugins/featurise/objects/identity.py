@@ -61,7 +61,7 @@ def ensure(spec: FeatureSetSpec, *, claim: bool = True) -> str:
 
 
 def adopt(location: str) -> None:
-    """Make a location this registry's, whoever had it.
+    """Make a location this registry's, whichever had it.
 
     Raises storage.StorageError, locations.IdentityLost.
     """

@@ -206,13 +206,13 @@ def _latest(row: Row[Any], uri: str, there: Iterable[str]) -> Iterator[Finding]:
         differs = True
     if differs:
         detail = f"not the {len(files):,} files and {expected['images']:,} images that are registered"
-        yield Finding(kind="altered", uri=uri, detail=f"{detail}; the next run writes it anew")
+        yield Finding(kind="altered", uri=uri, detail=f"{detail}; the next run writes it again")
 
 
 def _catalogue(row: Row[Any], there: Iterable[str], *, read: bool) -> Iterator[Finding]:
     """The catalogue for readers without the registry, where it is not whole or not what the registry says."""
     folder = _folder(row)
-    where, again = layout.catalogue_in(folder), "the next run writes it anew"
+    where, again = layout.catalogue_in(folder), "the next run writes it again"
     if where not in there:
         yield Finding(kind="missing", uri=where, detail=f"the catalogue of this folder's images; {again}")
         return

@@ -187,7 +187,7 @@ def stopped(attempt: int) -> None:
 
 
 def write_off(run: Run) -> None:
-    """Close what tasks that have ended left open; whoever watched those attempts is gone.
+    """Close what tasks that have ended left open; nobody watches those attempts any more.
 
     Raises engine.RegistryUnavailable.
     """

@@ -66,7 +66,7 @@ def contested(
 def _owners(
     connection: Connection, feature_set: int | None, images: Sequence[Entry | IndexEntry]
 ) -> dict[str, list[Owner]]:
-    """Who has these images' ids by now: several keys where their bytes are the same."""
+    """Who has these images' ids: several keys where their bytes are the same."""
     owner = (Image.key, Image.etag, Image.size, Image.sha256, Image.shard_id, Image.boxes, Image.registered_at)
     wanted = Image.image_id.in_([image.image_id for image in images])
     found: dict[str, list[Owner]] = defaultdict(list)

@@ -44,7 +44,7 @@ class Known:
     live: bool
     reason: str | None
     passing: bool
-    """Whether it settles nothing any more: it spoke of a moment, or of an id that is free by now."""
+    """Whether it settles nothing any more: it spoke of a moment, or of an id that is free since."""
 
 
 def live(table: type[Image] | type[Reject]) -> ColumnElement[bool]:
@@ -71,7 +71,7 @@ def known(connection: Connection, feature_set: int | None, prefix: str) -> Itera
 
 
 def _passing() -> ColumnElement[bool]:
-    """Whether a reject settles nothing any more: it spoke of a moment, or the id was given anew since."""
+    """Whether a reject settles nothing any more: it spoke of a moment, or the id was given again since."""
     owner = aliased(Image)
     same_id = (owner.feature_set_id == Reject.feature_set_id, owner.image_id == Reject.image_id)
     taken = exists().where(*same_id, owner.key != Reject.key, live(owner), owner.registered_at <= Reject.registered_at)

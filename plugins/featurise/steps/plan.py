@@ -64,7 +64,7 @@ class Plan(BaseModel):
 def run(run: Run, discovered: Discovered, options: RunOptions) -> list[Shard]:
     """Write one manifest per shard; the same images give the same shards. A dry run plans and returns nothing to do.
 
-    Raises storage.StorageError, own.NotOwn, or leases.LeaseLost when another run works on the batch by now.
+    Raises storage.StorageError, own.NotOwn, or leases.LeaseLost when another run has taken the batch.
     """
     own.check(discovered.listing_uri, layout.fresh(run))
     if discovered.fresh == 0:

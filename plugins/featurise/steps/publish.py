@@ -43,9 +43,9 @@ def run(run: Run, shard: Shard, validated: Validated) -> Published:
     """Upload index, rejects, record and at last the file, each only if absent and checked by SHA-256.
 
     What an earlier attempt at this shard published and nobody registered is removed: another file of the same images.
-    The registry is told first what is about to be published: only that is ever removed.
+    The registry records first what is about to be published: only that is ever removed.
     Raises PublicationFailed, own.NotOwn, storage.StorageError, identity.Stranger, or leases.LeaseLost when another run
-    works on the batch by now.
+    has taken the batch.
     """
     shard.check(run)
     if (done := shards.find(run, shard.name)) is not None:

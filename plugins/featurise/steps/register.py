@@ -16,7 +16,7 @@ def run(run: Run, shard: Shard, published: Published) -> Registered:
     """Commit a shard's rows, update `latest.json`, and remove the shard's work objects; repeatable at any point.
 
     Raises storage.StorageError, identity.Stranger, publish.PublicationFailed when the file is gone, or leases.LeaseLost
-    when another run works on the batch by now: then the published file is taken back. Raises own.NotOwn before it
+    when another run has taken the batch: then the published file is taken back. Raises own.NotOwn before it
     touches anything.
     """
     shard.check(run)

@@ -334,7 +334,7 @@ PAYLOADS = [
         pod("Failed", ended(255, "Unknown")),
         Reason.NODE_LOST,
         "no longer knows",
-        id="the node started anew",
+        id="the node restarted",
     ),
     pytest.param(
         pod(

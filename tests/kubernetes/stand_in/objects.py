@@ -35,7 +35,7 @@ class Objects:
             router.add_post(group + "/namespaces/{namespace}/{kind}", self.create)
 
     def refusal(self, request: web.Request) -> str | None:
-        """Why whoever asks may not; None when they may. Only service accounts are limited."""
+        """Why the caller may not; None when it may. Only service accounts are limited."""
         account = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if not account.startswith(TOKEN):
             return None

@@ -123,9 +123,9 @@ class StandIn:
     async def _clone(self, name: str) -> None:
         pod = self._store.get("pods", NAMESPACE, name)
         assert pod is not None, f"no pod {name}"
-        meta = {**pod["metadata"], "name": f"{name}-twin", "uid": f"{pod['metadata']['uid']}-twin"}
-        twin = {**pod, "metadata": meta, "spec": {**pod["spec"]}, "status": {"phase": "Pending"}}
-        self._kubelet.admit(self._store.put("pods", twin))
+        meta = {**pod["metadata"], "name": f"{name}-duplicate", "uid": f"{pod['metadata']['uid']}-duplicate"}
+        duplicate = {**pod, "metadata": meta, "spec": {**pod["spec"]}, "status": {"phase": "Pending"}}
+        self._kubelet.admit(self._store.put("pods", duplicate))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Objects with resource versions, and the watchers that are told of each change."""
+"""Objects with resource versions, and the watchers that hear of each change."""
 
 import asyncio
 import copy

@@ -61,7 +61,7 @@ def _check_expanded(root: yaml.Node) -> None:
         node, inner_done = waiting.pop()
         inner = list(_inner(node))
         if inner_done:
-            # What a value contains of itself has no length yet; whoever reads the nodes decides about that.
+            # What a value contains of itself has no length yet; the reader of the nodes decides about that.
             lengths[id(node)] = _own_length(node) + sum(lengths.get(id(each), 0) for each in inner)
             depths[id(node)] = 1 + max((depths.get(id(each), 0) for each in inner), default=0)
             if lengths[id(node)] > MAX_LENGTH:

@@ -198,7 +198,7 @@ def write_image(group: h5py.Group, image_id: str, regions: Regions) -> None:
                 f"expected {field.dtype} {list(field.shape_for(rows))}"
             )
         arrays[field.name] = np.require(value, requirements="C")
-    # HDF5's own calls with types and spaces kept: twice as fast as h5py's convenient ones for so many small arrays.
+    # HDF5's own calls with types and spaces kept: twice as fast as h5py's convenient ones for this many small arrays.
     made = h5g.create(group.id, image_id.encode(), lcpl=_utf8())
     for name, value in arrays.items():
         kind = stored_type(value.dtype.str)

@@ -23,7 +23,7 @@ class Exit(IntEnum):
     STORAGE = 25
     MANIFEST_INVALID = 26
     INTERRUPTED = 143
-    """SIGTERM arrived: the current part is saved, the next attempt goes on from there."""
+    """SIGTERM arrived: the current part is saved, the next attempt continues from there."""
 
 
 class ExtractorError(Exception):

@@ -203,7 +203,7 @@ def read(uri: str) -> Manifest:
 def of_images(uri: str, rule: ImageIds = ImageIds.STEM, output: str | None = None) -> Manifest:
     """A manifest of every object below a folder or prefix; names decide nothing: what is no image becomes a reject.
 
-    What earlier attempts left of `output` there is passed over, or the images would be others each time.
+    What earlier attempts left of `output` there is ignored, or the images would be others each time.
     Raises NotFound, StorageError, or ManifestInvalid naming a file whose name is not UTF-8.
     """
     from extractor.core import storage

@@ -108,7 +108,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 class _Machine:
     """Carries out instructions one after the other: a stack, marks on it, and a memo, as Python's own has them.
 
-    What each instruction does is told by the standard library's pickletools.py.
+    The standard library's pickletools.py says what each instruction does.
     """
 
     def __init__(self, allowance: Allowance, admitted: Admitted, persistent: Callable[[Any], Any] | None) -> None:
@@ -275,7 +275,7 @@ def copied(allowance: Allowance, items: object = ()) -> Iterator[tuple[Any, Any]
 
 
 def _check_depth(root: object) -> None:
-    """Refuse what is nested so that whoever walks through it, as Python does to show it, comes to no end."""
+    """Refuse what is nested so that a walk through it, as Python takes one to show it, never ends."""
     depths: dict[int, int] = {}  # 0 while a container's own items are looked at
     waiting = [(root, False)]
     while waiting:

@@ -1,4 +1,4 @@
-"""Makes text fit to be shown and kept: in errors, logs, reports, files and databases, whoever wrote it.
+"""Makes text fit to be shown and kept: in errors, logs, reports, files and databases, whatever its origin.
 
 Three rules. An address keeps scheme, user, host and path, and loses its password and every option that is not known to
 be harmless. What the environment holds as a secret is masked wherever it appears, also in another library's words. What

@@ -158,7 +158,7 @@ def read(uri: str, span: tuple[int, int] | None = None) -> tuple[bytes, str]:
 
 
 def _get(bucket: str, key: str, **options: str) -> tuple[bytes, str]:
-    """An object and its etag, asked for anew when the answer breaks off: botocore repeats requests, but no body."""
+    """An object and its etag, asked for again when the answer breaks off: botocore repeats requests, but no body."""
     broken_off = (ResponseStreamingError, IncompleteReadError, ReadTimeoutError, ConnectionClosedError)
     for attempt in Retrying(
         retry=retry_if_exception_type(broken_off),
@@ -221,7 +221,7 @@ def listing(uri: str) -> Iterator[ObjectInfo]:
         _fail(uri, "listing", error)
     if page.get("IsTruncated") is not False:
         # botocore takes a page without a token for the next one for the last, whatever else it says.
-        wrong = "says that the list goes on and not how" if page.get("IsTruncated") else "does not say whether it ends"
+        wrong = "says that the list has more and not how" if page.get("IsTruncated") else "does not say whether it ends"
         raise StorageError(
             f"listing {uri}: {endpoint()} {wrong}, so the list may be a part; a store has to answer list-type=2 with "
             "IsTruncated, and with a NextContinuationToken while there is more"

@@ -34,7 +34,7 @@ TF32_BOUND = 5e-3
 """The same where fp32 operands may be rounded to TF32's 10 bits of mantissa, which gives 4e-4 (emulated on a CPU)."""
 
 FASTER = 1.5
-"""So many times as fast must the other layout be to be taken: nearer ones would change places from run to run, and
+"""The other layout must be this many times as fast to be taken: nearer ones would change places from run to run, and
 with them the last bits of the results."""
 
 WORTH_TIMING = 10**8
@@ -98,8 +98,8 @@ class Answer:
 
 
 class KnownAnswers(TorchFunctionMode):
-    """While it is entered, this thread's convolutions and matrix products on the device are checked, whoever asks for
-    them: a network needs to know nothing of it.
+    """While it is entered, this thread's convolutions and matrix products on the device are checked, whatever code
+    asks for them: a network needs to know nothing of it.
 
     The first call of each shape waits for the device; later ones cost the host
     about ten microseconds, and every other function of torch's one. While a CUDA graph is

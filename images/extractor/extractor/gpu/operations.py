@@ -31,7 +31,7 @@ LAST = 1 - 2**-40
 """Times a length, the last place of a line."""
 
 PRODUCTS = 8
-"""Of a batch of matrix products, so many are compared."""
+"""Of a batch of matrix products, this many are compared."""
 
 Function = Callable[..., Any]
 
@@ -321,7 +321,7 @@ def _pair(value: Any) -> tuple[Any, Any]:
 
 
 def _spread(length: int, most: int) -> list[int]:
-    """At most so many of the numbers below `length`, first and last among them."""
+    """At most this many of the numbers below `length`, first and last among them."""
     count = min(length, most)
     return sorted({round(step * (length - 1) / max(1, count - 1)) for step in range(count)})
 
@@ -335,7 +335,7 @@ def _places(result: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @lru_cache(maxsize=64)
 def _fractions(count: int, images: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The images of so many spots, and where in an image they lie: [2, spots], from 0 to just below 1. Kept on the
+    """The images of this many spots, and where in an image they lie: [2, spots], from 0 to just below 1. Kept on the
     device, since each new size asks for them."""
     chosen = torch.Generator().manual_seed(0)
     places = torch.rand(2, count, generator=chosen, dtype=torch.float64)

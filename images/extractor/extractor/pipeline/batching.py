@@ -12,7 +12,7 @@ WINDOW = 8
 """Batches' worth of images among which mates are looked for."""
 
 WIDEST = 1.25
-"""A batch's frame may have so many times the pixels of its largest image."""
+"""A batch's frame may have at most this many times the pixels of its largest image."""
 
 
 def window(size: int) -> int:

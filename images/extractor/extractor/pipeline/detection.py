@@ -16,7 +16,7 @@ Found = tuple[LoadedImage, Regions | None]
 """An image with its regions; with None where it was refused."""
 
 IN_A_ROW = 3
-"""So many images, one after the other, are not each to blame for what the network raises."""
+"""This many images in a row are not each to blame for what the network raises."""
 
 
 class Detection:
@@ -36,13 +36,13 @@ class Detection:
         """
         try:
             pending = self._backbone.start([image.prepared for image in batch if image.prepared is not None])
-        except Exception as error:  # noqa: BLE001 - whose it is, is told there
+        except Exception as error:  # noqa: BLE001 - `_blame` says whose it is
             return partial(list, self._without(batch, error))
 
         def wait() -> list[Found]:
             try:
                 found = pending()
-            except Exception as error:  # noqa: BLE001 - whose it is, is told there
+            except Exception as error:  # noqa: BLE001 - `_blame` says whose it is
                 return self._without(batch, error)
             self._in_a_row = 0
             return list(zip(batch, found, strict=True))

@@ -26,7 +26,7 @@ from extractor.log import log
 from extractor.pipeline.loader import LoadedImage
 
 IN_A_ROW = 3
-"""So many images, one after the other, are not all of a kind that nobody has seen: it is the GPU."""
+"""This many images in a row are not all of a kind that nobody has seen: it is the GPU."""
 
 
 class Finite:

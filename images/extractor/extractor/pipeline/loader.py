@@ -51,7 +51,7 @@ class Room:
 
     @contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room for so many pixels, or for all that are ever free; they are taken inside."""
+        """Wait until there is room for this many pixels, or for all that can be free; they are taken inside."""
         pixels = min(pixels, self._all)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= pixels)

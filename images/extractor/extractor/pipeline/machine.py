@@ -78,7 +78,7 @@ def short_of_memory(error: Exception) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc reuse the pages of freed activations, which it otherwise returns and faults in anew at every layer."""
+    """Have glibc reuse the pages of freed activations, which it otherwise returns and faults in at every layer."""
     _mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     _mallopt(M_MMAP_MAX, 0)
 

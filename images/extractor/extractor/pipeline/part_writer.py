@@ -1,4 +1,4 @@
-"""Writes and saves parts while the network goes on."""
+"""Writes and saves parts while the network computes."""
 
 import time
 from collections import deque

@@ -1,9 +1,9 @@
-"""Parts of a shard's file, saved as the work goes on, and their assembly into the file of the contract.
+"""Parts of a shard's file, saved during the work, and their assembly into the file of the contract.
 
 A part is one HDF5 object: the groups of a run of the manifest below `images/`, and that run's index and reject lines.
 It appears whole or not at all, so a killed process costs at most the part that it was filling. Its name ends with its
 SHA-256, since HDF5 notices little of what happens to its bytes. Assembled in the order of their first images, parts
-give the manifest's order, whoever wrote them.
+give the manifest's order, whichever attempt wrote them.
 """
 
 import uuid
@@ -101,7 +101,7 @@ def save(part: Part) -> Part:
 def saved(output: str, identity: str, scratch: Path) -> list[Part]:
     """The parts of this output that earlier attempts left, in the manifest's order.
 
-    Others' parts are passed over; so are damaged ones, with a warning. An outcome that rests on a group of a part that
+    Other runs' parts are ignored; so are damaged ones, with a warning. An outcome that rests on a group of a part that
     was lost is left out, so that its image is done again.
     Raises StorageError.
     """
@@ -114,7 +114,7 @@ def saved(output: str, identity: str, scratch: Path) -> list[Part]:
                     continue
                 images, results = set(file["images"]), load(Result, file["results"][()].tobytes(), uri)
         except (*contract.DAMAGED, DamagedPart, ManifestInvalid) as error:
-            log.warning("damaged part passed over, its images are done again", part=uri, message=str(error))
+            log.warning("damaged part ignored, its images are done again", part=uri, message=str(error))
             continue
         found.append(Part(uri, tuple(results)))
         held |= images

@@ -45,7 +45,7 @@ from extractor.pipeline.progress import Progress
 from extractor.stage_timer import stage
 
 TOLERATED_REJECTS = 10
-"""So many rejects never fail a shard, whatever their share: one bad image of a small night is no incident."""
+"""Up to this many rejects never fail a shard, whatever their share: one bad image of a small night is no incident."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
 
     `load` brings the backbone; `stop` asks to save the current part and end. Raises the errors of
     `core.exit_codes` (Interrupted after `stop`), MemoryError and torch.OutOfMemoryError; what is finished by then is
-    saved in parts, and the next run goes on from there.
+    saved in parts, and the next run continues from there.
     """
     device = machine.device_of(request.device)
     weights = resolve(request.backbone, request.weights, sha256=request.weights_sha256)

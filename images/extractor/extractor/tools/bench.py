@@ -220,7 +220,7 @@ def gpu(
     count
         Photographs of a whole run.
     seconds
-        No part is begun after so many.
+        No part is begun after this many.
     json
         Where the figures are written.
     """
@@ -241,7 +241,7 @@ app.command(given_bench.bench, name="given")
 
 @app.command(show=False)
 def blank(images: int, folder: Path) -> None:
-    """Run the blank network over so many images and print this process's peak memory in MiB."""
+    """Run the blank network over this many images and print this process's peak memory in MiB."""
     log.configure(quiet=True)
     machine.return_freed_memory()  # as a run on a GPU does
     request = Request(

@@ -2,7 +2,7 @@
 
     python -m extractor.bench gpu [--json figures.json] [--seconds 330]
 
-Each part is printed as it is done; one that fails says why and the next goes on; what the time does not suffice for is
+Each part is printed as it is done; one that fails says why and the next begins; what the time does not suffice for is
 named. On a CPU every part runs too, to try it.
 """
 

@@ -2,7 +2,7 @@
 
 The pod's shape (image, GPU limit, node selection, volumes, secrets, queue) is a template that the chart owns; this adds
 what differs from attempt to attempt. An attempt is a row in the registry before its pod exists, and its pod's name
-follows from the row: whoever comes next, after a worker or a triggerer died, finds both again.
+follows from the row: the next task or trigger, after a worker or a triggerer died, finds both again.
 """
 
 import hashlib
@@ -133,7 +133,7 @@ class PodOperator(KubernetesPodOperator):
         """The attempt's pod: the one that is there already, else a new one.
 
         Raises AttemptFailed when the pod was there and is gone, or when the cluster does not accept it; and
-        leases.LeaseLost when another run works on the batch by now: no GPU is asked for in vain.
+        leases.LeaseLost when another run has taken the batch: no GPU is asked for in vain.
         """
         name, namespace = pod_request_obj.metadata.name, pod_request_obj.metadata.namespace
         self._remove_strays(namespace, context, keep=name)
@@ -251,7 +251,7 @@ class PodOperator(KubernetesPodOperator):
         return sorted(items, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
 
     def _log(self, name: str, namespace: str, since: datetime | None) -> list[str]:
-        """The container's lines; those that the trigger has not told are told."""
+        """The container's lines; those that the trigger has not logged are logged."""
         try:
             answer = self.client.read_namespaced_pod_log(
                 name,
@@ -307,7 +307,7 @@ def _in_sight() -> Iterator[None]:
         yield
     except (HTTPError, ApiException, KubernetesApiException) as error:
         why = _why(error) if isinstance(error, ApiException) else fit(str(error), DETAIL_BYTES)
-        raise OutOfSight(f"the Kubernetes API does not answer as expected: {why}; a running pod goes on") from error
+        raise OutOfSight(f"the Kubernetes API does not answer as expected: {why}; a running pod continues") from error
 
 
 def _ended(pod: k8s.V1Pod) -> bool:

@@ -145,7 +145,7 @@ class _PodManager(AsyncPodManager):
 
 
 def _pull(pod: Any) -> tuple[str, str, str] | None:
-    """Why a container waits that may wait for its image, what is said of it, and the image."""
+    """Why a container waits that may wait for its image, what Kubernetes says of it, and the image."""
     for status in pod.status.container_statuses or ():
         waiting = status.state.waiting
         if waiting is not None and waiting.reason not in {None, "ContainerCreating", "PodInitializing"}:
@@ -265,7 +265,7 @@ class PodTrigger(KubernetesPodTrigger):
             try:
                 missed = await asyncio.to_thread(leases.renew_if_possible, run)
             except leases.LeaseLost as error:
-                # The pod goes on; nothing of it can be registered, and the steps that follow say so.
+                # The pod continues; nothing of it can be registered, and the steps that follow say so.
                 self.log.warning("%s", error)
                 return
             if missed:

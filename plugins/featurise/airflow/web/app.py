@@ -53,7 +53,7 @@ def report(
 ) -> HTMLResponse:
     """The report that a run has written, or a page that says why there is none.
 
-    Its address follows from the declaration and the run's own facts. What tasks returned is not asked: whoever may
+    Its address follows from the declaration and the run's own facts. What tasks returned is not asked: anyone who may
     edit an XCom could name any object, or file, that the API server can read.
     """
     run = session.scalars(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)).first()

@@ -8,7 +8,7 @@ from extractor.core import storage
 from extractor.core.exit_codes import StorageError
 
 LOOKED_FOR = 1000
-"""Images that are looked for one by one: all that are missing, or of more so many, spread evenly over their keys."""
+"""Images that are looked for one by one: all that are missing, or a number of them, spread evenly over their keys."""
 AT_A_TIME = 16
 
 

@@ -67,7 +67,7 @@ def _remove_leftovers(run: Run) -> None:
 
 
 def _held(connection: Connection, feature_set: int, run: Run) -> list[str]:
-    """The run's batch, and the earlier ones that it made up for, as far as no other run works on them by now."""
+    """The run's batch, and the earlier ones that it made up for, as far as no other run has taken them."""
     covered = [*batches.earlier(run.spec, run.batch), run.batch]
     return [one for one in covered if leases.holder(connection, feature_set, one) == run.run_id]
 

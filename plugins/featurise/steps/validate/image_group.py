@@ -1,6 +1,6 @@
 """One image's group read with HDF5's own calls, and checked against the contract's layout on the way.
 
-h5py's convenient objects would take ten times as long for so many small arrays.
+h5py's convenient objects would take ten times as long for this many small arrays.
 """
 
 from collections.abc import Sequence

@@ -39,7 +39,7 @@ def regions(spec: FeatureSetSpec, found: Regions, norms: NDArray[np.float32]) ->
     yield from _within("obj_conf", found.obj_conf, 1)
     if backbone.attributes and found.attr_id is not None and found.attr_conf is not None:
         yield from _within("attr_id", found.attr_id, backbone.attributes - 1)
-        # The largest of so many probabilities that add up to 1.
+        # The largest of this many probabilities that add up to 1.
         yield from _within("attr_conf", found.attr_conf, 1, (1 - SUM) / backbone.attributes)
     if found.cls_prob is not None:
         yield from _within("cls_prob", found.cls_prob, 1)

@@ -95,7 +95,7 @@ def refusal(data: bytes | mmap) -> tuple[Reason, str] | None:
     if any(kind):
         return Reason.UNSUPPORTED, " ".join([word for word in kind if word] + ["JPEG"] * (not any(kind[1:])))
     if frame.height == 0:
-        return Reason.UNSUPPORTED, "JPEG whose height is told behind its pixels (DNL)"
+        return Reason.UNSUPPORTED, "JPEG whose height stands behind its pixels (DNL)"
     if not any(segment.marker == EOI for segment in segments(data)):
         return Reason.TRUNCATED, "it has no end marker"
     return None

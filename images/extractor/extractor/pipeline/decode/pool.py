@@ -199,7 +199,7 @@ class _Process:
         return answer, files
 
     def _receive(self, seconds: float) -> tuple[dict[str, Any], list[int]] | None:
-        """The next message, or None when the process has ended, which it is made to after so many seconds."""
+        """The next message, or None when the process has ended, which it is made to after `seconds`."""
         self._socket.settimeout(seconds)
         try:
             message, files, _, _ = socket.recv_fds(self._socket, 65536, 1)

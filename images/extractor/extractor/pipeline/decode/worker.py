@@ -37,7 +37,7 @@ class AddressSpace:
         return self._started_with[0] != resource.RLIM_INFINITY
 
     def allow(self, size: int) -> None:
-        """Limit this process to the bytes that it has and so many more."""
+        """Limit this process to the bytes that it has and `more`."""
         if not self.was_limited:
             taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (taken + size, self._started_with[1]))
