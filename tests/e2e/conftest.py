@@ -48,6 +48,9 @@ datasets:
   year: {start_date: 2025-11-01}
   arriving: {ready: {success: _SUCCESS, settle_seconds: null}}
   mistaken: {images_per_shard: many}
+  annotated:
+    lookback_days: 1
+    boxes: {given: "s3://featurise/annotations.json", format: coco, coordinates: xywh}
   third: {backbones: {tiny: {weights: {uri: "${TINY_WEIGHTS}", sha256: "${TINY_SHA256}"}}}}
 """
 
