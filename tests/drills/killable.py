@@ -135,7 +135,8 @@ class Installation:
 
     def kill_database(self) -> None:
         """End the database as a crash does, and start it again."""
-        pid = self._database.get_pid()
+        # As the server wrote it: what `get_pid` knows is outdated after a start that took longer than it waits.
+        pid = int((self.folder / "postgres" / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGQUIT)
         processes.wait_until(lambda: not psutil.pid_exists(pid), SECONDS, "the database to be gone")
         with suppress(subprocess.TimeoutExpired):  # it waits ten seconds, and a busy machine recovers for longer
