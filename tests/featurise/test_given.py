@@ -17,6 +17,7 @@ from steps import discovered, finish, planned
 
 from extractor.core import backbone_specs, storage
 from extractor.core.box_files import BoxesInvalid
+from extractor.core.contract import Regions
 from extractor.core.weights import sha256_of
 from featurise.declaration import places
 from featurise.declaration.feature_set import Boxes, FeatureSetSpec, Weights
@@ -27,6 +28,7 @@ from featurise.registry.models import Image
 from featurise.registry.session import reading
 from featurise.steps import extract as job
 from featurise.steps.report import run_summary
+from featurise.steps.validate import rules
 from featurise.steps.validate.step import ValidationFailed
 from featurise_demo import state
 
@@ -145,6 +147,15 @@ def test_rows_that_are_not_of_the_given_boxes_are_not_published(night, upload, g
     monkeypatch.setattr(extract, "_found", swapped)
     with pytest.raises(ValidationFailed, match=r"a: boxes of row 0 is \[30.0, 40.0, 80.0, 100.0\], expected \[10"):
         night(of=given)
+
+
+@pytest.mark.parametrize(("flags", "said"), [(np.zeros(3, np.uint8), []), (None, ["features of all 3 rows are alike"])])
+def test_given_boxes_that_nearly_meet_may_have_the_same_features(flags, said):
+    """A pixel apart, they lie in the same cells of the network's maps."""
+    boxes = np.float32([[10 + row, 20, 110 + row, 100] for row in range(3)])
+    found = Regions(np.ones((3, 4), np.float32), boxes, np.zeros(3, int), np.ones(3, np.float32), 3, 640, 480)
+    norms = np.full(3, 2, np.float32)
+    assert list(rules._features(dataclasses.replace(found, box_flags=flags), norms)) == said
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

@@ -59,7 +59,7 @@ def _within(name: str, values: NDArray[Any], highest: int, lowest: float = 0) ->
 
 
 def _features(found: Regions, norms: NDArray[np.float32]) -> Iterator[str]:
-    """Both networks end in ReLU: no feature is negative. Where boxes differ, features differ somewhere, too."""
+    """Both networks end in ReLU: no feature is negative. Selected boxes never all have the same features."""
     features = found.features
     if not np.isfinite(norms).all():
         yield f"features of row {int(np.flatnonzero(~np.isfinite(norms))[0])} are not finite"
@@ -69,8 +69,9 @@ def _features(found: Regions, norms: NDArray[np.float32]) -> Iterator[str]:
     if features.min() < 0:
         row = int(np.flatnonzero(features.min(axis=1) < 0)[0])
         yield f"features of row {row} reach down to {features[row].min():g}, expected none below 0"
-    boxes_differ = len(norms) > 1 and (found.box_flags is None or (found.boxes != found.boxes[0]).any())
-    if boxes_differ and (norms == norms[0]).all() and (features == features[0]).all():
+    # Given boxes may be nearly equal, and lie in the same cells of the network's maps.
+    selected = found.box_flags is None and len(norms) > 1
+    if selected and (norms == norms[0]).all() and (features == features[0]).all():
         yield f"features of all {len(norms)} rows are alike"
 
 
