@@ -45,6 +45,19 @@ def night(make_shard) -> Shard:
 
 
 @pytest.fixture
+def command(capsys):
+    """Run a command; its exit code and all that it printed."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(map(str, arguments)))
+        captured = capsys.readouterr()
+        return int(ended.value.code), captured.out + captured.err
+
+    return run
+
+
+@pytest.fixture
 def extract(monkeypatch, capsys) -> Iterator[Callable[[Sequence[str]], Ended]]:
     """Run the extractor's command line in this process, with the stub backbone."""
     monkeypatch.syspath_prepend(STUB)

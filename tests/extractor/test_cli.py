@@ -6,7 +6,6 @@ import os
 import pytest
 from shards import Shard, image, index, rejects
 
-from extractor import cli
 from extractor.core.exit_codes import Exit
 from extractor.core.manifest import Reason
 
@@ -16,19 +15,6 @@ TENSORS = {
     "resnext101": "b2aefc29743819943cb1c39db72941d6bad177d09db838748579b99ad777e518",
 }
 FILES = {"resnet101": "faster_rcnn_from_caffe_attr.pkl", "resnext101": "detectron_model.pth"}
-
-
-@pytest.fixture
-def command(capsys):
-    """Run a command; its exit code and all that it printed."""
-
-    def run(*arguments: object) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main(list(map(str, arguments)))
-        captured = capsys.readouterr()
-        return int(ended.value.code), captured.out + captured.err
-
-    return run
 
 
 @pytest.mark.parametrize("backbone", FILES)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from shards import image
 
-from extractor import cli
 from extractor.core import vocabulary, weights
 from extractor.core.backbone_specs import specs
 
@@ -17,17 +16,6 @@ def shard(make_shard, extract):
     made = make_shard({"one.png": image(1, width=240, height=160)})
     assert extract(made.arguments()).code == 0
     return made
-
-
-@pytest.fixture
-def command(capsys):
-    def run(*arguments: object) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main(list(map(str, arguments)))
-        captured = capsys.readouterr()
-        return int(ended.value.code), captured.out + captured.err
-
-    return run
 
 
 def test_an_image_s_best_boxes_are_told_by_name_the_most_confident_first(command, shard):

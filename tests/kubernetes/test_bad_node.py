@@ -1,31 +1,24 @@
 """Nights with a bad node, on the stand-in: it loses a handful of attempts, and the others finish the work."""
 
-import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 from airflow.sdk.exceptions import TaskDeferred
 
 import stand_in
 from featurise.airflow.operators.kubernetes import PodOperator
-from featurise.airflow.retry_policy import HEADROOM
-from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
-from featurise.registry import attempt_history, engine, nodes, schema, session
+from featurise.registry import attempt_history, nodes, session
 from featurise.registry.attempt_history import Filter, ShownAttempt
-from featurise.settings import settings
 from featurise.steps.extract import AttemptFailed
 from featurise.steps.plan import Shard
 from featurise_demo import processes
-from installation import IMAGE, TEMPLATE
+from installation import IMAGE
+from one_task import BATCH, RUN, context, furnished, spec
 
-BATCH, RUN = "2026-11-23", "scheduled__2026-11-24"
 SHARDS = 30
 GPUS = 3
 """Pods at a time, as the pool allows."""
@@ -35,15 +28,11 @@ ILLEGAL = "CUDA error: an illegal memory access was encountered"
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[stand_in.StandIn]:
     """A cluster whose containers do well at once, and a registry."""
-    (tmp_path / "resnet101.yaml").write_text(yaml.safe_dump(TEMPLATE))
-    monkeypatch.setenv("FEATURISE_REGISTRY", f"sqlite:///{tmp_path / 'registry.db'}")
-    monkeypatch.setenv("FEATURISE_POD_TEMPLATES", str(tmp_path))
-    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes"}))
-    settings.cache_clear()
-    schema.migrate(engine.of(settings().registry))
-    with stand_in.run(tmp_path / "pods", {IMAGE: ["true"]}, {"featurise-s3": ""}) as running:
+    with (
+        furnished(tmp_path, monkeypatch),
+        stand_in.run(tmp_path / "pods", {IMAGE: ["true"]}, {"featurise-s3": ""}) as running,
+    ):
         yield running
-    settings.cache_clear()
 
 
 Night = Callable[[], list[ShownAttempt]]
@@ -52,22 +41,18 @@ Night = Callable[[], list[ShownAttempt]]
 @pytest.fixture
 def night(cluster: stand_in.StandIn) -> Night:
     """One night of all shards, as Airflow's tasks work through them; its attempts."""
-    weights = {"uri": "s3://models/w.pkl", "sha256": "a" * 64}
-    spec = FeatureSetSpec(
-        dataset="birds", backbone="resnet101", bucket="images", start_date="2026-11-01", weights=weights
-    )
-    run = Run(spec, BATCH, RUN)
+    run = Run(spec(), BATCH, RUN)
 
     def start(name: str, tried: int) -> PodOperator | None:
         task = PodOperator(
             task_id="extract",
-            spec=spec,
+            spec=run.spec,
             shard=Shard.of(run, name, 4).model_dump(),
             config_file=str(cluster.kubeconfig),
             in_cluster=False,
         )
         try:
-            task.execute(_context(task, tried))
+            task.execute(context(task, tried))
         except TaskDeferred:
             return task
         return None
@@ -90,7 +75,7 @@ def night(cluster: stand_in.StandIn) -> Night:
                 "message": "",
             }
             try:
-                task.trigger_reentry(_context(task, tried), event)
+                task.trigger_reentry(context(task, tried), event)
             except AttemptFailed as error:
                 if not error.step.retry:
                     raise
@@ -115,17 +100,6 @@ def _wait(cluster: stand_in.StandIn, names: set[str]) -> Any:
 
     processes.wait_until(over, 120, "a pod to end", every=0.05)
     return found[0]
-
-
-def _context(operator: PodOperator, try_number: int) -> Any:
-    run = SimpleNamespace(run_type="scheduled", partition_key=BATCH, run_id=RUN, conf=None)
-    ti = SimpleNamespace(
-        dag_id="birds", task_id="extract", run_id=RUN, map_index=0, try_number=try_number,
-        max_tries=operator.spec.limits.retries + HEADROOM, start_date=datetime.now(UTC), xcom_push=lambda **_: None,
-    )  # fmt: skip
-    kept: dict[str, Any] = {}
-    store = SimpleNamespace(get=kept.get, set=kept.__setitem__)
-    return {"dag_run": run, "run_id": RUN, "params": {}, "ti": ti, "task_state_store": store, "dag": SimpleNamespace()}
 
 
 def _incidents() -> list[nodes.Trouble]:

@@ -3,13 +3,11 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.triggers.base import TriggerEvent
@@ -17,20 +15,17 @@ from airflow.triggers.base import TriggerEvent
 import stand_in
 from featurise.airflow import abandoned
 from featurise.airflow.operators.kubernetes import PodOperator
-from featurise.airflow.retry_policy import HEADROOM
 from featurise.airflow.triggers import pod as pod_trigger
 from featurise.airflow.triggers.pod import PodTrigger
-from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.failures.classify import Evidence
 from featurise.failures.taxonomy import Reason
-from featurise.registry import attempts, engine, schema
-from featurise.settings import settings
+from featurise.registry import attempts
 from featurise.steps.extract import AttemptFailed
 from featurise.steps.plan import Shard
-from installation import IMAGE, TEMPLATE
+from installation import IMAGE
+from one_task import BATCH, RUN, context, furnished, spec
 
-BATCH, RUN = "2026-11-23", "scheduled__2026-11-24"
 SHARD = "shard-00001"
 
 
@@ -44,35 +39,15 @@ def cluster(tmp_path: Path) -> Iterator[stand_in.StandIn]:
 @pytest.fixture
 def operator(cluster: stand_in.StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PodOperator]:
     """A task of one shard, and a registry."""
-    (tmp_path / "resnet101.yaml").write_text(yaml.safe_dump(TEMPLATE))
-    monkeypatch.setenv("FEATURISE_REGISTRY", f"sqlite:///{tmp_path / 'registry.db'}")
-    monkeypatch.setenv("FEATURISE_POD_TEMPLATES", str(tmp_path))
-    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes"}))
-    settings.cache_clear()
-    schema.migrate(engine.of(settings().registry))
-    weights = {"uri": "s3://models/w.pkl", "sha256": "a" * 64}
-    spec = FeatureSetSpec(
-        dataset="birds", backbone="resnet101", bucket="images", start_date="2026-11-01", weights=weights
-    )
-    yield PodOperator(
-        task_id="extract",
-        spec=spec,
-        shard=Shard.of(Run(spec, BATCH, RUN), SHARD, 4).model_dump(),
-        config_file=str(cluster.kubeconfig),
-        in_cluster=False,
-    )
-    settings.cache_clear()
-
-
-def context(operator: PodOperator, try_number: int) -> Any:
-    run = SimpleNamespace(run_type="scheduled", partition_key=BATCH, run_id=RUN, conf=None)
-    ti = SimpleNamespace(
-        dag_id="birds", task_id="extract", run_id=RUN, map_index=0, try_number=try_number,
-        max_tries=operator.spec.limits.retries + HEADROOM, start_date=datetime.now(UTC), xcom_push=lambda **_: None,
-    )  # fmt: skip
-    kept: dict[str, Any] = {}
-    store = SimpleNamespace(get=kept.get, set=kept.__setitem__)
-    return {"dag_run": run, "run_id": RUN, "params": {}, "ti": ti, "task_state_store": store, "dag": SimpleNamespace()}
+    declared = spec()
+    with furnished(tmp_path, monkeypatch):
+        yield PodOperator(
+            task_id="extract",
+            spec=declared,
+            shard=Shard.of(Run(declared, BATCH, RUN), SHARD, 4).model_dump(),
+            config_file=str(cluster.kubeconfig),
+            in_cluster=False,
+        )
 
 
 def end(operator: PodOperator, number: int, reason: Reason | None) -> None:

@@ -118,10 +118,18 @@ def unpack(packed: NDArray[np.float32], image: Prepared) -> Regions:
     """
     table = packed[:-1].reshape(-1, _COLUMNS)
     table = table[table[:, -1] == 1]
-    columns = np.ascontiguousarray(table[:, SPEC.feature_width + 4 : -1].T)
+    boxes = np.ascontiguousarray(table[:, SPEC.feature_width : SPEC.feature_width + 4])
+    return _regions(table, table[:, SPEC.feature_width + 4 : -1], boxes, image)
+
+
+def _regions(
+    table: NDArray[np.float32], classes: NDArray[np.float32], boxes: NDArray[np.float32], image: Prepared
+) -> Regions:
+    """Rows whose features stand first in `table`; `classes`: object and its confidence, attribute and its, [R, 4]."""
+    columns = np.ascontiguousarray(classes.T)
     return Regions(
         features=np.ascontiguousarray(table[:, : SPEC.feature_width]),
-        boxes=np.ascontiguousarray(table[:, SPEC.feature_width : SPEC.feature_width + 4]),
+        boxes=boxes,
         obj_id=columns[0].astype(np.int64),
         obj_conf=columns[1],
         num_boxes=len(table),
@@ -161,18 +169,7 @@ def no_rows() -> NDArray[np.float32]:
 
 def unpack_given(table: NDArray[np.float32], image: Prepared) -> Regions:
     """The rows of one image of `pack_given`'s."""
-    columns = np.ascontiguousarray(table[:, SPEC.feature_width :].T)
-    return Regions(
-        features=np.ascontiguousarray(table[:, : SPEC.feature_width]),
-        boxes=image.given,
-        obj_id=columns[0].astype(np.int64),
-        obj_conf=columns[1],
-        num_boxes=len(table),
-        img_w=image.width,
-        img_h=image.height,
-        attr_id=columns[2].astype(np.int64),
-        attr_conf=columns[3],
-    )
+    return _regions(table, table[:, SPEC.feature_width :], image.given, image)
 
 
 def settled(packed: NDArray[np.float32]) -> bool:

@@ -185,7 +185,7 @@ def _folder(asked: _Asked, written: journal.Written, out: Path, todo: list[Sourc
     if written.begun and not partial.exists():
         if not todo or asked.format.extends is Extends.IN_PLACE:
             return out
-        if asked.format.extends is Extends.ANEW:
+        if asked.format.extends is Extends.BY_RENEWAL:
             raise Outdated(
                 f"{out} is whole and {_images(todo):,} images have come since, which cannot be added to {asked.form}; "
                 "make it again with --renew, or choose another folder"

@@ -20,7 +20,7 @@ class Extends(Enum):
 
     IN_PLACE = "its readers find what was there, and each new source once that is committed"
     HIDDEN = "it has its partial name until it is whole again"
-    ANEW = "it is made again by --renew"
+    BY_RENEWAL = "it is made again by --renew"
 
 
 class Writer(ABC):

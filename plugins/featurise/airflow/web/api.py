@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from airflow.api_fastapi.common.db.common import SessionDep
 from fastapi import APIRouter, HTTPException, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 from featurise.airflow.web import image_views, render, views
 from featurise.airflow.web.access import MAY_READ, VisibleDags
-from featurise.airflow.web.pages import Text, Wanted, storable
+from featurise.airflow.web.pages import Text, Wanted, askable
 from featurise.registry import attempt_history, nodes
 from featurise.registry.attempt_history import Filter, ShownAttempt
 from featurise.registry.coverage import Place
@@ -20,6 +20,7 @@ ROWS = 1_000
 router = APIRouter(prefix="/api", dependencies=[MAY_READ])
 Before = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="`next` of the page before")]
 Size = Annotated[int, Query(ge=1, le=ROWS)]
+Name = Annotated[str, AfterValidator(askable)]
 
 
 class Overview(BaseModel):
@@ -117,17 +118,17 @@ def incident_table(before: Before = None) -> Response:
 
 
 @router.get("/night")
-def night(session: SessionDep, dags: VisibleDags, dag_id: str, run_id: str) -> views.NightShown:
+def night(session: SessionDep, dags: VisibleDags, dag_id: Name, run_id: Name) -> views.NightShown:
     """One run as a timeline of its shards."""
     with views.registry() as connection:
-        found = views.night(connection, session, storable(dag_id), storable(run_id)) if dag_id in dags else None
+        found = views.night(connection, session, dag_id, run_id) if dag_id in dags else None
     if found is None:
         raise HTTPException(404, f"{dag_id} has no run {run_id} with shards")
     return found
 
 
 @router.get("/night.csv", response_class=Response)
-def night_table(session: SessionDep, dags: VisibleDags, dag_id: str, run_id: str) -> Response:
+def night_table(session: SessionDep, dags: VisibleDags, dag_id: Name, run_id: Name) -> Response:
     """One run, a row for each stretch of a shard's night."""
     shards = night(session, dags, dag_id, run_id).shards
     rows = (
@@ -139,10 +140,8 @@ def night_table(session: SessionDep, dags: VisibleDags, dag_id: str, run_id: str
 @router.get("/images")
 def images(dags: VisibleDags, text: Text = None, after: Text = None) -> Images:
     """An image's outcomes by its id, key or address; or the keys that begin so."""
-    asked = storable(text)
     with views.registry() as connection:
-        places = image_views.places(connection, asked, dags) if asked else []
-        keys = image_views.keys(connection, asked, dags, storable(after)) if asked and not places else []
+        places, keys = image_views.find(connection, text or "", dags, after or "")
     return Images(places=places, keys=keys)
 
 

@@ -21,6 +21,12 @@ LIVE = "featurised"
 UNREADABLE = (StorageError, BotoCoreError, ClientError, *contract.DAMAGED)
 
 
+def find(connection: Connection, text: str, dags: frozenset[str], after: str) -> tuple[list[Place], list[str]]:
+    """An image's outcomes, or else the keys that begin like the text; `after` is a key, and asks for the next ones."""
+    found = places(connection, text, dags) if text and not after else []
+    return found, keys(connection, text, dags, after) if text and not found else []
+
+
 def places(connection: Connection, text: str, dags: frozenset[str]) -> list[Place]:
     """The outcomes of the image with this id, key or address, of feature sets that the person may see."""
     seen = {row.name for row in feature_sets.chosen(connection) if f"{row.dataset}__{row.backbone}" in dags}

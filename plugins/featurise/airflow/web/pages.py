@@ -8,7 +8,9 @@ from urllib.parse import quote
 from airflow.api_fastapi.common.db.common import SessionDep
 from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from pydantic import AfterValidator
 
+from extractor.core.redact import storable
 from featurise.airflow.web import image_views, render, views
 from featurise.airflow.web.access import MAY_READ, MayOperate, Operator, VisibleDags
 from featurise.failures.taxonomy import RULES, Reason
@@ -24,8 +26,16 @@ NODES_SHOWN = 30
 """Nodes of the chart; the table has them all."""
 
 router = APIRouter(dependencies=[MAY_READ])
-Text = Annotated[str | None, Query(max_length=1024)]
-Note = Annotated[str, Form(min_length=1, max_length=500)]
+
+
+def askable(text: str | None) -> str | None:
+    """A text from outside that the registry can be asked for."""
+    return None if text is None else storable(text).strip()
+
+
+Text = Annotated[str | None, Query(max_length=1024), AfterValidator(askable)]
+Note = Annotated[str, Form(min_length=1, max_length=500), AfterValidator(askable)]
+Node = Annotated[str, Form(min_length=1), AfterValidator(askable)]
 
 
 def wanted(
@@ -46,15 +56,10 @@ def wanted(
         "batch": batch,
         "run_id": run_id,
     }
-    return Filter(dag_ids=dags, **{name: storable(value) or None for name, value in given.items()})
+    return Filter(dag_ids=dags, **{name: value or None for name, value in given.items()})
 
 
 Wanted = Annotated[Filter, Depends(wanted)]
-
-
-def storable(text: str | None) -> str:
-    """Text that can be looked for: no database holds a NUL."""
-    return (text or "").strip().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def frame(request: Request, here: str) -> dict[str, Any]:
@@ -211,25 +216,25 @@ def show_nodes(request: Request, dags: VisibleDags, operates: MayOperate) -> Res
 
 
 @router.post("/nodes/hold")
-def hold_node(request: Request, person: Operator, node: Annotated[str, Form(min_length=1)], note: Note) -> Response:
+def hold_node(request: Request, person: Operator, node: Node, note: Note) -> Response:
     """Hold a node back until a person releases it."""
     _must_be_known(node)
     with writing() as connection:
-        nodes.hold(connection, storable(node), person, storable(note), views.now())
+        nodes.hold(connection, node, person, note, views.now())
     return RedirectResponse(f"{frame(request, '')['base']}/nodes", 303)
 
 
 @router.post("/nodes/release")
-def release_node(request: Request, person: Operator, node: Annotated[str, Form(min_length=1)], note: Note) -> Response:
+def release_node(request: Request, person: Operator, node: Node, note: Note) -> Response:
     """Release a node, and end its incident."""
     with writing() as connection:
-        nodes.release(connection, storable(node), person, storable(note), views.now())
+        nodes.release(connection, node, person, note, views.now())
     return RedirectResponse(f"{frame(request, '')['base']}/nodes", 303)
 
 
 def _must_be_known(node: str) -> None:
     with views.registry() as connection:
-        rows, _ = attempt_history.page(connection, Filter(node=storable(node)), size=1)
+        rows, _ = attempt_history.page(connection, Filter(node=node), size=1)
     if not rows:
         raise HTTPException(404, "no attempt has run on a node of that name; see the names on the page Nodes")
 
@@ -285,10 +290,9 @@ def _timeline(found: views.NightShown, one: views.ShardLine) -> dict[str, Any]:
 @router.get("/images", response_class=HTMLResponse)
 def images(request: Request, dags: VisibleDags, text: Text = None, after: Text = None) -> Response:
     """Find an image; its boxes and its history."""
-    asked = storable(text)
+    asked = text or ""
     with views.registry() as connection:
-        places = image_views.places(connection, asked, dags) if asked and not after else []
-        keys = image_views.keys(connection, asked, dags, storable(after)) if asked and not places else []
+        places, keys = image_views.find(connection, asked, dags, after or "")
     more = render.query(text=asked, after=keys[-1]) if len(keys) == image_search.PAGE else None
     shown = image_views.shown(places)
     return render.page(
