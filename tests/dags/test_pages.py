@@ -112,6 +112,7 @@ def test_the_words_of_others_are_shown_as_text(pages: Any, attempts: list[int]) 
         "/attempts",
         f"/attempts?node={'<b>' * 9}",
         "/images?text=<img%20src=x>%00",
+        "/night?dag_id=cats__resnet101&run_id=run%00-1",
     ):
         answer = pages.get(path)
         assert answer.status_code == 200
