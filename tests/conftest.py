@@ -6,9 +6,13 @@ test of no group shares nothing, and the next free worker takes it. One without 
 `make check` runs all.
 """
 
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from extractor.core import backbone_specs
 
 MARKERS = {
     "slow": "seconds and more: Airflow's processes, whole networks, kills at random moments",
@@ -54,6 +58,22 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         apart = [item for item in session.items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
         if apart:
             raise pytest.UsageError(f"pytest-xdist has put {apart[0].nodeid} into no group; is pytest newer than 9.1?")
+
+
+@pytest.fixture
+def tiny_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of the example of a third backbone, installed for this test."""
+    package, installed = Path(__file__).parent / "tiny_backbone", tmp_path / "featurise_tiny-0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: featurise-tiny\nVersion: 0\n")
+    points = tomllib.loads((package / "pyproject.toml").read_text())["project"]["entry-points"]
+    sections = [f"[{group}]\n{name} = {value}\n" for group, own in points.items() for name, value in own.items()]
+    (installed / "entry_points.txt").write_text("".join(sections))
+    for folder in (package, tmp_path):
+        monkeypatch.syspath_prepend(folder)
+    backbone_specs.specs.cache_clear()
+    yield "tiny"
+    backbone_specs.specs.cache_clear()
 
 
 def _rank(item: pytest.Item) -> int:

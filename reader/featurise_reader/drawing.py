@@ -36,7 +36,8 @@ def show(found: Image, image: Any, classes: Sequence[str] | None, most: int, fol
         raise ReaderError(f"{found.image_id} is {found.img_w} x {found.img_h} pixels, the image given {drawn.size}")
     drawn = drawn.convert("RGB")
     pen = ImageDraw.Draw(drawn)
-    for number, (box, kind, share) in enumerate(zip(found.boxes, found.obj_id, found.obj_conf, strict=True)):
+    rows = zip(found.boxes[found.sound], found.obj_id[found.sound], found.obj_conf[found.sound], strict=True)
+    for number, (box, kind, share) in enumerate(rows):
         if number == most:
             break
         colour, name = COLOURS[number % len(COLOURS)], classes[kind] if classes is not None else f"class {kind}"

@@ -23,7 +23,10 @@ from featurise_reader.errors import NotFound, ReaderError
 from featurise_reader.locations import normalised
 
 OPEN_FILES = 32
-FIELDS = ("features", "boxes", "obj_id", "obj_conf", "num_boxes", "img_w", "img_h", "attr_id", "attr_conf", "cls_prob")
+FIELDS = (
+    *("features", "boxes", "obj_id", "obj_conf", "num_boxes", "img_w", "img_h"),
+    *("attr_id", "attr_conf", "cls_prob", "box_ids", "box_flags"),
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,16 @@ class Image:
     """(N): its probability."""
     cls_prob: NDArray[np.float32] | None = None
     """(N, classes): all probabilities, where they were kept."""
+    box_ids: NDArray[np.bytes_] | None = None
+    """(N): ids of the boxes in UTF-8, where they were given by a user and not found."""
+    box_flags: NDArray[np.uint8] | None = None
+    """(N): of given boxes, 0, or why a box is none: a sum of 1 (outside the image), 2 (no area), 4 (corners swapped)
+    and 8 (not finite). Its features are NaN then, and its class -1."""
+
+    @property
+    def sound(self) -> NDArray[np.bool_]:
+        """(N): whether a row has features; all have but those of given boxes that are none."""
+        return np.ones(len(self.boxes), bool) if self.box_flags is None else self.box_flags == 0
 
     def locations(self, numbers: int = 5) -> NDArray[np.float32]:
         """Boxes as shares of the image's size: (N, 5) or (N, 7); see `normalised`."""

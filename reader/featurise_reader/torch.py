@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from featurise_reader.feature_set import FeatureSet, Image
 
-FIELDS = ("features", "boxes", "num_boxes", "img_w", "img_h", "obj_id", "obj_conf")
+FIELDS = ("features", "boxes", "num_boxes", "img_w", "img_h", "obj_id", "obj_conf", "box_flags")
 Sample = dict[str, Any]
 
 
@@ -23,14 +23,18 @@ def sample(image: Image, max_boxes: int, locations: int = 5) -> Sample:
 
     `image_id` (str), `features` (max_boxes, 2048) float32, `boxes` (max_boxes, 4) float32 in absolute pixels x1 y1 x2
     y2, `locations` (max_boxes, 5 or 7) float32 as `normalised` says, `objects` (max_boxes) int64, `mask` (max_boxes)
-    bool, `size` (2) int64: width and height in pixels. Rows beyond the image's boxes are zeros, and False in `mask`;
-    an image of more boxes keeps its first ones.
+    bool, `size` (2) int64: width and height in pixels. Rows beyond the image's boxes are zeros, and False in `mask`,
+    and so are given boxes that are none (`Image.box_flags`), whose features are NaN; an image of more boxes keeps its
+    first ones.
     """
     rows = min(len(image.features), max_boxes)
+    sound = image.sound[:rows]
+    mask = np.zeros(max_boxes, bool)
+    mask[:rows] = sound
 
     def padded(values: np.ndarray[Any, Any]) -> torch.Tensor:
         made = np.zeros((max_boxes, *values.shape[1:]), values.dtype)
-        made[:rows] = values[:rows]
+        made[:rows][sound] = values[:rows][sound]
         return torch.from_numpy(made)
 
     return {
@@ -39,7 +43,7 @@ def sample(image: Image, max_boxes: int, locations: int = 5) -> Sample:
         "boxes": padded(image.boxes),
         "locations": padded(image.locations(locations)),
         "objects": padded(image.obj_id),
-        "mask": torch.arange(max_boxes) < rows,
+        "mask": torch.from_numpy(mask),
         "size": torch.tensor([image.img_w, image.img_h]),
     }
 

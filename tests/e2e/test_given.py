@@ -54,3 +54,26 @@ def test_two_nights_of_annotations_do_again_what_changed(installation: Any, imag
         assert json.loads(file.attrs["box_rule"]) == {"given": True, "with_global": False}
     live = {row["image_id"]: row["boxes"] for row in installation.images("annotated") if not row["superseded"]}
     assert live == {"tiny": 2, "flower": 2, "late": 1}
+
+
+def test_a_backfill_does_again_the_days_whose_annotations_changed(installation: Any) -> None:
+    """The other test's two days: what has kept its boxes is left as it is."""
+    annotate(
+        installation,
+        tiny_png=[[1, 2, 10, 20], [3, 3, 4, 4]],
+        flower_jpg=[[5, 6, 100, 50], [5, 6, 50, 50], [0, 0, 9, 9]],
+        late_jpg=[[0, 0, 9, 9]],
+    )
+    before = {run["dag_run_id"] for run in installation.api.runs(DAG)}
+    installation.api.backfill(DAG, FIRST, SECOND, "completed", max_active_runs=2)
+    runs = {
+        run["partition_key"]: run["dag_run_id"] for run in installation.api.runs(DAG) if run["dag_run_id"] not in before
+    }
+    texts = {}
+    for day in (FIRST, SECOND):
+        assert installation.ended(DAG, runs[day]) == "success", installation.explain(DAG, runs[day])
+        texts[day] = installation.api.xcom(DAG, runs[day], "report")["text"]
+    assert "1 of 1 new images featurised" in texts[FIRST]
+    assert "new images featurised" not in texts[SECOND]
+    live = {row["image_id"]: row["boxes"] for row in installation.images("annotated") if not row["superseded"]}
+    assert live == {"tiny": 2, "flower": 3, "late": 1}

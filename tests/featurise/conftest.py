@@ -20,8 +20,8 @@ from extractor.core.backbone_specs import GivenRule
 from extractor.core.contract import Provenance, Regions
 from extractor.core.given import of_image
 from extractor.core.manifest import Entry, IndexEntry, Manifest, Reason, Reject
-from extractor.pipeline import given
-from featurise.declaration.feature_set import FeatureSetSpec, Weights
+from extractor.pipeline.given import fetched, spread
+from featurise.declaration.feature_set import Boxes, FeatureSetSpec, Weights
 from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
 from featurise.objects import layout
@@ -235,8 +235,8 @@ class Extractor:
         """An image's rows, and how many of its given boxes are none."""
         if not isinstance(spec.rule, GivenRule):
             return self.find(data), None
-        asked = of_image(given.fetched(planned, entry), 640, 480, spec.rule)
-        found = given.spread(asked, regions(data + asked.sound.tobytes(), rows=len(asked.sound)))
+        asked = of_image(fetched(planned, entry), 640, 480, spec.rule)
+        found = spread(asked, regions(data + asked.sound.tobytes(), rows=len(asked.sound)))
         return found, int(np.count_nonzero(asked.flags))
 
     def _provenance(self, spec: FeatureSetSpec, batch: str, digest: str, images: int, rejects: int) -> Provenance:
@@ -268,6 +268,7 @@ def extract(tmp_path: Path) -> Extractor:
 
 
 Night = Callable[..., Discovered]
+Give = Callable[..., None]
 
 
 @pytest.fixture
@@ -287,6 +288,30 @@ def night(registry: str, spec: FeatureSetSpec, extract: Extractor) -> Night:
         return found
 
     return run
+
+
+@pytest.fixture
+def given(spec: FeatureSetSpec) -> FeatureSetSpec:
+    """The same dataset with boxes that a file of annotations names."""
+    boxes = Boxes(given=f"s3://{spec.bucket}/boxes.json", format="coco", coordinates="xywh")
+    return spec.model_copy(update={"boxes": boxes})
+
+
+@pytest.fixture
+def give(spec: FeatureSetSpec) -> Give:
+    """Put COCO-like annotations there: boxes (x, y, width, height) by image."""
+
+    def put(**boxes: list[list[float]]) -> None:
+        images = [{"id": number, "file_name": f"{name}.jpg"} for number, name in enumerate(boxes)]
+        annotations = [
+            {"id": 100 * number + row, "image_id": number, "bbox": box}
+            for number, own in enumerate(boxes.values())
+            for row, box in enumerate(own)
+        ]
+        data = json.dumps({"images": images, "annotations": annotations}).encode()
+        storage.write_bytes(f"s3://{spec.bucket}/boxes.json", data)
+
+    return put
 
 
 @pytest.fixture

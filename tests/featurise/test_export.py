@@ -1,16 +1,14 @@
 """Exports as their readers see them, and resumed."""
 
 import base64
-import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from exporting import KINDS, content, entries, export
+from exporting import KINDS, content, entries, export, read_by_mmf
 
 from extractor.core import storage
 from extractor.core.contract import Regions
@@ -19,7 +17,6 @@ from featurise.export import formats, run
 from featurise.export.selection import ExportFailed
 
 DAY, NEXT = "2026-11-22", "2026-11-23"
-EXTRACTOR = Path("images/extractor/.venv/bin/python")
 # What an export asks of the registry is asked on PostgreSQL in `test_night`.
 pytestmark = [
     pytest.mark.usefixtures("registry"),
@@ -84,31 +81,11 @@ def test_a_second_export_into_a_folder_is_told_of_the_first(spec, featurised, tm
     assert export(spec, "h5", tmp_path / "out").before == len(featurised)
 
 
-READ_WITH_MMF = """
-import importlib.util, json, sys, types
-from pathlib import Path
-root = Path(importlib.util.find_spec("mmf").origin).parent
-for name in ("mmf", "mmf.datasets", "mmf.datasets.databases"):
-    module = types.ModuleType(name)
-    module.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
-    sys.modules[name] = module
-from mmf.datasets.databases.readers.feature_readers import FeatureReader
-base, names = sys.argv[1], sys.argv[2:]
-reader = FeatureReader(base, depth_first=False, max_features=100)
-for name in names:
-    features, info = reader.read(f"{name}.npy")
-    counts = {"rows": int(info["max_features"]), "boxes": int(info["num_boxes"]), "width": int(info["image_width"])}
-    print(json.dumps({"sum": float(features.double().sum()), "bbox": info["bbox"].tolist(), **counts}))
-"""
-
-
 @pytest.mark.parametrize(("form", "place"), [("lmdb-mmf", "birds.lmdb"), ("npy-mmf", "birds")])
 def test_mmf_itself_reads_what_was_written(spec, featurised, extract, tmp_path, form, place):
     export(spec, form, tmp_path)
-    argv = [EXTRACTOR, "-c", READ_WITH_MMF, tmp_path / place, *featurised]
-    found = subprocess.run(argv, capture_output=True, text=True, check=True)
-    for line, data in zip(found.stdout.splitlines(), featurised.values(), strict=True):
-        item, expected = json.loads(line), extract.find(data)
+    for item, data in zip(read_by_mmf(tmp_path / place, *featurised), featurised.values(), strict=True):
+        expected = extract.find(data)
         assert item["sum"] == pytest.approx(expected.features.astype(np.float64).sum(), rel=1e-9)
         assert (item["rows"], item["boxes"], item["width"]) == (36, 36, 640)
         np.testing.assert_array_equal(np.array(item["bbox"], np.float32), expected.boxes)

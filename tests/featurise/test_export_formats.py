@@ -62,6 +62,10 @@ def export(tmp_path: Path) -> Export:
     return write
 
 
+def test_every_format_has_a_reader_here():
+    assert set(READERS) == set(formats.formats())
+
+
 @pytest.mark.parametrize("form", READERS)
 def test_a_format_gives_its_reader_the_numbers_that_were_published(export, form):
     found = READERS[form](export(form))

@@ -112,18 +112,7 @@ def test_ids_made_of_paths_are_paths_again_wherever_a_format_holds_them(spec, up
 
 def ids(form: str, folder: Path) -> set[str]:
     """What an export's readers find."""
-    if form in READERS:
-        return set(READERS[form](folder))
-    if form == "h5":
-        with h5py.File(folder / "birds.h5") as file:
-            return set(file)
-    if form.startswith("lmdb"):
-        (place,) = folder.glob("*.lmdb")
-        return {key.decode() for key in entries(place)[0]}
-    if form == "npy-mmf":
-        found = {path.relative_to(folder / "birds").as_posix() for path in (folder / "birds").rglob("*_info.npy")}
-        return {name.removesuffix("_info.npy") for name in found}
-    return {line.split("\t")[0] for line in (folder / "birds_obj.tsv").read_text().splitlines()}
+    return set(READERS[form](folder))
 
 
 def test_a_stem_with_a_percent_sign_stays_as_it_is(spec, upload, night, tmp_path):

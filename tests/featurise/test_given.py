@@ -3,26 +3,28 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from exporting import entries, export
+from consumers import READERS
+from exporting import export, read_by_mmf
 from pydantic import ValidationError
 from sqlalchemy import select
 from steps import discovered, finish, planned
 
-from extractor.core import backbone_specs, storage
+from extractor.core import storage
 from extractor.core.box_files import BoxesInvalid
-from extractor.core.contract import Regions
+from extractor.core.contract import BoxFlag, Regions
 from extractor.core.weights import sha256_of
 from featurise.declaration import places
 from featurise.declaration.feature_set import Boxes, FeatureSetSpec, Weights
 from featurise.declaration.run import Run
-from featurise.export.source import ExportFailed
+from featurise.export import formats
+from featurise.export.selection import ExportFailed
 from featurise.objects import layout, verify
 from featurise.registry.models import Image
 from featurise.registry.session import reading
@@ -33,33 +35,6 @@ from featurise.steps.validate.step import ValidationFailed
 from featurise_demo import state
 
 DAY, NEXT = "2026-11-23", "2026-11-24"
-Give = Callable[..., None]
-
-
-@pytest.fixture
-def given(spec: FeatureSetSpec) -> FeatureSetSpec:
-    """The dataset whose boxes a file names."""
-    boxes = Boxes(given=f"s3://{spec.bucket}/boxes.json", format="coco", coordinates="xywh")
-    return spec.model_copy(update={"boxes": boxes})
-
-
-@pytest.fixture
-def give(spec: FeatureSetSpec) -> Give:
-    """Put COCO-like annotations there: boxes (x, y, width, height) by image."""
-
-    def put(**boxes: list[list[float]]) -> None:
-        images = [{"id": number, "file_name": f"{name}.jpg"} for number, name in enumerate(boxes)]
-        annotations = [
-            {"id": 100 * number + row, "image_id": number, "bbox": box}
-            for number, own in enumerate(boxes.values())
-            for row, box in enumerate(own)
-        ]
-        data = json.dumps({"images": images, "annotations": annotations}).encode()
-        storage.write_bytes(f"s3://{spec.bucket}/boxes.json", data)
-
-    return put
-
-
 BOX, OTHER = [10, 20, 100, 200], [30, 40, 50, 60]
 
 
@@ -123,7 +98,8 @@ def test_a_pod_is_told_where_each_image_s_boxes_lie(upload, give, given, registr
 
 
 def test_a_box_that_is_none_is_counted_in_the_report_and_shown_in_none_of_its_images(night, upload, give, given):
-    upload({f"{DAY}/{name}.jpg": name.encode() for name in "ab"})
+    photo = (Path(__file__).parents[1] / "golden/images/china.jpg").read_bytes()
+    upload({f"{DAY}/a.jpg": photo, f"{DAY}/b.jpg": b"b"})
     give(a=[BOX, [700, 10, 5, 5], OTHER, BOX, BOX], b=[[5, 5, 0, 9]])
     night(of=given)
     summary = run_summary.of_run(Run(given, DAY, f"scheduled__{DAY}"))
@@ -132,6 +108,17 @@ def test_a_box_that_is_none_is_counted_in_the_report_and_shown_in_none_of_its_im
     assert (sample.image_id, len(sample.boxes)) == ("a", 4)
     page = storage.read_bytes(f"{layout.report(Run(given, DAY, f'scheduled__{DAY}'))}.html").decode()
     assert "2 given boxes that are none" in page
+    drawn = re.findall(r'<rect class="box".* x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"', page)
+    assert [list(map(float, box)) for box in drawn] == [BOX, OTHER, BOX, BOX]
+
+
+def test_the_whole_image_is_a_box_where_that_is_wanted_also_of_an_image_that_has_no_other(night, upload, give, given):
+    boxes = given.boxes.model_copy(update={"with_global": True})
+    upload({f"{DAY}/{name}.jpg": name.encode() for name in "abc"})
+    give(a=[BOX], b=[])
+    found = night(of=given.model_copy(update={"boxes": boxes}))
+    assert (found.fresh, found.no_boxes_given) == (2, 1)
+    assert [boxes for name in ("a.jpg", "b.jpg") for _, boxes in live(name)] == [2, 1]
 
 
 def test_rows_that_are_not_of_the_given_boxes_are_not_published(night, upload, give, given, extract, monkeypatch):
@@ -168,29 +155,64 @@ def test_a_file_of_another_form_stops_discovery_with_its_row(night, upload, give
     assert night(of=given).fresh == 1
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_exports_hold_the_given_boxes(night, upload, give, given, tmp_path: Path):
-    upload({f"{DAY}/a.jpg": b"a"})
-    give(a=[BOX, [600, 400, 100, 100]])
-    night(of=given)
-    export(given, "h5", tmp_path / "hdf5")
-    with h5py.File(tmp_path / "hdf5" / "birds.h5") as file:
-        np.testing.assert_array_equal(file["a/boxes"], np.float32([[10, 20, 110, 220], [600, 400, 700, 500]]))
-        assert file["a/box_ids"][()].tolist() == [b"0", b"1"]
-    export(given, "lmdb-volta", tmp_path / "lmdb")
-    (path,) = (tmp_path / "lmdb").rglob("data.mdb")
-    item = entries(path.parent)[1][b"a"]
-    assert (item["box_ids"].tolist(), item["box_flags"].tolist()) == ([b"0", b"1"], [0, 0])
-    export(given, "tsv-lxmert", tmp_path / "tsv")
+PARTLY, NO_AREA, OUTSIDE = [600, 400, 100, 100], [600, 400, 0, 100], [700, 10, 5, 5]
+CORNERS = np.array([[10, 20, 110, 220], [600, 400, 700, 500]], np.float32)
+"""Of `BOX` and `PARTLY`, in an image of 640 x 480 pixels."""
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_format_whose_reader_asserts_boxes_is_refused_those_that_are_none(night, upload, give, given, tmp_path):
-    upload({f"{DAY}/a.jpg": b"a"})
-    give(a=[BOX, [600, 400, 0, 100]])
+def test_every_format_has_the_given_boxes_in_their_order(night, upload, give, given, tmp_path: Path):
+    """As they are in pixels and as shares of the image, also beyond it; clipped where the readers assert that."""
+    upload({f"{DAY}/1.jpg": b"a"})
+    give(**{"1": [BOX, PARTLY]})
     night(of=given)
-    with pytest.raises(ExportFailed, match="a: 1 of its given boxes are none"):
-        export(given, "tsv-lxmert", tmp_path / "tsv")
+    shares = CORNERS / np.array([640, 480, 640, 480], np.float32)
+    sides = shares[:, 2:] - shares[:, :2]
+    locations = np.concatenate([shares, sides, sides.prod(axis=1, keepdims=True)], axis=1)
+    for form, read in READERS.items():
+        export(given, form, tmp_path / form)
+        item = read(tmp_path / form)["1"]
+        if "locations" in item:  # Oscar's 6 numbers, UNITER's 7
+            wanted = locations[:, : item["locations"].shape[1]]
+            np.testing.assert_allclose(item["locations"], wanted, rtol=1e-6, err_msg=form)
+        else:
+            clipped = form in ("tsv-lxmert", "tsv-caffe")
+            wanted = np.clip(CORNERS, 0, [640, 480] * 2) if clipped else CORNERS
+            np.testing.assert_array_equal(item["boxes"], wanted, err_msg=form)
+        if formats.named(form).flags:
+            assert list(item["flags"]) == [0, 0], form
+    with h5py.File(tmp_path / "h5" / "birds.h5") as file:
+        assert file["1/box_ids"][()].tolist() == [b"0", b"1"]
+    for form, place in (("lmdb-mmf", "birds.lmdb"), ("npy-mmf", "birds")):
+        (item,) = read_by_mmf(tmp_path / form / place, "1")
+        assert (item["bbox"], item["boxes"]) == (CORNERS.tolist(), 2), form
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_box_that_is_none_is_a_row_of_nan_with_its_flag_or_the_format_is_refused(
+    night, upload, give, given, tmp_path
+):
+    upload({f"{DAY}/{name}.jpg": name.encode() for name in "12"})
+    give(**{"1": [NO_AREA, BOX, OUTSIDE], "2": [BOX]})
+    night(of=given)
+    (tmp_path / "first").write_text("1")
+    (tmp_path / "second").write_text("2")
+    for form, read in READERS.items():
+        out = tmp_path / form
+        if formats.named(form).flags:
+            export(given, form, out)
+            item = read(out)["1"]
+            assert np.isnan(item["features"]).all(axis=1).tolist() == [True, False, True], form
+            assert list(item["flags"]) == [BoxFlag.NO_AREA, 0, BoxFlag.OUTSIDE], form
+            assert len(item["boxes"]) == 3
+            continue
+        with pytest.raises(ExportFailed, match=r"2 given boxes are none.* export as h5 .* or take these boxes out"):
+            export(given, form, out)
+        assert not out.exists()
+        with pytest.raises(ExportFailed, match=r"\.h5: 1: 2 given boxes are none"):
+            export(given, form, out, ids=tmp_path / "first")
+        export(given, form, tmp_path / f"{form} 2", ids=tmp_path / "second")
+        assert set(read(tmp_path / f"{form} 2")) == {"2"}
 
 
 @pytest.mark.parametrize(
@@ -208,14 +230,12 @@ def test_a_declaration_that_cannot_be_meant_is_refused(boxes: dict[str, object],
         Boxes(**boxes)
 
 
-def test_a_backbone_that_cannot_be_asked_for_boxes_is_refused_by_its_spec(given: FeatureSetSpec, monkeypatch):
-    known = backbone_specs.specs()
-    without = {name: dataclasses.replace(spec, given=name == "resnext101") for name, spec in known.items()}
-    monkeypatch.setattr(backbone_specs, "specs", lambda: without)
-    with pytest.raises(
-        ValidationError, match="given is for resnext101, and resnet101 only describes boxes that it finds"
-    ):
-        FeatureSetSpec.model_validate(given.model_dump())
+def test_a_backbone_that_cannot_be_asked_for_boxes_is_refused_by_its_spec(given: FeatureSetSpec, tiny_backbone: str):
+    plain = {**given.model_dump(), "backbone": tiny_backbone}
+    assert FeatureSetSpec.model_validate({**plain, "boxes": {}}).rule.max_boxes == 4
+    expected = "given is for resnet101, resnext101, and tiny only describes boxes that it finds; remove it"
+    with pytest.raises(ValidationError, match=expected):
+        FeatureSetSpec.model_validate(plain)
 
 
 def test_a_file_of_boxes_among_the_images_would_be_taken_for_one(given: FeatureSetSpec):

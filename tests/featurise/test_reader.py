@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,13 @@ def copied(spec: FeatureSetSpec, folder: Path) -> Path:
         (folder / item.key.removeprefix(f"{prefix}/")).parent.mkdir(parents=True, exist_ok=True)
         storage.download(f"s3://{spec.bucket}/{item.key}", folder / item.key.removeprefix(f"{prefix}/"))
     return folder
+
+
+def with_torch(code: str, *arguments: str) -> Any:
+    """What a program prints, as JSON, in an environment that has torch and Pillow."""
+    done = subprocess.run([WITH_TORCH, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def test_an_image_is_found_by_its_id_with_all_that_is_known_of_it(spec, featurised, extract, tmp_path):
@@ -135,10 +143,7 @@ print(json.dumps({
 
 
 def test_torch_gets_every_image_once_an_epoch_padded_to_one_shape(spec, featurised, tmp_path):
-    argv = [WITH_TORCH, "-c", TRAIN, address(spec)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = with_torch(TRAIN, address(spec))
     first, again, second = found["epochs"]
     assert (first, sorted(first)) == (again, sorted(featurised))
     assert (second != first, sorted(second)) == (True, sorted(featurised))
@@ -153,6 +158,51 @@ def test_torch_gets_every_image_once_an_epoch_padded_to_one_shape(spec, featuris
         "size": [2, 2],
     }
     assert (found["rows"], found["beyond"]) == (72, 0.0)
+
+
+MASK = """
+import json, sys
+import featurise_reader
+from featurise_reader.torch import Regions
+found = Regions(featurise_reader.open(sys.argv[1]), max_boxes=4)[0]
+print(json.dumps({"mask": found["mask"].tolist(), "sums": found["features"].sum(1).tolist()}))
+"""
+
+
+def test_given_boxes_have_their_ids_and_those_that_are_none_are_masked(upload, night, give, given):
+    upload({f"{DAY}/a.jpg": b"a"})
+    give(a=[[10, 20, 100, 200], [600, 400, 0, 100], [5, 5, 50, 50]])
+    night(DAY, of=given)
+    fs = featurise_reader.open(address(given))
+    image = fs["a"]
+    assert (image.box_ids.tolist(), image.box_flags.tolist()) == ([b"0", b"1", b"2"], [0, 2, 0])
+    assert image.sound.tolist() == np.isfinite(image.features).all(axis=1).tolist() == [True, False, True]
+    found = with_torch(MASK, address(given))
+    assert found["mask"] == [True, False, True, False]
+    np.testing.assert_allclose(found["sums"], [*np.where(image.sound, image.features.sum(axis=1), 0).tolist(), 0])
+
+
+DRAW = """
+import json, sys
+import featurise_reader, numpy
+from PIL import Image
+fs = featurise_reader.open(sys.argv[1])
+drawn = fs.show("a", image=Image.new("RGB", (640, 480)), classes=[f"class {n}" for n in range(1600)], most=1)
+seen = numpy.argwhere(numpy.asarray(drawn).any(axis=2))
+try:
+    fs.show("a", image=Image.new("RGB", (8, 8)))
+except featurise_reader.ReaderError as error:
+    print(json.dumps([seen.min(axis=0).tolist(), seen.max(axis=0).tolist(), str(error)]))
+"""
+
+
+def test_boxes_are_drawn_with_their_classes(upload, night, give, given):
+    upload({f"{DAY}/a.jpg": b"a"})
+    give(a=[[600, 400, 0, 100], [10, 20, 100, 200]])
+    night(DAY, of=given)
+    first, last, refused = with_torch(DRAW, address(given))
+    assert refused == "a is 640 x 480 pixels, the image given (8, 8)"
+    assert np.abs(np.array([*first, *last]) - [20, 10, 220, 110]).max() <= 1  # half of the line's width
 
 
 def test_the_way_from_installation_to_training_is_as_the_page_says(spec, featurised):

@@ -79,3 +79,12 @@ def test_the_corners_of_a_box_that_reaches_beyond_the_image_are_rounded_as_the_o
     pooled = pool(features, rois)
     expected = roi_pool(features.permute(2, 0, 1)[None], torch.cat([torch.zeros(len(rois), 1), rois], 1), 14, 1 / 16)
     torch.testing.assert_close(pooled.cells[pooled.bins].permute(2, 3, 0, 1), expected, rtol=0, atol=0)
+
+
+def test_a_file_s_own_boxes_given_back_do_not_give_its_features(given: Detector):
+    """A published box is the regressed one, and its features are the proposal's."""
+    (image,) = (GOLDEN / "images").glob("wide_1600x200.*")
+    published = np.load(GOLDEN / "resnet101" / "wide_1600x200.npz")
+    (found,) = given.detect([replace(given.prepare(decode(image.read_bytes())), boxes=published["boxes"])])
+    one, other = found.features.astype(np.float64), published["features"].astype(np.float64)
+    assert ((one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)).min() < 0.999

@@ -75,3 +75,14 @@ def test_class_probabilities_are_left_out_where_they_are_not_wanted(resnext101_c
     assert found.cls_prob is None
     np.testing.assert_array_equal(found.obj_id, expected["obj_id"])
     assert none.features.shape == (0, 2048)
+
+
+@pytest.mark.parametrize("name", ["china", "wide_1600x200"])
+def test_a_file_s_own_boxes_given_back_give_its_features(given: Detector, name: str):
+    """They are the proposals that the features were pooled over."""
+    (image,) = (GOLDEN / "images").glob(f"{name}.*")
+    published = np.load(GOLDEN / "resnext101" / f"{name}.npz")
+    (found,) = given.detect([replace(given.prepare(decode(image.read_bytes())), boxes=published["bbox"])])
+    one, other = found.features.astype(np.float64), published["features"].astype(np.float64)
+    assert ((one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)).min() >= 0.99999
+    np.testing.assert_array_equal(found.obj_id, published["objects"])

@@ -46,7 +46,7 @@ def build(spec: FeatureSetSpec) -> DAG:
         max_active_runs=spec.max_active_runs,
         # Pools bound what runs at a time, not this.
         max_active_tasks=spec.limits.max_shards,
-        params=params.trigger_form(),
+        params=params.trigger_form(spec),
         default_args={
             "retries": spec.limits.retries,
             "retry_delay": RETRY_DELAY,

@@ -4,13 +4,22 @@ from typing import Any
 
 from airflow.sdk import Param
 
+from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run_options import RunOptions
 
+OF_FOUND_BOXES = {"min_boxes", "max_boxes"}
+"""Options that mean nothing where boxes are given: each has its row."""
 
-def trigger_form() -> dict[str, Param]:
+
+def trigger_form(spec: FeatureSetSpec) -> dict[str, Param]:
     """One parameter per option; Airflow refuses values that the option's type and bounds do not allow."""
     schema = RunOptions.model_json_schema()
-    return {name: _param(field, schema.get("$defs", {})) for name, field in schema["properties"].items()}
+    left_out = OF_FOUND_BOXES if spec.boxes.given is not None else set()
+    return {
+        name: _param(field, schema.get("$defs", {}))
+        for name, field in schema["properties"].items()
+        if name not in left_out
+    }
 
 
 def _param(field: dict[str, Any], definitions: dict[str, Any]) -> Param:

@@ -42,7 +42,7 @@ def run_options(context: Any = None) -> RunOptions:
     given = dag_run.conf or {}
     values = {name: context["params"][name] for name in RunOptions.model_fields if name in context["params"]}
     # Airflow ignores what is no parameter of the DAG; a misspelt `dry_run` must not start a real run.
-    values |= {name: given[name] for name in given.keys() - RunOptions.model_fields.keys() - {BATCH}}
+    values |= {name: given[name] for name in given.keys() - values.keys() - {BATCH}}
     with _readable():
         options = RunOptions.model_validate(values)
     # A backfill names its days itself; looking back from each of them would only do the same days again.

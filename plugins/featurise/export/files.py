@@ -53,6 +53,7 @@ class MmfFiles(_FilesByImage):
     An id that is a path is one here, too: mmf joins folder and name.
     """
 
+    flags = True
     last = ".npy"
 
     def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int, options: Options) -> None:
@@ -61,7 +62,7 @@ class MmfFiles(_FilesByImage):
         writer.check_paths("npy-mmf", sources, os.pathconf(folder, "PC_NAME_MAX") - len(INFO))
 
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
-        found = source.regions(group)
+        found = self.regions(source, image_id, group)
         features = io.BytesIO()
         np.save(features, found.features)
         self._put(f"{image_id}{INFO}", pickles.npy(items.mmf_info(found)))
@@ -71,6 +72,7 @@ class MmfFiles(_FilesByImage):
 class Npz(_FilesByImage):
     """Writer of a file an image, as bottom-up-attention.pytorch writes it: `x` is (N, 2048)."""
 
+    flags = True
     halves = True
     last = ".npz"
     form = "npz"
@@ -82,7 +84,7 @@ class Npz(_FilesByImage):
 
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
         arrays = items.attention_npz(
-            image_id, source.regions(group), half=self.options.half, transposed=self.transposed
+            image_id, self.regions(source, image_id, group), half=self.options.half, transposed=self.transposed
         )
         self._put(f"{image_id}.npz", pickles.npz(arrays))
 

@@ -28,6 +28,7 @@ class Hdf5(Writer):
 
     groups = True
     singles = True
+    flags = True
 
     def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int, options: Options) -> None:
         super().__init__(folder, dataset, sources, offset, options)

@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from featurise.export import items
 from featurise.export.pieces import Pieces
 from featurise.export.selection import Options
 from featurise.export.source import Source
@@ -25,6 +26,7 @@ class Parquet(Pieces):
 
     suffix = ".parquet"
     halves = True
+    flags = True
 
     def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int, options: Options) -> None:
         super().__init__(folder, dataset, sources, offset, options)
@@ -32,13 +34,15 @@ class Parquet(Pieces):
         self._rows: list[dict[str, Any]] = []
 
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
-        found = source.regions(group)
+        found = self.regions(source, image_id, group)
         kind = np.float16 if self.options.half else np.float32
         row = {"image_id": image_id, "img_w": found.img_w, "img_h": found.img_h, "num_boxes": found.num_boxes}
         arrays = {"features": found.features.astype(kind), "boxes": found.boxes, "obj_id": found.obj_id}
         arrays |= {"obj_conf": found.obj_conf}
         if found.attr_id is not None and found.attr_conf is not None:
             arrays |= {"attr_id": found.attr_id, "attr_conf": found.attr_conf}
+        if found.box_ids is not None and found.box_flags is not None:
+            arrays |= {"box_ids": np.array(items.texts(found.box_ids)), "box_flags": found.box_flags}
         self._rows.append({**row, **arrays})
         if len(self._rows) == ROWS:
             self._flush()

@@ -25,7 +25,7 @@ def mmf_info(found: Regions) -> dict[str, Any]:
         "image_width": found.img_w,
         "image_height": found.img_h,
     }
-    return info if found.cls_prob is None else {**info, "cls_prob": found.cls_prob}
+    return {**info, **given(found)} if found.cls_prob is None else {**info, "cls_prob": found.cls_prob, **given(found)}
 
 
 def mmf_lmdb(image_id: str, found: Regions) -> dict[str, Any]:
@@ -39,7 +39,18 @@ def mmf_lmdb(image_id: str, found: Regions) -> dict[str, Any]:
         "objects": found.obj_id,
         "cls_prob": found.cls_prob,
         "bbox": found.boxes,
+        **given(found),
     }
+
+
+def given(found: Regions) -> dict[str, Any]:
+    """The ids of boxes that the user gave, and which of them are none: `contract.BoxFlag`s."""
+    return {} if found.box_flags is None else {"box_ids": found.box_ids, "box_flags": found.box_flags}
+
+
+def texts(box_ids: np.ndarray[tuple[int, ...], np.dtype[np.bytes_]]) -> list[str]:
+    """Given boxes' ids for formats that hold text."""
+    return [each.decode() for each in box_ids.tolist()]
 
 
 def clipped(found: Regions) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -82,6 +93,7 @@ def attention_npz(image_id: str, found: Regions, *, half: bool, transposed: bool
     info |= {"num_boxes": len(features), "objects_id": found.obj_id, "objects_conf": found.obj_conf}
     if found.attr_id is not None:
         info |= {"attrs_id": found.attr_id, "attrs_conf": found.attr_conf}
+    info |= given(found)
     x = features.T if transposed else features
     facts = {"num_bbox": len(features), "image_h": found.img_h, "image_w": found.img_w}
     return {"x": np.ascontiguousarray(x), "bbox": found.boxes, **facts, "info": info}

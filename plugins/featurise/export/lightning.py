@@ -66,7 +66,7 @@ class _Lightning(Writer):
 
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
         key = self.key(image_id)
-        self._pending.append((key, self.item(source, image_id, source.regions(group))))
+        self._pending.append((key, self.item(source, image_id, self.regions(source, image_id, group))))
         self._keys[key] = None
         if len(self._pending) >= BATCH:
             self._write()
@@ -112,6 +112,7 @@ class _Lightning(Writer):
 class Volta(_Lightning):
     """Writer of the folder `<dataset>_feat.lmdb`."""
 
+    flags = True
     share = 1.5
     """Base64 takes a third more than the arrays."""
     suffix = "_feat.lmdb"
@@ -124,6 +125,7 @@ class Volta(_Lightning):
 class Mmf(_Lightning):
     """Writer of the folder `<dataset>.lmdb`."""
 
+    flags = True
     share = 1.2
     suffix = ".lmdb"
 

@@ -116,6 +116,7 @@ def _planned(asked: _Asked) -> tuple[Chosen, list[Source]]:
         found = feature_set(connection, asked.dataset, asked.backbone, asked.revision)
         writers.check(asked.form, writer, asked.backbone, options)
         planned = sources(connection, found.id, options, groups=writer.groups, ordered=writer.ordered)
+        writers.check_flags(writer, planned)
         if planned:
             latest.require_current(connection, found.id, planned[0].uri.rsplit("/", 2)[0])
     if not planned:

@@ -50,6 +50,8 @@ class Source:
     """The groups of the file, where they have other names."""
     part: int | None = None
     """Which part, where a file is come to more than once."""
+    flagged: int = 0
+    """Given boxes of it that are none, where all of its images are taken."""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -119,12 +121,21 @@ def sources(
             chosen.sort()
     found: list[Source] = []
     seen: dict[str, int] = {}
+    flagged = _flagged(connection, number)
     for (uri, sha256, size), places in groupby(chosen, key=lambda place: rows[place][:3]):
         its = list(places)
         ids, under = tuple(named[place] for place in its), tuple(rows[place].image_id for place in its)
         part = seen[uri] = seen.get(uri, -1) + 1
-        found.append(Source(uri, sha256, size, ids, under if under != ids else None, part or None))
+        of_all = flagged.get((uri, len(its)), 0)
+        found.append(Source(uri, sha256, size, ids, under if under != ids else None, part or None, of_all))
     return found
+
+
+def _flagged(connection: Connection, number: int) -> dict[tuple[str, int], int]:
+    """The given boxes that are none, of the files that have such: by address and number of images."""
+    count = Shard.statistics["flagged"].as_integer()
+    rows = connection.execute(select(Shard.uri, Shard.images, count).where(Shard.feature_set_id == number, count > 0))
+    return {(uri, images): found for uri, images, found in rows}
 
 
 def _live(connection: Connection, number: int) -> Iterable[Found]:

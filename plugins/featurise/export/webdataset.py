@@ -6,6 +6,7 @@ ones have. A key ends at its first dot, so dots of an id are percent-encoded; th
 
 import io
 import json
+import math
 import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featurise.export import writer
+from featurise.export import items, writer
 from featurise.export.pieces import Pieces
 from featurise.export.selection import Options
 from featurise.export.source import Source
@@ -27,6 +28,7 @@ class Tars(Pieces):
 
     suffix = ".tar"
     halves = True
+    flags = True
 
     def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int, options: Options) -> None:
         super().__init__(folder, dataset, sources, offset, options)
@@ -34,13 +36,15 @@ class Tars(Pieces):
         self._tar: tarfile.TarFile | None = None
 
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
-        found = source.regions(group)
+        found = self.regions(source, image_id, group)
         if self._tar is None:
             self._tar = tarfile.open(self.partial, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 # closed by finish
         facts: dict[str, Any] = {"image_id": image_id, "img_w": found.img_w, "img_h": found.img_h}
-        facts |= {"num_boxes": found.num_boxes, "obj_id": found.obj_id.tolist(), "obj_conf": found.obj_conf.tolist()}
+        facts |= {"num_boxes": found.num_boxes, "obj_id": found.obj_id.tolist(), "obj_conf": _or_null(found.obj_conf)}
         facts["attr_id"] = None if found.attr_id is None else found.attr_id.tolist()
-        facts["attr_conf"] = None if found.attr_conf is None else found.attr_conf.tolist()
+        facts["attr_conf"] = None if found.attr_conf is None else _or_null(found.attr_conf)
+        if found.box_ids is not None and found.box_flags is not None:
+            facts |= {"box_ids": items.texts(found.box_ids), "box_flags": found.box_flags.tolist()}
         key = image_id.replace("%", "%25").replace(".", "%2E")
         features = found.features.astype(np.float16) if self.options.half else found.features
         self._put(f"{key}.json", json.dumps(facts).encode())
@@ -62,6 +66,11 @@ class Tars(Pieces):
         member.size = len(data)
         if self._tar is not None:
             self._tar.addfile(member, io.BytesIO(data))
+
+
+def _or_null(values: NDArray[np.float32]) -> list[float | None]:
+    """Numbers as JSON has them, which knows no NaN."""
+    return [None if math.isnan(value) else value for value in values.tolist()]
 
 
 def _npy(array: NDArray[Any]) -> bytes:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import h5py
+import numpy as np
 
 from extractor.core.backbone_specs import specs
+from extractor.core.contract import Regions
 from featurise.export.selection import ExportFailed, Options
 from featurise.export.source import Source
 
@@ -40,6 +42,8 @@ class Writer(ABC):
     """Whether this format's readers take features in float16."""
     singles: ClassVar[bool] = False
     """Whether `--single` means something here."""
+    flags: ClassVar[bool] = False
+    """Whether an entry has `box_ids` and `box_flags`, which tell a given box that is none from others."""
 
     def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int, options: Options) -> None:
         """`sources` are all of the export's; `offset` is what the last commit of an earlier attempt returned, else 0.
@@ -64,6 +68,16 @@ class Writer(ABC):
 
         Raises ExportFailed when it cannot be read, or lacks what this format holds.
         """
+
+    def regions(self, source: Source, image_id: str, group: h5py.Group) -> Regions:
+        """An image of a source.
+
+        Raises ExportFailed when it cannot be read, or has rows of NaN that an entry could not tell from others.
+        """
+        found = source.regions(group)
+        if not self.flags and found.box_flags is not None and found.box_flags.any():
+            raise ExportFailed(f"{source.uri}: {image_id}: {_none(int(np.count_nonzero(found.box_flags)))}")
+        return found
 
     def take(self, source: Source, file: Path) -> bool:
         """Take a published file as a whole, if all of its images are wanted as they are; else they are added."""
@@ -96,6 +110,23 @@ def check(form: str, writer: type[Writer], backbone: str, options: Options) -> N
         raise ExportFailed(f"the readers of {form} take no float16; leave --half out, or choose another format")
     if options.single and not writer.singles:
         raise ExportFailed(f"{form} has one form only; leave --single out, or export as h5")
+
+
+def check_flags(writer: type[Writer], sources: Sequence[Source]) -> None:
+    """Whether a format can hold the given boxes of these files, as far as the registry knows; `regions` knows the rest.
+
+    Raises ExportFailed.
+    """
+    flagged = sum(source.flagged for source in sources)
+    if flagged and not writer.flags:
+        raise ExportFailed(_none(flagged))
+
+
+def _none(count: int) -> str:
+    return (
+        f"{count:,} given boxes are none, their features are NaN, and this format's entries have no place to say so; "
+        "export as h5 or in another format that has `box_flags`, or take these boxes out of the file of boxes"
+    )
 
 
 def check_paths(form: str, sources: Sequence[Source], most: int) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from featurise.airflow import run_context
+from featurise.airflow import params, run_context
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.former_names import FormerName
 
 
-def context(*, conf: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
+def context(*, conf: dict[str, Any] | None = None, **values: Any) -> dict[str, Any]:
     dag_run = SimpleNamespace(run_type="manual", partition_key=None, run_id="run", conf=conf)
-    return {"dag_run": dag_run, "params": params}
+    return {"dag_run": dag_run, "params": values}
 
 
 def test_an_arrivals_run_works_on_its_batch(spec: FeatureSetSpec) -> None:
@@ -25,6 +25,19 @@ def test_a_parameter_that_there_is_not_starts_no_run_with_all_defaults(spec: Fea
     asked = {"batch": "2026-11-23", "dryrun": True, "limit": 3}
     with pytest.raises(AirflowFailException, match="dryrun: Extra inputs are not permitted"):
         run_context.current_run(spec, context(conf=asked, limit=3))
+
+
+def test_the_form_asks_for_no_number_of_boxes_where_boxes_are_given(
+    spec: FeatureSetSpec, given: FeatureSetSpec
+) -> None:
+    asked, of_found = params.trigger_form(given), params.trigger_form(spec)
+    assert {"limit", "keys", "precision", "force", "dry_run"} < asked.keys()
+    assert of_found.keys() - asked.keys() == {"min_boxes", "max_boxes"}
+    defaults = {name: param.resolve() for name, param in asked.items()}
+    assert run_context.current_run(given, context(conf={"batch": "2026-11-23"}, **defaults)).spec == given
+    asked_for_three = {"batch": "2026-11-23", "max_boxes": 3}  # as the API may, which knows no form
+    with pytest.raises(AirflowFailException, match="every given box has its row, so none is chosen; remove min_boxes"):
+        run_context.current_run(given, context(conf=asked_for_three, **defaults))
 
 
 def test_parameters_that_contradict_each_other_are_named(spec: FeatureSetSpec) -> None:

@@ -12,11 +12,77 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import lmdb
 import numpy as np
 import pyarrow.parquet as parquet
 
 Found = dict[str, Any]
+
+
+def h5(folder: Path) -> Mapping[str, Found]:
+    """IGLUE's and VOLTA's converters: each group of the one file is an image."""
+    with h5py.File(folder / "birds.h5") as file:
+        return {
+            name: {
+                "features": group["features"][()],
+                "boxes": group["boxes"][()],
+                "size": (int(group["img_w"][()]), int(group["img_h"][()])),
+                "flags": group["box_flags"][()] if "box_flags" in group else None,
+            }
+            for name, group in file.items()
+        }
+
+
+def volta(folder: Path) -> Mapping[str, Found]:
+    """VOLTA's `volta/datasets/_image_features_reader.py`, without its second attempts."""
+    found = {}
+    for name, item in _lightning(folder / "birds_feat.lmdb"):
+        features = np.frombuffer(base64.b64decode(item["features"]), np.float32).reshape(int(item["num_boxes"]), -1)
+        boxes = np.frombuffer(base64.b64decode(item["boxes"]), np.float32).reshape(-1, 4)
+        size = (int(item["img_w"]), int(item["img_h"]))
+        found[name] = {"features": features, "boxes": boxes, "size": size, "flags": item.get("box_flags")}
+    return found
+
+
+def mmf_lmdb(folder: Path) -> Mapping[str, Found]:
+    """mmf's `databases/readers/feature_readers.py`, `LMDBFeatureReader`."""
+    return {name: _of_mmf(item["features"], item) for name, item in _lightning(folder / "birds.lmdb")}
+
+
+def mmf_npy(folder: Path) -> Mapping[str, Found]:
+    """The same module's `PaddedFasterRCNNFeatureReader`: features, and beside them what is known of them."""
+    found = {}
+    for path in (folder / "birds").rglob("*_info.npy"):
+        features = np.load(path.with_name(path.name.replace("_info", "")))
+        name = path.relative_to(folder / "birds").as_posix().removesuffix("_info.npy")
+        found[name] = _of_mmf(features, np.load(path, allow_pickle=True).item())
+    return found
+
+
+def _of_mmf(features: Any, info: Mapping[str, Any]) -> Found:
+    assert len(features) == info["num_boxes"]
+    size = (info["image_width"], info["image_height"])
+    return {"features": features, "boxes": info["bbox"], "size": size, "flags": info.get("box_flags")}
+
+
+def _lightning(place: Path) -> list[tuple[str, Found]]:
+    with lmdb.open(str(place), readonly=True, lock=False) as environment, environment.begin() as look:
+        return [(key.decode(), pickle.loads(look.get(key))) for key in pickle.loads(look.get(b"keys"))]
+
+
+def lxmert(folder: Path) -> Mapping[str, Found]:
+    """LXMERT's `src/utils.py`, `load_obj_tsv`."""
+    names = ("img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "num_boxes")
+    found = {}
+    for line in (folder / "birds_obj.tsv").read_text().splitlines():
+        item: dict[str, Any] = dict(zip((*names, "boxes", "features"), line.split("\t"), strict=True))
+        rows = int(item["num_boxes"])
+        for field in ("boxes", "features"):
+            item[field] = np.frombuffer(base64.b64decode(item[field]), np.float32).reshape(rows, -1)
+        size = (int(item["img_w"]), int(item["img_h"]))
+        found[item["img_id"]] = {"features": item["features"], "boxes": item["boxes"], "size": size}
+    return found
 
 
 def caffe(folder: Path) -> Mapping[str, Found]:
@@ -41,7 +107,8 @@ def npz(folder: Path) -> Mapping[str, Found]:
             assert item["info"].item()["num_boxes"] == item["num_bbox"] == len(item["bbox"])
             size = (int(item["image_w"]), int(item["image_h"]))
             name = path.relative_to(folder / "birds").as_posix().removesuffix(".npz")
-            found[name] = {"features": item["x"], "boxes": item["bbox"], "size": size}
+            flags = item["info"].item().get("box_flags")
+            found[name] = {"features": item["x"], "boxes": item["bbox"], "size": size, "flags": flags}
     return found
 
 
@@ -67,14 +134,12 @@ def uniter(folder: Path) -> Mapping[str, Found]:
 def vilbert(folder: Path) -> Mapping[str, Found]:
     """ViLBERT-MT's (12-in-1) `vilbert/datasets/_image_features_reader.py`."""
     found = {}
-    with lmdb.open(str(folder / "birds.lmdb"), readonly=True, lock=False) as environment, environment.begin() as look:
-        for name in pickle.loads(look.get(b"keys")):
-            item = pickle.loads(look.get(name))
-            rows, size = int(item["num_boxes"]), (int(item["image_w"]), int(item["image_h"]))
-            features = np.frombuffer(base64.b64decode(item["features"]), np.float32).reshape(rows, 2048)
-            boxes = np.frombuffer(base64.b64decode(item["boxes"]), np.float32).reshape(rows, 4)
-            assert item["image_id"] == name.decode()
-            found[name.decode()] = {"features": features, "boxes": boxes, "size": size}
+    for name, item in _lightning(folder / "birds.lmdb"):
+        rows, size = int(item["num_boxes"]), (int(item["image_w"]), int(item["image_h"]))
+        features = np.frombuffer(base64.b64decode(item["features"]), np.float32).reshape(rows, 2048)
+        boxes = np.frombuffer(base64.b64decode(item["boxes"]), np.float32).reshape(rows, 4)
+        assert item["image_id"] == name
+        found[name] = {"features": features, "boxes": boxes, "size": size}
     return found
 
 
@@ -105,7 +170,8 @@ def hugging_face(folder: Path) -> Mapping[str, Found]:
             for row in file.read_row_group(number).to_pylist():
                 features = np.array(row["features"])
                 size = (row["img_w"], row["img_h"])
-                found[row["image_id"]] = {"features": features, "boxes": np.array(row["boxes"]), "size": size}
+                boxes, flags = np.array(row["boxes"]), row.get("box_flags")
+                found[row["image_id"]] = {"features": features, "boxes": boxes, "size": size, "flags": flags}
     return found
 
 
@@ -122,16 +188,26 @@ def webdataset(folder: Path) -> Mapping[str, Found]:
                 file = tar.extractfile(member)
                 samples.setdefault(f"{place}/{key}", {})[suffix] = file.read() if file else b""
         for sample in samples.values():
-            facts = json.loads(sample["json"])
+            facts = json.loads(sample["json"], parse_constant=_no_json)
             assert names in (None, (sample.keys(), facts.keys()))
             names = (sample.keys(), facts.keys())
             features, boxes = (np.load(io.BytesIO(sample[name])) for name in ("features.npy", "boxes.npy"))
             size = (facts["img_w"], facts["img_h"])
-            found[facts["image_id"]] = {"features": features, "boxes": boxes, "size": size}
+            flags = facts.get("box_flags")
+            found[facts["image_id"]] = {"features": features, "boxes": boxes, "size": size, "flags": flags}
     return found
 
 
+def _no_json(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 READERS = {
+    "h5": h5,
+    "lmdb-mmf": mmf_lmdb,
+    "lmdb-volta": volta,
+    "npy-mmf": mmf_npy,
+    "tsv-lxmert": lxmert,
     "tsv-caffe": caffe,
     "npz": npz,
     "npz-openvqa": openvqa,
@@ -141,4 +217,4 @@ READERS = {
     "parquet": hugging_face,
     "webdataset": webdataset,
 }
-"""By format, except those whose readers' own code reads them in `test_export`."""
+"""By format. mmf's own code reads its two in `test_export`."""

@@ -1,6 +1,8 @@
 """An export as the command makes it, and what readers find in it."""
 
+import json
 import pickle
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from featurise.export.selection import Options
 
 KINDS = ("h5", "lmdb-volta", "npy-mmf", "tsv-lxmert", "tsv-oscar", "parquet", "webdataset")
 """A format of each kind of writer; the others differ from one of these in what an image's entry is."""
+EXTRACTOR = Path(__file__).parents[3] / "images/extractor/.venv/bin/python"
 
 
 def export(spec: FeatureSetSpec, form: str, out: Path, **options: Any) -> run.Exported:
@@ -44,3 +47,27 @@ def content(folder: Path) -> dict[str, object]:
         elif path.is_file() and path.name != "lock.mdb":
             found[name] = path.read_bytes()
     return found
+
+
+READ_WITH_MMF = """
+import importlib.util, json, sys, types
+from pathlib import Path
+root = Path(importlib.util.find_spec("mmf").origin).parent
+for name in ("mmf", "mmf.datasets", "mmf.datasets.databases"):
+    module = types.ModuleType(name)
+    module.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
+    sys.modules[name] = module
+from mmf.datasets.databases.readers.feature_readers import FeatureReader
+base, names = sys.argv[1], sys.argv[2:]
+reader = FeatureReader(base, depth_first=False, max_features=100)
+for name in names:
+    features, info = reader.read(f"{name}.npy")
+    counts = {"rows": int(info["max_features"]), "boxes": int(info["num_boxes"]), "width": int(info["image_width"])}
+    print(json.dumps({"sum": float(features.double().sum()), "bbox": info["bbox"].tolist(), **counts}))
+"""
+
+
+def read_by_mmf(place: Path, *names: str) -> list[dict[str, Any]]:
+    """What mmf's own reader finds of these images: the sum of features, boxes, and counts."""
+    done = subprocess.run([EXTRACTOR, "-c", READ_WITH_MMF, place, *names], capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
