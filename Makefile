@@ -113,6 +113,10 @@ drills: setup ## kill every part of the platform while nights run (SEED=7 KILLS=
 test-cluster: setup ## a night on a real cluster (KUBECONFIG=… IMAGE=… S3_ENDPOINT=…; says what is missing)
 	KUBECONFIG="$(KUBECONFIG)" IMAGE="$(IMAGE)" S3_ENDPOINT="$(S3_ENDPOINT)" $(CONTROL)/bin/python tests/cluster
 
+.PHONY: chart-check
+chart-check: setup ## the chart with Airflow's own in it (CHART=airflow-1.22.0.tgz VALUES="yours.yaml"), before it meets a cluster
+	$(CONTROL)/bin/python tests/helm $(CHART) $(VALUES)
+
 # What the tests need beside Python: a browser for the Airflow UI, and what builds and runs images without a registry.
 NEEDED := chromium podman runc debootstrap
 .PHONY: system

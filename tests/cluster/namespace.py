@@ -134,7 +134,7 @@ def _furnish(api: client.ApiClient, core: client.CoreV1Api, name: str, needs: Ne
         utils.create_from_dict(api, each, namespace=name)
     templates = folder / "pods"
     templates.mkdir()
-    pods = next(each for each in objects if each["metadata"]["name"] == "featurise-pods")
+    pods = next(each for each in objects if each["metadata"]["name"] == "night-pods")
     for file, text in pods["data"].items():
         (templates / file).write_text(text)
     return templates

@@ -1,25 +1,53 @@
+{{/* Of every object of this chart. */}}
 {{- define "featurise.labels" -}}
-app.kubernetes.io/name: featurise
+app.kubernetes.io/name: {{ .Values.nameOverride | default "featurise" }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
-{{/* How the names of Airflow's own chart begin: its `airflow.fullname`. */}}
+{{/* Which pods are extractors of this release. */}}
+{{- define "featurise.extractors" -}}
+app.kubernetes.io/name: {{ .Values.nameOverride | default "featurise" }}-extractor
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* How the names of Airflow's own chart begin: its `airflow.fullname` under `useStandardNaming`. */}}
 {{- define "featurise.airflow" -}}
-{{- contains "airflow" .Release.Name | ternary .Release.Name (printf "%s-airflow" .Release.Name) -}}
+{{- $airflow := .Values.airflow -}}
+{{- if and $airflow.enabled (not (dig "useStandardNaming" true $airflow)) }}
+{{- fail "airflow.useStandardNaming: leave it true, since the names of Airflow's objects are read from it" }}
+{{- end }}
+{{- $name := $airflow.nameOverride | default "airflow" -}}
+{{- $full := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
+{{- $airflow.fullnameOverride | default $full | trunc 63 | trimSuffix "-" -}}
 {{- end }}
 
 {{/*
 Service accounts of the Airflow that is installed with this chart, unless others are named: tasks run in the scheduler
-and wait in the triggerer.
+and wait in the triggerer. Named as Airflow's chart names them.
 */}}
 {{- define "featurise.launchers" -}}
 {{- if .Values.launchers }}
 {{- toYaml .Values.launchers }}
 {{- else if .Values.airflow.enabled }}
 {{- range $role := list "scheduler" "triggerer" }}
-- name: {{ include "featurise.airflow" $ }}-{{ $role }}
+{{- $account := dig $role "serviceAccount" (dict) $.Values.airflow }}
+{{- $made := printf "%s-%s" (include "featurise.airflow" $) $role }}
+- name: {{ $account.name | default (dig "create" true $account | ternary $made "default") }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Secrets for the image registry, named plainly or as Kubernetes has them: {name: …}. */}}
+{{- define "featurise.imagePullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ kindIs "map" . | ternary (dig "name" "" (kindIs "map" . | ternary . (dict))) . | quote }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -34,114 +62,18 @@ and wait in the triggerer.
 {{- end }}
 {{- end }}
 
-{{/* The pod that one attempt at a shard is: a backbone's name and image, and the root context. */}}
-{{- define "featurise.pod" -}}
-{{- $values := .root.Values -}}
-apiVersion: v1
-kind: Pod
-metadata:
-  namespace: {{ .root.Release.Namespace }}
-  labels:
-    app.kubernetes.io/name: featurise-extractor
-    app.kubernetes.io/instance: {{ .root.Release.Name }}
-    {{- with $values.queue }}
-    kueue.x-k8s.io/queue-name: {{ . | quote }}
-    {{- end }}
-  {{- with $values.pod.annotations }}
-  annotations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-spec:
-  restartPolicy: Never
-  serviceAccountName: {{ .root.Release.Name }}-extractor
-  automountServiceAccountToken: false
-  enableServiceLinks: false
-  terminationGracePeriodSeconds: {{ $values.pod.terminationGracePeriodSeconds }}
-  {{- with $values.pod.runtimeClassName }}
-  runtimeClassName: {{ . | quote }}
-  {{- end }}
-  {{- with $values.pod.priorityClassName }}
-  priorityClassName: {{ . | quote }}
-  {{- end }}
-  {{- with $values.pod.nodeSelector }}
-  nodeSelector:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with $values.pod.tolerations }}
-  tolerations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with $values.imagePullSecrets }}
-  imagePullSecrets:
-    {{- range . }}
-    - name: {{ . | quote }}
-    {{- end }}
-  {{- end }}
-  securityContext:
-    runAsNonRoot: true
-    runAsUser: 10001
-    runAsGroup: 10001
-    fsGroup: 10001
-    fsGroupChangePolicy: OnRootMismatch
-    seccompProfile:
-      type: RuntimeDefault
-  containers:
-    - name: base
-      image: {{ .image | quote }}
-      imagePullPolicy: IfNotPresent
-      securityContext:
-        allowPrivilegeEscalation: false
-        readOnlyRootFilesystem: true
-        capabilities:
-          drop: [ALL]
-      env:
-        {{- include "featurise.storage" .root | nindent 8 }}
-        - name: TMPDIR
-          value: /scratch
-        - name: FEATURISE_WEIGHTS_CACHE
-          value: /weights
-      {{- with $values.storage.secret }}
-      envFrom:
-        - secretRef:
-            name: {{ . | quote }}
-      {{- end }}
-      resources:
-        requests:
-          cpu: {{ $values.pod.resources.cpu | quote }}
-          memory: {{ $values.pod.resources.memory | quote }}
-        limits:
-          memory: {{ $values.pod.resources.memory | quote }}
-          {{- with $values.pod.gpu.resource }}
-          {{ . }}: {{ $values.pod.gpu.count }}
-          {{- end }}
-      terminationMessagePath: /dev/termination-log
-      terminationMessagePolicy: FallbackToLogsOnError
-      volumeMounts:
-        - name: scratch
-          mountPath: /scratch
-        - name: tmp
-          mountPath: /tmp
-        - name: shared-memory
-          mountPath: /dev/shm
-        - name: weights
-          mountPath: /weights
-  volumes:
-    - name: scratch
-      emptyDir:
-        sizeLimit: {{ $values.pod.scratch.sizeLimit | quote }}
-    - name: tmp
-      emptyDir:
-        sizeLimit: 1Gi
-    - name: shared-memory
-      emptyDir:
-        medium: Memory
-        sizeLimit: 1Gi
-    - name: weights
-      {{- if $values.pod.weightsCache.claim }}
-      persistentVolumeClaim:
-        claimName: {{ $values.pod.weightsCache.claim | quote }}
-      {{- else }}
-      emptyDir:
-        sizeLimit: {{ $values.pod.weightsCache.sizeLimit | quote }}
-      {{- end }}
+{{/* What a pod must be to be admitted under the Pod Security standard `restricted`: the container's part. */}}
+{{- define "featurise.restricted" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{/* Airflow's chart does not know this chart's list, and its pods would wait for images that they may not pull. */}}
+{{- define "featurise.pullable" -}}
+{{- $airflow := .Values.airflow -}}
+{{- if and .Values.imagePullSecrets $airflow.enabled (not $airflow.imagePullSecrets) (not (dig "registry" "secretName" "" $airflow)) }}
+{{- fail "imagePullSecrets: Airflow's own pods take theirs from airflow.registry.secretName (one) or airflow.imagePullSecrets; name them there, too" }}
+{{- end }}
 {{- end }}
