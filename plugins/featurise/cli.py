@@ -4,25 +4,23 @@ import datetime
 import getpass
 import sys
 import warnings
-from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter, validators
-from pydantic import BaseModel
-from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from extractor.core.exit_codes import ExtractorError
-from featurise.console import AsJson, console, errors, say, say_json, warn
+from featurise.console import AsJson, console, errors, lines, moment, say, say_json, table, warn
 from featurise.declaration import load as declaration
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.former_names import FormerName
 from featurise.declaration.load import Broken
 from featurise.errors import FeaturiseError
 from featurise.export.command import export_features
+from featurise.monitoring.command import alerts
 from featurise.objects import verify
 from featurise.registry import attempt_history, coverage, engine, feature_sets, nodes, schema, session
 from featurise.registry.attempt_history import Filter
@@ -33,6 +31,7 @@ from featurise.steps import rebuild as steps_rebuild
 app = App(name="featurise", help="Region features, every night: what is declared, what is done, where it lies.")
 registry = App(name="registry", help="The registry and the bucket whose files it keeps.")
 app.command(registry)
+app.command(alerts)
 
 
 @app.command
@@ -103,19 +102,19 @@ def show_status(*, dataset: str | None = None, backbone: str | None = None, as_j
 def _table(days: list[Day]) -> Table:
     """The days of one feature set and their sum."""
     one = days[0]
-    table = Table(title=f"{one.dataset} · {one.backbone} · revision {one.revision}", title_justify="left")
+    shown = Table(title=f"{one.dataset} · {one.backbone} · revision {one.revision}", title_justify="left")
     if one.synthetic:
-        table.caption = "SYNTHETIC weights: these features mean nothing"
-        table.caption_style = "bold yellow"
-    table.add_column("day")
+        shown.caption = "SYNTHETIC weights: these features mean nothing"
+        shown.caption_style = "bold yellow"
+    shown.add_column("day")
     names = ("found", "done", "rejected", "pending", "deleted")
     for name in names:
-        table.add_column(name, justify="right")
+        shown.add_column(name, justify="right")
     for day in days:
-        table.add_row(day.batch, *(f"{getattr(day, name):,}" for name in names))
-    table.add_section()
-    table.add_row("all", *(f"{sum(getattr(day, name) for day in days):,}" for name in names))
-    return table
+        shown.add_row(day.batch, *(f"{getattr(day, name):,}" for name in names))
+    shown.add_section()
+    shown.add_row("all", *(f"{sum(getattr(day, name) for day in days):,}" for name in names))
+    return shown
 
 
 @app.command(name="attempts")
@@ -155,10 +154,12 @@ def show_attempts(
     with session.reading() as connection:
         found, _ = attempt_history.page(connection, asked, size=limit)
     if as_json:
-        _lines(found)
+        lines(found)
         return
-    rows = [(_at(one.started_at), one.dag_id, one.shard, one.outcome, one.node, one.fault, one.action) for one in found]
-    _print("no attempt is like that", ("started (UTC)", "DAG", "shard", "ended as", "node", "driver", "done"), rows)
+    rows = [
+        (moment(one.started_at), one.dag_id, one.shard, one.outcome, one.node, one.fault, one.action) for one in found
+    ]
+    table("no attempt is like that", ("started (UTC)", "DAG", "shard", "ended as", "node", "driver", "done"), rows)
 
 
 @app.command(name="nodes")
@@ -188,10 +189,10 @@ def show_nodes(
     with session.reading() as connection:
         found = nodes.holds(connection, node)
     if as_json:
-        _lines(found)
+        lines(found)
         return 0
-    rows = [(one.node, one.held_by, _at(one.held_at), one.note, _at(one.retry_at)) for one in found]
-    _print("no node is held back", ("node", "by", "since (UTC)", "why", "tried again at"), rows)
+    rows = [(one.node, one.held_by, moment(one.held_at), one.note, moment(one.retry_at)) for one in found]
+    table("no node is held back", ("node", "by", "since (UTC)", "why", "tried again at"), rows)
     return 0
 
 
@@ -224,11 +225,11 @@ def show_incidents(*, as_json: AsJson = False) -> None:
     with session.reading() as connection:
         found = nodes.incidents(connection)
     if as_json:
-        _lines(found)
+        lines(found)
         return
     rows = [
         (
-            _at(one.opened_at),
+            moment(one.opened_at),
             one.subject,
             one.detail,
             str(one.attempts),
@@ -236,27 +237,7 @@ def show_incidents(*, as_json: AsJson = False) -> None:
         )
         for one in found
     ]
-    _print("no incident yet", ("opened (UTC)", "node", "seen", "failed attempts", "over, or what to do"), rows)
-
-
-def _lines(found: Sequence[BaseModel]) -> None:
-    for one in found:
-        console.out(one.model_dump_json(), highlight=False)
-
-
-def _print(nothing: str, head: tuple[str, ...], rows: Sequence[tuple[str | None, ...]]) -> None:
-    if not rows:
-        say(nothing)
-        return
-    table = Table(*head)
-    for row in rows:
-        # Notes and messages are others': neither rich's markup nor a terminal's commands are followed.
-        table.add_row(*(escape("".join(filter(str.isprintable, each or ""))) for each in row))
-    console.print(table)
-
-
-def _at(moment: datetime.datetime | None) -> str:
-    return f"{moment:%Y-%m-%d %H:%M}" if moment is not None else ""
+    table("no incident yet", ("opened (UTC)", "node", "seen", "failed attempts", "over, or what to do"), rows)
 
 
 @app.command

@@ -1,14 +1,18 @@
 """What the command line says: results to stdout, all else (failures, warnings, progress) to stderr."""
 
+import datetime
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress
+from rich.table import Table
 
 AsJson = Annotated[bool, Parameter(name=["--json", "--as-json"], negative=())]
 """The option of every command that has results."""
@@ -50,3 +54,26 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             warn(f"{what}: {done:,} of {of:,} images")
 
     yield line
+
+
+def lines(found: Sequence[BaseModel]) -> None:
+    """Results as lines of JSON."""
+    for one in found:
+        console.out(one.model_dump_json(), highlight=False)
+
+
+def table(nothing: str, head: tuple[str, ...], rows: Sequence[tuple[str | None, ...]]) -> None:
+    """Results as a table; without any, a line that says so."""
+    if not rows:
+        say(nothing)
+        return
+    shown = Table(*head)
+    for row in rows:
+        # Notes and messages are others': neither rich's markup nor a terminal's commands are followed.
+        shown.add_row(*(escape("".join(filter(str.isprintable, each or ""))) for each in row))
+    console.print(shown)
+
+
+def moment(value: datetime.datetime | None) -> str:
+    """A point in time, to the minute."""
+    return f"{value:%Y-%m-%d %H:%M}" if value is not None else ""

@@ -81,7 +81,7 @@ def _fields(model: type[BaseModel], before: str = "") -> Iterator[tuple[str, Fie
 
 
 def _default(field: FieldInfo) -> str:
-    if field.default_factory is not None or field.default is None or field.default == "":
+    if field.default_factory is not None or field.default in (None, "", ()):
         return ""
     if field.default is PydanticUndefined:
         return "required"

@@ -18,6 +18,7 @@ from pendulum import timezone
 
 from extractor.core import redact
 from featurise.airflow import params, run_context
+from featurise.airflow.notifier import callbacks
 from featurise.airflow.operators.discover import DiscoverOperator
 from featurise.airflow.operators.report import ReportOperator
 from featurise.airflow.retry_policy import Taxonomy, outages_waited_out
@@ -68,6 +69,8 @@ def build(spec: FeatureSetSpec) -> DAG:
             spec=spec,
             doc_md="Closes the run: its page, its claims, and the asset's event that tells other DAGs what was added.",
             execution_timeout=_step_timeout(spec),
+            on_success_callback=callbacks(spec, "run"),
+            on_failure_callback=callbacks(spec, "run"),
         )
         # A teardown: it runs whatever happened, also when a person ends the run, and leaves a failed run failed.
         shards >> report.as_teardown()
@@ -145,6 +148,8 @@ def _extract(spec: FeatureSetSpec, shard: Any) -> Any:
         map_index_template=SHARD,
         pool=spec.limits.pool,
         pool_slots=spec.limits.pool_slots,
+        on_retry_callback=callbacks(spec, "attempt"),
+        on_failure_callback=callbacks(spec, "attempt"),
     )
 
 

@@ -6,14 +6,15 @@ import zoneinfo
 from typing import Annotated, Literal, Self
 
 from croniter import CroniterBadDateError, CroniterError, croniter  # type: ignore[import-untyped]
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from extractor.core import backbone_specs
 from extractor.core.backbone_specs import ClsProb, GivenRule, Precision, Preprocessing, Rule
 from extractor.core.box_files import BoxFormat, Coordinates
 from extractor.core.defaults import MAX_REJECT_SHARE, PART_IMAGES, PART_SECONDS
 from extractor.core.manifest import ImageIds
-from featurise.declaration import former_names
+from featurise.declaration.alerts import Alerts
+from featurise.declaration.section import Section
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 SHA256 = r"^[0-9a-f]{64}$"
@@ -45,17 +46,6 @@ def _bucket(value: str) -> str:
 
 Bucket = Annotated[str, AfterValidator(_bucket)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
-
-
-class Section(BaseModel):
-    """A part of the declaration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _former_names(cls, data: object) -> object:
-        return former_names.replaced(data)
 
 
 class Weights(Section):
@@ -273,6 +263,7 @@ class FeatureSetSpec(Section):
         default="process", description="where extract tasks run: on this machine, or as pods"
     )
     limits: Limits = Limits()
+    alerts: Alerts = Alerts()
     outputs: Outputs = Outputs()
 
     @model_validator(mode="before")

@@ -1,0 +1,1 @@
+"""What needs a person: found, put into words, and told once."""
