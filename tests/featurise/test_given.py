@@ -170,6 +170,10 @@ def test_every_format_has_the_given_boxes_in_their_order(night, upload, give, gi
     sides = shares[:, 2:] - shares[:, :2]
     locations = np.concatenate([shares, sides, sides.prod(axis=1, keepdims=True)], axis=1)
     for form, read in READERS.items():
+        if formats.named(form).equal_rows:
+            with pytest.raises(ExportFailed, match=f"the readers of {form} take as many rows of each image"):
+                export(given, form, tmp_path / form)
+            continue
         export(given, form, tmp_path / form)
         item = read(tmp_path / form)["1"]
         if "locations" in item:  # Oscar's 6 numbers, UNITER's 7
@@ -199,6 +203,8 @@ def test_a_box_that_is_none_is_a_row_of_nan_with_its_flag_or_the_format_is_refus
     (tmp_path / "second").write_text("2")
     for form, read in READERS.items():
         out = tmp_path / form
+        if formats.named(form).equal_rows:
+            continue
         if formats.named(form).flags:
             export(given, form, out)
             item = read(out)["1"]

@@ -36,8 +36,9 @@ def export_features(  # long: its options and what they mean
     backbone
         The backbone.
     form
-        h5 (VOLTA's and IGLUE's converters), lmdb-volta, lmdb-mmf, npy-mmf, lmdb-vilbert-mt, lmdb-uniter, tsv-lxmert,
-        tsv-caffe, tsv-oscar, npz (bottom-up-attention.pytorch), npz-openvqa, parquet (Hugging Face), webdataset.
+        h5 (VOLTA's and IGLUE's converters), h5-m3p, h5-meshed-memory, lmdb-volta, lmdb-mmf, npy-mmf, lmdb-vilbert-mt,
+        lmdb-uniter, tsv-lxmert, tsv-caffe, tsv-oscar, npz (bottom-up-attention.pytorch), npz-openvqa, parquet (Hugging
+        Face), webdataset.
     out
         The folder to write to; what is not whole yet lies in `.partial` there.
     revision

@@ -5,22 +5,19 @@ Converters (VOLTA's, IGLUE's) open `<dataset>.h5` and see every image as a group
 be moved as a whole. A crash while an HDF5 file is written may spoil it, so each appears when it is whole.
 """
 
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 import h5py
 
 from extractor.core import contract
+from featurise.export import disk
 from featurise.export.selection import Options
 from featurise.export.source import Outdated, Source
 from featurise.export.writer import Writer
-
-MANY = ("v108", "v108")
-"""HDF5's file format since 1.8: with many long names in one group, the first one writes ever slower (h5py #1055)."""
 
 
 class Hdf5(Writer):
@@ -51,9 +48,7 @@ class Hdf5(Writer):
             if source.found_under is not None or len(found) != len(source.ids):
                 return False
         self._shards.mkdir(exist_ok=True)
-        shutil.move(file, self._partial(source))
-        _sync(self._partial(source))
-        self._partial(source).replace(self._file(source))
+        disk.move(file, self._file(source))
         return True
 
     def add(self, source: Source, image_id: str, group: h5py.Group) -> None:
@@ -62,12 +57,12 @@ class Hdf5(Writer):
             self._open = contract.create(self._partial(source))
             for name, value in group.file.attrs.items():
                 self._open.attrs[name] = value
-        with self._room_to_close(self._partial(source)):
+        with disk.room_to_close(self._partial(source)):
             group.file.copy(group.name, self._open, name=image_id)
 
     def commit(self, source: Source) -> int:
         if self._open is not None:
-            with self._room_to_close(self._partial(source)):
+            with disk.room_to_close(self._partial(source)):
                 self._open.close()
             self._open = None
             self._partial(source).replace(self._file(source))
@@ -79,11 +74,11 @@ class Hdf5(Writer):
         if self.options.single:
             self._join(target, partial)
             return
-        with h5py.File(partial, "w", libver=MANY) as file:
+        with h5py.File(partial, "w", libver=disk.MANY) as file:
             for source in self.sources:
                 for image_id in source.ids:
                     file[image_id] = h5py.ExternalLink(f"{self._shards.name}/{source.name}.h5", f"/{image_id}")
-        _sync(partial)
+        disk.sync(partial)
         partial.replace(target)
 
     def release(self) -> None:
@@ -109,25 +104,16 @@ class Hdf5(Writer):
             shutil.copyfile(target, partial)
         else:
             partial.unlink(missing_ok=True)
-        with self._room_to_close(partial), h5py.File(partial, "a", libver=MANY) as file:
+        with disk.room_to_close(partial), h5py.File(partial, "a", libver=disk.MANY) as file:
             for piece in pieces:
                 with h5py.File(piece, "r") as found:
                     for name in found:
                         if name not in file:
                             found.copy(name, file)
                     file.attrs.update(found.attrs)
-        _sync(partial)
+        disk.sync(partial)
         partial.replace(target)
         shutil.rmtree(self._shards)
-
-    @contextmanager
-    def _room_to_close(self, file: Path) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, RuntimeError):
-            # HDF5 writes once more as the process ends, and prints tracebacks when there still is no room.
-            os.truncate(file, 0)
-            raise
 
     @property
     def _shards(self) -> Path:
@@ -138,8 +124,3 @@ class Hdf5(Writer):
 
     def _partial(self, source: Source) -> Path:
         return self._shards / f".{source.name}.h5.partial"
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as written:
-        os.fsync(written.fileno())

@@ -20,6 +20,7 @@ from featurise.export.selection import ExportFailed, Options
 from featurise.export.source import NO_OPTIONS, Outdated, Source, feature_set, sources
 from featurise.export.writer import Extends, Writer
 from featurise.objects import latest, scratch
+from featurise.registry import feature_sets
 from featurise.registry.feature_sets import Chosen
 from featurise.registry.session import reading
 
@@ -114,7 +115,8 @@ def _planned(asked: _Asked) -> tuple[Chosen, list[Source]]:
     writer, options = asked.format, asked.options
     with reading() as connection:
         found = feature_set(connection, asked.dataset, asked.backbone, asked.revision)
-        writers.check(asked.form, writer, asked.backbone, options)
+        rule = feature_sets.facts(connection, found.id).box_rule
+        writers.check(asked.form, writer, asked.backbone, rule, options)
         planned = sources(connection, found.id, options, groups=writer.groups, ordered=writer.ordered)
         writers.check_flags(writer, planned)
         if planned:
@@ -178,6 +180,8 @@ def _folder(asked: _Asked, written: journal.Written, out: Path, todo: list[Sourc
     """
     partial = out / ".partial"
     there = [path for path in (partial, *(out / name for name in asked.targets)) if path.exists()]
+    if there == [partial] and partial.is_dir() and not any(partial.iterdir()):
+        there = []  # of an attempt that was killed before it began
     if not written.begun and there:
         raise ExportFailed(
             f"{there[-1]} is there, and {journal.NAME} does not say that this export made it; "

@@ -108,14 +108,11 @@ class Caffe(Tsv):
     """Writer of bottom-up-attention's six columns; its readers (self-critical, VL-BERT) take `int(image_id)`."""
 
     form = "tsv-caffe"
+    numbers = True
 
     def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int, options: Options) -> None:
         super().__init__(folder, dataset, sources, offset, options)
-        for source in sources:
-            if other := next((one for one in source.ids if re.fullmatch(r"[0-9]+", one) is None), None):
-                raise ExportFailed(
-                    f"image id {other!r} is no integer, as tsv-caffe's readers want; try --id-form number"
-                )
+        writer.check_numbers(self.form, sources)
 
     def fields(self, source: Source, image_id: str, found: Regions) -> list[bytes]:
         del source

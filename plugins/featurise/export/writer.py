@@ -1,12 +1,13 @@
 """What every format's writer does: take a source's images, then commit them; what was not committed is repeated."""
 
+import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
@@ -15,6 +16,9 @@ from extractor.core.backbone_specs import specs
 from extractor.core.contract import Regions
 from featurise.export.selection import ExportFailed, Options
 from featurise.export.source import Source
+
+NUMBER = re.compile("0|[1-9][0-9]*", re.ASCII)
+"""An id that its readers have as an integer, and write like this."""
 
 
 class Extends(Enum):
@@ -38,6 +42,10 @@ class Writer(ABC):
     """Whether the order of images is content: they come in the order of `--ids` then, file by file otherwise."""
     attributes: ClassVar[bool] = False
     """Whether each image must have attributes."""
+    numbers: ClassVar[bool] = False
+    """Whether ids must be integers."""
+    equal_rows: ClassVar[bool] = False
+    """Whether each image must have as many rows."""
     halves: ClassVar[bool] = False
     """Whether this format's readers take features in float16."""
     singles: ClassVar[bool] = False
@@ -95,7 +103,7 @@ class Writer(ABC):
         """Let go of every file, finished or not: another attempt, in this process too, may follow at once."""
 
 
-def check(form: str, writer: type[Writer], backbone: str, options: Options) -> None:
+def check(form: str, writer: type[Writer], backbone: str, box_rule: Mapping[str, Any], options: Options) -> None:
     """Whether a format can hold what a backbone gives, and knows these options; asked before anything is fetched.
 
     Raises ExportFailed.
@@ -105,6 +113,11 @@ def check(form: str, writer: type[Writer], backbone: str, options: Options) -> N
         raise ExportFailed(
             f"{form} holds attributes of every box, and {backbone} has none; export another backbone's features, or in "
             "another format"
+        )
+    if writer.equal_rows and (box_rule.get("given") or box_rule["min_boxes"] != box_rule["max_boxes"]):
+        raise ExportFailed(
+            f"the readers of {form} take as many rows of each image, and here their number differs (box rule "
+            f"{json.dumps(box_rule)}); export a feature set with min_boxes equal to max_boxes, or in another format"
         )
     if options.half and not writer.halves:
         raise ExportFailed(f"the readers of {form} take no float16; leave --half out, or choose another format")
@@ -127,6 +140,16 @@ def _none(count: int) -> str:
         f"{count:,} given boxes are none, their features are NaN, and this format's entries have no place to say so; "
         "export as h5 or in another format that has `box_flags`, or take these boxes out of the file of boxes"
     )
+
+
+def check_numbers(form: str, sources: Sequence[Source]) -> None:
+    """Whether every id is an integer as its readers write it.
+
+    Raises ExportFailed.
+    """
+    for source in sources:
+        if other := next((one for one in source.ids if NUMBER.fullmatch(one) is None), None):
+            raise ExportFailed(f"image id {other!r} is no integer, as {form}'s readers want; try --id-form number")
 
 
 def check_paths(form: str, sources: Sequence[Source], most: int) -> None:

@@ -1,4 +1,7 @@
-"""The registry from the bucket: every published file is taken in, then every day's images are listed again."""
+"""The registry from the bucket: every published file is taken in, then every day's images are listed again.
+
+Of feature sets that are declared no more, the catalogue says which images count.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +9,7 @@ from dataclasses import dataclass, field
 from extractor.core import storage
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
-from featurise.objects import identity, latest, layout, reconcile
+from featurise.objects import identity, latest, layout, reconcile, restored
 from featurise.registry import feature_sets, outcomes
 from featurise.registry.session import reading
 from featurise.steps.discover import step as discover
@@ -39,7 +42,10 @@ def run(specs: Sequence[FeatureSetSpec], *, adopt: bool, tell: Callable[[str], o
         else:
             identity.ensure(mine[0])
         tell(location)
+        only_catalogued = list(restored.ahead(location, declared))
         found = reconcile.location(location, declared, tell)
+        for folder, catalogued in only_catalogued:
+            restored.outcomes_of(folder, catalogued, RUN)
         done.taken_in += found.taken_in
         done.told += found.told
         for spec in mine:

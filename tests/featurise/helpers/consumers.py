@@ -202,8 +202,35 @@ def _no_json(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
+def m3p(folder: Path) -> Mapping[str, Found]:
+    """M3P's `src/data/dataset_finetune.py`: `precess_reload`, and `get_img_feature` without its normalisation."""
+    with h5py.File(folder / "birds.h5") as file:
+        ids, sizes = file["image_id"][:], file["wh"][:].astype(np.float32)
+        boxes, features, objects = file["bbox"][:], file["features"][:], file["objects"][:]
+        assert objects.shape == features.shape[:2]
+        assert list(file["num_boxes"][:]) == [features.shape[1]] * len(ids)
+    found = {}
+    for place, each in enumerate(ids):
+        height, width = sizes[place]
+        name = str(each, encoding="utf8") if isinstance(each, bytes) else str(each)
+        found[name] = {"features": features[place], "boxes": boxes[place], "size": (width, height)}
+    return found
+
+
+def meshed_memory(folder: Path) -> Mapping[str, Found]:
+    """meshed-memory transformer's `data/field.py`, `ImageDetectionsField`; it asks for names by integers."""
+    found = {}
+    with h5py.File(folder / "birds_detections.hdf5") as file:
+        for number in [int(name.split("_")[0]) for name in file if name.endswith("_features")]:
+            features, boxes = file[f"{number}_features"][()], file[f"{number}_boxes"][()]
+            found[str(number)] = {"features": features.astype(np.float32), "boxes": boxes, "size": (640, 480)}
+    return found
+
+
 READERS = {
     "h5": h5,
+    "h5-m3p": m3p,
+    "h5-meshed-memory": meshed_memory,
     "lmdb-mmf": mmf_lmdb,
     "lmdb-volta": volta,
     "npy-mmf": mmf_npy,

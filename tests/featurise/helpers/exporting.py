@@ -13,7 +13,7 @@ from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.export import run
 from featurise.export.selection import Options
 
-KINDS = ("h5", "lmdb-volta", "npy-mmf", "tsv-lxmert", "tsv-oscar", "parquet", "webdataset")
+KINDS = ("h5", "h5-m3p", "lmdb-volta", "npy-mmf", "tsv-lxmert", "tsv-oscar", "parquet", "webdataset")
 """A format of each kind of writer; the others differ from one of these in what an image's entry is."""
 EXTRACTOR = Path(__file__).parents[3] / "images/extractor/.venv/bin/python"
 
@@ -43,7 +43,8 @@ def content(folder: Path) -> dict[str, object]:
             found[name] = {key: repr(item) for key, item in entries(path.parent)[1].items()}
         elif path.suffix == ".h5":
             with h5py.File(path) as file:
-                found[name] = {image: group["features"][()].tobytes() for image, group in file.items()}
+                arrays = {key: item["features"] if isinstance(item, h5py.Group) else item for key, item in file.items()}
+                found[name] = {key: array[()].tolist() for key, array in arrays.items()}
         elif path.is_file() and path.name != "lock.mdb":
             found[name] = path.read_bytes()
     return found
