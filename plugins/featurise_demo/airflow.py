@@ -149,6 +149,7 @@ def run(settings: Settings, variables: Mapping[str, str]) -> Iterator[Airflow]:
         airflow = Airflow(Api(settings.url, USER, password), settings.url, USER, password, tuple(children))
         processes.wait_until(lambda: _healthy(airflow), START_SECONDS, f"Airflow to be healthy; its logs: {logs}")
         airflow.api.pool("gpu", settings.slots, "GPUs, or places for an extractor on a CPU")
+        airflow.api.pool("watch", 1, "the hourly watch")
         yield airflow
     finally:
         # The API server last: tasks that are ended tell it how they ended.

@@ -13,6 +13,8 @@ from pydantic_core import PydanticUndefined
 from extractor.core.exit_codes import Exit
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.failures.taxonomy import RULES
+from featurise.monitoring.metrics import METRICS
+from featurise.monitoring.watch import RULES as RULES_OF_WATCH
 from featurise.settings import Settings
 
 
@@ -42,11 +44,28 @@ def exits() -> str:
     return _table(("exit code", "meaning"), [(str(int(code)), code.name.lower().replace("_", " ")) for code in Exit])
 
 
+def watch() -> str:
+    """Everything that the watch looks for."""
+    rows = [(f"`{kind}`", rule.meaning, rule.repair or "reported", rule.todo) for kind, rule in RULES_OF_WATCH.items()]
+    return _table(("kind", "what it is", "what the watch does", "what a person does"), rows)
+
+
+def metrics() -> str:
+    """Every metric that the platform sends."""
+    rows = [
+        (f"`{name}`", one.type.value, one.unit, ", ".join(f"`{label}`" for label in one.labels), one.meaning, one.sent)
+        for name, one in METRICS.items()
+    ]
+    return _table(("name", "type", "unit", "labels", "meaning", "sent"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "declaration": declaration,
     "settings": settings,
     "failures": failures,
     "exits": exits,
+    "watch": watch,
+    "metrics": metrics,
 }
 
 
@@ -56,6 +75,7 @@ PAGES = tuple(
         "plugins/featurise/README.md",
         "plugins/featurise/declaration/README.md",
         "plugins/featurise/failures/README.md",
+        "plugins/featurise/monitoring/README.md",
         "images/extractor/README.md",
     )
 )

@@ -36,6 +36,7 @@ datasets:
     catchup: true
     max_active_runs: 7
     launcher: kubernetes
+    alerts: {webhook: ops}
 """ % ("a" * 64)
 
 DAY, RUN = "2026-11-23", "run-1"

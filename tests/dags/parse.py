@@ -41,6 +41,11 @@ def main(folder: str) -> None:
                 "operator": type(task).__name__,
                 "map_index_template": task.map_index_template or "",
                 "mapped": task.get_closest_mapped_task_group() is not None,
+                "calls": [
+                    type(one).__name__
+                    for kind in ("on_retry_callback", "on_success_callback", "on_failure_callback")
+                    for one in getattr(task, kind) or ()
+                ],
                 "outlets": [outlet.name for outlet in task.outlets],
             }
             for task in dag.tasks

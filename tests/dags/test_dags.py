@@ -12,7 +12,7 @@ pytestmark = pytest.mark.xdist_group("dags")  # each parse of the DAG files serv
 
 
 def test_one_dag_for_each_dataset_and_backbone(good: Any) -> None:
-    assert set(good["dags"]) == {"flickr__resnet101", "flickr__resnext101", "coco__resnet101"}
+    assert set(good["dags"]) == {"flickr__resnet101", "flickr__resnext101", "coco__resnet101", "watch"}
     assert good["errors"] == {}
 
 
@@ -83,17 +83,32 @@ def test_the_asset_is_the_feature_set(good: Any) -> None:
     assert name.startswith("flickr-resnet101-")
 
 
+def test_the_watch_has_a_pool_of_its_own_and_a_dry_run(good: Any) -> None:
+    watch = good["dags"]["watch"]
+    assert [task["pool"] for task in watch["tasks"].values()] == ["watch"]
+    assert watch["params"]["dry_run"]["type"] == "boolean"
+    assert (watch["catchup"], watch["max_active_runs"]) == (False, 1)
+
+
+def test_tasks_call_for_people_only_where_somebody_is_to_be_told(good: Any) -> None:
+    called = {name: task["calls"] for name, task in good["dags"]["coco__resnet101"]["tasks"].items() if task["calls"]}
+    measured, told = "Measure", "AlertNotifier"
+    assert called == {"shard.extract": [measured, told, measured, measured, told], "report": [measured, told, told]}
+    quiet = [name for task in good["dags"]["flickr__resnet101"]["tasks"].values() for name in task["calls"]]
+    assert set(quiet) == {measured}
+
+
 def test_a_mistake_is_an_import_error_and_the_other_datasets_go_on(broken: Any) -> None:
-    assert set(broken["dags"]) == {"flickr__resnet101", "flickr__resnext101"}
+    assert set(broken["dags"]) == {"flickr__resnet101", "flickr__resnext101", "watch"}
     ((file, error),) = broken["errors"].items()
     assert file.endswith("declaration_errors.py")
-    assert "featurise.yaml, line 16: datasets.coco.images_per_shard: expected a valid integer" in error
+    assert "featurise.yaml, line 17: datasets.coco.images_per_shard: expected a valid integer" in error
     assert "found 'none'" in error
 
 
 def test_every_mistake_is_told(broken: Any) -> None:
     (error,) = broken["errors"].values()
-    assert "line 18: datasets.places.bucket: expected a value from the environment" in error
+    assert "line 19: datasets.places.bucket: expected a value from the environment" in error
     assert "IMAGES is not set" in error
 
 

@@ -1,6 +1,7 @@
 """The monitoring pages: who may see what, what they say, and that they show what others wrote as text."""
 
 import csv
+import datetime
 import io
 import json
 from collections.abc import Callable
@@ -10,7 +11,9 @@ import pytest
 from sqlalchemy import text
 
 from featurise.registry import engine
+from featurise.registry.alerts import AlertRow
 
+NOW = datetime.datetime.now(datetime.UTC)
 HOSTILE = "<script>alert(1)</script>\u202e\x07=cmd\r\nSet-Cookie: a=b"
 pytestmark = pytest.mark.xdist_group("pages")  # one server for all of them
 
@@ -78,6 +81,20 @@ def test_the_overview_says_first_what_needs_a_person(pages: Any, attempts: list[
     assert "Nothing needs a person" not in shown
     (line,) = pages.get("/api/overview").json()["feature_sets"]
     assert (line["found"], line["done"], line["pending"], line["last_night"]["state"]) == (10, 7, 2, "failed")
+
+
+def test_the_overview_shows_what_the_watch_has_told(pages: Any, rows: Callable[..., Any], attempts: list[int]) -> None:
+    facts = {"reasons": ["x"], "waiting": 0, "done": "", "todo": "See why.", "page": "", "channels": [], "title": ""}
+    for kind, subject in (
+        ("watch", "platform"),
+        ("late", "birds__resnet101 2026-11-23"),
+        ("late", "cats__resnet101 x"),
+    ):
+        words = {**facts, "kind": kind, "subject": subject, "what": [f"{kind} {subject} {HOSTILE}"]}
+        rows(AlertRow, kind=kind, subject=subject, facts=words, opened_at=NOW)
+    shown = pages.get("/").text
+    assert ("watch platform" in shown, "late birds" in shown, "late cats" in shown) == (True, True, False)
+    assert "<script" not in shown
 
 
 def test_attempts_are_filtered_and_charted(pages: Any, attempts: list[int]) -> None:

@@ -5,7 +5,7 @@ A pod is nobody's when its task ended, or its run was deleted, while nobody watc
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -19,14 +19,20 @@ ATTEMPT = "featurise-attempt"
 """The annotation of a pod that has its attempt's number in the registry."""
 
 
-def of_ended_runs(ti: Any, found: Iterable[Open]) -> list[Open]:
-    """Those of these attempts whose run is gone, or has no task left that has not ended."""
+def run_is_over(ti: Any) -> Callable[[str, str], bool]:
+    """Whether a run (DAG, run id) is gone, or has no task left that has not ended; `ti` asks Airflow, once a run."""
 
     @cache
     def over(dag_id: str, run_id: str) -> bool:
         states = ti.get_task_states(dag_id=dag_id, run_ids=[run_id]).get(run_id, {})
         return all(state in OVER for state in states.values())
 
+    return over
+
+
+def of_ended_runs(ti: Any, found: Iterable[Open]) -> list[Open]:
+    """Those of these attempts whose run is over or gone."""
+    over = run_is_over(ti)
     return [each for each in found if over(f"{each.dataset}__{each.backbone}", each.run_id)]
 
 

@@ -7,6 +7,7 @@ difference is meant: a backfill that redoes a day makes a new run beside the old
 history stays.
 """
 
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import cache, wraps
@@ -18,7 +19,8 @@ from pendulum import timezone
 
 from extractor.core import redact
 from featurise.airflow import params, run_context
-from featurise.airflow.notifier import callbacks
+from featurise.airflow.metrics import Measure
+from featurise.airflow.notifier import notifiers
 from featurise.airflow.operators.discover import DiscoverOperator
 from featurise.airflow.operators.report import ReportOperator
 from featurise.airflow.retry_policy import Taxonomy, outages_waited_out
@@ -69,8 +71,8 @@ def build(spec: FeatureSetSpec) -> DAG:
             spec=spec,
             doc_md="Closes the run: its page, its claims, and the asset's event that tells other DAGs what was added.",
             execution_timeout=_step_timeout(spec),
-            on_success_callback=callbacks(spec, "run"),
-            on_failure_callback=callbacks(spec, "run"),
+            on_success_callback=[Measure(spec, "run"), *notifiers(spec, "run")],
+            on_failure_callback=notifiers(spec, "run"),
         )
         # A teardown: it runs whatever happened, also when a person ends the run, and leaves a failed run failed.
         shards >> report.as_teardown()
@@ -148,8 +150,9 @@ def _extract(spec: FeatureSetSpec, shard: Any) -> Any:
         map_index_template=SHARD,
         pool=spec.limits.pool,
         pool_slots=spec.limits.pool_slots,
-        on_retry_callback=callbacks(spec, "attempt"),
-        on_failure_callback=callbacks(spec, "attempt"),
+        on_success_callback=[Measure(spec, "attempt")],
+        on_retry_callback=[Measure(spec, "attempt"), *notifiers(spec, "attempt")],
+        on_failure_callback=[Measure(spec, "attempt"), *notifiers(spec, "attempt")],
     )
 
 
@@ -172,14 +175,17 @@ def _publish(spec: FeatureSetSpec) -> Any:
         "commits its rows to the registry: from here on it counts.",
     )
     def publish(shard: dict[str, Any]) -> dict[str, Any]:
+        from featurise.airflow import metrics
         from featurise.steps import publish as publication
         from featurise.steps import register
         from featurise.steps.plan import Shard
         from featurise.steps.validate import step as validate
 
+        began = time.monotonic()
         run, planned = run_context.current_run(spec), Shard.model_validate(shard)
         file = publication.run(run, planned, validate.run(run, planned))
         rows = register.run(run, planned, file)
+        metrics.published(spec, rows.images, rows.rejects, time.monotonic() - began)
         return {**rows.model_dump(mode="json"), "uri": file.uri, "feature_set": run.spec.feature_set}
 
     return publish

@@ -36,6 +36,6 @@ class AlertNotifier(BaseNotifier):
             alerts.after_attempt()
 
 
-def callbacks(spec: FeatureSetSpec, after: After) -> list[AlertNotifier]:
-    """What a task calls at its end; nothing where nobody is to be told."""
+def notifiers(spec: FeatureSetSpec, after: After) -> list[AlertNotifier]:
+    """The notifier that a task calls at its end; none where nobody is to be told."""
     return [AlertNotifier(spec, after)] if spec.alerts.channels else []

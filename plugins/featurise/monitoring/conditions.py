@@ -9,12 +9,16 @@ from urllib.parse import urlencode
 from croniter import croniter  # type: ignore[import-untyped]
 
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.monitoring import watch
 from featurise.monitoring.alert import Alert, Kind
 from featurise.monitoring.facts import BatchFacts, NightFacts, NoGpu
+from featurise.monitoring.watch import Leftover
 from featurise.registry.nodes import Hold, Trouble
 
 DRIFTED = 3
 """Files with drift that a message lists; the run's report has them all."""
+LISTED = 5
+"""Things of one kind that a message lists; the watch's log has them all."""
 FEW_REJECTS = 10
 """Rejects that are no share of anything; the same number that a shard may have in any case."""
 DAY = datetime.timedelta(days=1)
@@ -111,7 +115,7 @@ def of_incident(channels: Sequence[str], incident: Trouble, hold: Hold | None, w
         what=(f"Node {incident.subject}: {incident.detail}; {lost} since {incident.opened_at:%d %B %H:%M} UTC.",),
         waiting=waiting,
         done=f"{done} Its shards run on other nodes. {KEPT}.",
-        todo=f"{incident.advice[:1].upper()}{incident.advice[1:]}; then release the node.",
+        todo=f"{_sentence(incident.advice)}; then release the node.",
         page="nodes",
         channels=tuple(channels),
     )
@@ -218,6 +222,38 @@ def stale(spec: FeatureSetSpec, last: datetime.datetime | None, waiting: int, no
             channels=spec.alerts.channels,
         )
     ]
+
+
+def of_leftovers(channels: Sequence[str], found: Iterable[Leftover]) -> Alert | None:
+    """One alert for all that the watch has found and may not repair."""
+    left: dict[watch.Kind, list[str]] = {}
+    for one in found:
+        if not one.repaired:
+            left.setdefault(one.kind, []).append(one.what)
+    if not left:
+        return None
+    count = sum(map(len, left.values()))
+    return Alert(
+        kind=Kind.WATCH,
+        subject="platform",
+        title=f"left behind, and not repaired: {count:,} thing{'' if count == 1 else 's'}",
+        reasons=tuple(kind.value for kind in left),
+        what=tuple(_listed(kind, things) for kind, things in left.items()),
+        waiting=0,
+        done=f"What is safe to repair was repaired. {KEPT}.",
+        todo=" ".join(f"{_sentence(watch.RULES[kind].todo)}." for kind in left),
+        page="",
+        channels=tuple(channels),
+    )
+
+
+def _listed(kind: watch.Kind, things: Sequence[str]) -> str:
+    rest = f"; and {len(things) - LISTED:,} more" if len(things) > LISTED else ""
+    return f"{_sentence(watch.RULES[kind].meaning)} ({len(things):,}): {'; '.join(things[:LISTED])}{rest}."
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def merged(channels: Iterable[Sequence[str]]) -> tuple[str, ...]:

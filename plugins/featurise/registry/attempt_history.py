@@ -13,6 +13,8 @@ from featurise.registry.models import FeatureSet, GpuAttempt
 PAGE = 50
 EXCERPT = 2_000
 """Letters of a message in a list; an attempt by itself has them all."""
+OPEN_FOR_LONG = datetime.timedelta(days=1)
+"""No attempt works for longer."""
 By = Literal["day", "node", "feature_set"]
 
 
@@ -105,6 +107,13 @@ def one(connection: Connection, number: int, wanted: Filter) -> ShownAttempt | N
     """An attempt by its number, with its whole message; None where there is none that is asked for."""
     found = _shown(connection, _selected(wanted, GpuAttempt.message).where(GpuAttempt.id == number))
     return found[0] if found else None
+
+
+def last(connection: Connection, wanted: Filter, shard: str) -> ShownAttempt | None:
+    """The attempt at a shard that was started last, if it has ended."""
+    statement = _selected(wanted, func.substr(GpuAttempt.message, 1, EXCERPT)).where(GpuAttempt.shard == shard)
+    found = _shown(connection, statement.order_by(GpuAttempt.id.desc()).limit(1))
+    return found[0] if found and found[0].ended_at is not None else None
 
 
 def of_run(connection: Connection, wanted: Filter) -> list[ShownAttempt]:

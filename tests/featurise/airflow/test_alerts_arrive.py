@@ -17,7 +17,7 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from featurise.airflow import alerts
-from featurise.airflow.notifier import AlertNotifier, callbacks
+from featurise.airflow.notifier import AlertNotifier, notifiers
 from featurise.declaration.alerts import Alerts
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
@@ -145,9 +145,9 @@ def test_a_place_that_cannot_be_told_is_named_and_no_secret_is(channel, monkeypa
 
 
 def test_a_task_calls_nobody_where_no_place_is_declared(spec: FeatureSetSpec) -> None:
-    assert callbacks(spec, "run") == []
+    assert notifiers(spec, "run") == []
     asked = spec.model_copy(update={"alerts": Alerts(webhook="ops")})
-    assert [one.after for one in callbacks(asked, "attempt")] == ["attempt"]
+    assert [one.after for one in notifiers(asked, "attempt")] == ["attempt"]
 
 
 @one_database

@@ -7,7 +7,7 @@ follows from the row: the next task or trigger, after a worker or a triggerer di
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
@@ -38,6 +38,7 @@ from featurise.failures.pod_evidence import CONTAINER, gather
 from featurise.failures.taxonomy import Failed
 from featurise.registry import attempts
 from featurise.registry.nodes import Avoid
+from featurise.registry.remains import Pod
 from featurise.settings import settings
 from featurise.steps.extract import AttemptFailed, Launch, begin, conclude, prepare, specification
 from featurise.steps.plan import Shard
@@ -287,9 +288,7 @@ def remove_pod(name: str, backbone: str, attempt: int) -> None:
 
     Raises retry_policy.OutOfSight.
     """
-    hook = KubernetesHook(conn_id=KubernetesHook.default_conn_name)
-    template = yaml.safe_load((settings().pod_templates / f"{backbone}.yaml").read_text())
-    namespace = template.get("metadata", {}).get("namespace") or hook.get_namespace() or "default"
+    hook, namespace = _cluster(backbone)
     with _in_sight():
         try:
             pod = hook.get_pod(name, namespace)
@@ -298,6 +297,32 @@ def remove_pod(name: str, backbone: str, attempt: int) -> None:
         except ApiException as error:
             if error.status != 404:
                 raise
+
+
+def pods_there(backbones: Iterable[str]) -> list[Pod]:
+    """The pods of attempts, other than those that are being deleted, in the namespaces of these backbones' pods.
+
+    Raises retry_policy.OutOfSight.
+    """
+    found: dict[str, Pod] = {}
+    for backbone in backbones:
+        hook, namespace = _cluster(backbone)
+        with _in_sight():
+            listed = hook.core_v1_client.list_namespaced_pod(
+                namespace, label_selector=f"attempt,backbone={backbone}", _request_timeout=API_SECONDS
+            )
+        for pod in listed.items:
+            number = (pod.metadata.annotations or {}).get(ATTEMPT, "")
+            if number.isdecimal() and pod.metadata.deletion_timestamp is None:
+                found[pod.metadata.name] = Pod(pod.metadata.name, backbone, int(number))
+    return list(found.values())
+
+
+def _cluster(backbone: str) -> tuple[KubernetesHook, str]:
+    """The cluster, and the namespace of a backbone's pods."""
+    hook = KubernetesHook(conn_id=KubernetesHook.default_conn_name)
+    template = yaml.safe_load((settings().pod_templates / f"{backbone}.yaml").read_text())
+    return hook, template.get("metadata", {}).get("namespace") or hook.get_namespace() or "default"
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.orm import Session
 
 from featurise.failures.taxonomy import Reason
-from featurise.registry import attempt_history, nodes, overview
-from featurise.registry.attempt_history import Count, Filter, ShownAttempt
+from featurise.monitoring.alert import Alert, Kind
+from featurise.registry import alerts, attempt_history, nodes, overview
+from featurise.registry.attempt_history import OPEN_FOR_LONG, Count, Filter, ShownAttempt
 from featurise.registry.nodes import Hold, Trouble
 from featurise.registry.overview import Standing
 from featurise.registry.session import reading
@@ -24,10 +25,10 @@ DAYS = 14
 """Days that counts of attempts look back."""
 LATE = datetime.timedelta(hours=48)
 """A night is late when its day began that long ago and it has not ended well; the day itself is half of it."""
-OPEN_FOR_LONG = datetime.timedelta(days=1)
 NO_GPU_WITHIN = datetime.timedelta(hours=2)
 SLOW = 0.7
 """Of the fleet's median rate, below which a node is shown as slow."""
+WATCHED = (Kind.LATE, Kind.STALE, Kind.WATCH)
 PATIENCE_MILLISECONDS = 10_000
 EXTRACT = "extract"
 
@@ -196,7 +197,14 @@ def needs(connection: Connection, shown: Sequence[Line], dags: frozenset[str]) -
         found.append(
             Need(what=what, next="Look whether their pods are there; clear their tasks.", page="attempts?outcome=open")
         )
-    return found
+    return [*found, *_of_watch(connection, dags)]
+
+
+def _of_watch(connection: Connection, dags: frozenset[str]) -> list[Need]:
+    """What only the watch sees: nights that are late, feature sets without success, and what it may not repair."""
+    found = [Alert.model_validate(one.facts) for one in alerts.open_ones(connection, WATCHED)]
+    mine = [one for one in found if one.kind == Kind.WATCH or one.subject.split()[0] in dags]
+    return [Need(what=" ".join(one.what), next=one.todo, page=one.page or None) for one in mine]
 
 
 def _of_incident(one: Trouble) -> Need:
