@@ -120,12 +120,20 @@ chart-check: setup ## the chart with Airflow's own in it (CHART=airflow-1.22.0.t
 # What the tests need beside Python: a browser for the Airflow UI, and what builds and runs images without a registry.
 NEEDED := chromium podman runc debootstrap
 .PHONY: system
-system:
+system: prometheus
 	@missing=$$(for tool in $(NEEDED); do command -v $$tool >/dev/null || [ -x /usr/sbin/$$tool ] || echo $$tool; done); \
 	[ -z "$$missing" ] || { \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 		else echo "the tests need more; run: sudo apt-get install -y" $$missing >&2; exit 1; fi; }
+
+# Debian's package, unpacked and not installed: nothing is started by it, and it needs no rights.
+PROMETHEUS := .cache/prometheus
+.PHONY: prometheus
+prometheus:
+	@command -v prometheus >/dev/null || [ -x $(PROMETHEUS)/usr/bin/prometheus ] || { \
+		mkdir -p $(PROMETHEUS) && cd $(PROMETHEUS) && apt-get download -qq prometheus && dpkg -x prometheus_*.deb . ; } || { \
+		echo "the tests need Prometheus; install it, or let apt-get download it" >&2; exit 1; }
 
 .PHONY: lint
 lint: setup types ## ruff, codespell, mypy --strict, import-linter
