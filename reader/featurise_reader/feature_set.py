@@ -171,6 +171,8 @@ class FeatureSet(Mapping[str, Image]):
             opened = self._file(row["file"]) if file is None else file
             group = opened[row["group"]]
             found = {name: group[name][()] for name in fields if name in group}
+            if "features" in found:  # which may be stored as float16
+                found["features"] = found["features"].astype(np.float32, copy=False)
             provenance = {**row, **{name: _plain(value) for name, value in opened.attrs.items()}}
         except (OSError, KeyError, RuntimeError) as error:
             raise ReaderError(

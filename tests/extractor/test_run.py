@@ -16,7 +16,7 @@ from shards import contents, image, index, rejects, start, wait
 from extractor.core import contract
 from extractor.core.exit_codes import Exit
 from extractor.core.manifest import Reason
-from extractor.pipeline import machine, parts
+from extractor.pipeline import machine, parts, runner
 
 
 def test_every_image_is_in_the_file_or_in_the_rejects(night, extract):
@@ -34,6 +34,39 @@ def test_every_image_is_in_the_file_or_in_the_rejects(night, extract):
     assert (provenance.dataset, provenance.batch) == ("flickr30k", "2026-11-22")
     assert (provenance.images, provenance.rejects, provenance.synthetic) == (12, 2, True)
     assert json.loads(provenance.box_rule)["max_boxes"] == 3
+
+
+def test_features_in_float16_are_those_in_float32_rounded_and_another_revision(night, extract):
+    assert extract(night.arguments()).code == Exit.OK
+    whole = contents(night.output)
+    with h5py.File(night.output, "r") as file:
+        revision, features = file.attrs["revision"], file["03/features"][()]
+    assert extract([*night.arguments(), "--features-dtype", "float16"]).code == Exit.OK
+    with h5py.File(night.output, "r") as file:
+        assert file.attrs["revision"] != revision
+        assert file["03/features"].dtype == np.float16
+        np.testing.assert_array_equal(file["03/features"], features.astype(np.float16))
+        found = contract.read_image(file["03"]).features
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, features, rtol=2**-11, atol=2**-25)
+    assert set(contents(night.output)) == set(whole)
+
+
+def test_a_feature_that_float16_cannot_hold_rejects_its_image_with_the_number(night, extract, monkeypatch):
+    halved = contract.halved
+    grown = iter([70_000.0])
+
+    def one_is_large(found):
+        found.features[0, 0] = next(grown, 1.0)
+        return halved(found)
+
+    monkeypatch.setattr(runner, "halved", one_is_large)
+    assert extract([*night.arguments(), "--features-dtype", "float16"]).code == Exit.OK
+    (reject,) = [each for each in rejects(night.output) if each.reason is Reason.NOT_FINITE]
+    assert (reject.image_id, reject.detail) == (
+        "00",
+        "a feature is 70,000, and float16 ends at 65,504; declare float32",
+    )
 
 
 def test_summary_is_written_where_asked(night, tmp_path, extract):

@@ -16,7 +16,7 @@ import sqlalchemy
 from steps import finish
 
 from extractor.core import contract, manifest, storage
-from extractor.core.backbone_specs import GivenRule
+from extractor.core.backbone_specs import FeaturesDtype, GivenRule
 from extractor.core.contract import Provenance, Regions
 from extractor.core.given import of_image
 from extractor.core.manifest import Entry, IndexEntry, Manifest, Reason, Reject
@@ -234,7 +234,9 @@ class Extractor:
     def _found(self, spec: FeatureSetSpec, planned: Manifest, entry: Entry, data: bytes) -> tuple[Regions, int | None]:
         """An image's rows, and how many of its given boxes are none."""
         if not isinstance(spec.rule, GivenRule):
-            return self.find(data), None
+            found = self.find(data)
+            half = spec.outputs.features_dtype is FeaturesDtype.FLOAT16
+            return contract.halved(found) if half else found, None
         asked = of_image(fetched(planned, entry), 640, 480, spec.rule)
         found = spread(asked, regions(data + asked.sound.tobytes(), rows=len(asked.sound)))
         return found, int(np.count_nonzero(asked.flags))

@@ -15,7 +15,7 @@ from cyclopts.validators import Number
 
 from extractor import __version__, arguments, cli_weights, log
 from extractor.cli_weights import check_backbone
-from extractor.core.backbone_specs import ClsProb, Precision, Preprocessing, specs
+from extractor.core.backbone_specs import ClsProb, FeaturesDtype, Precision, Preprocessing, specs
 from extractor.core.box_files import BoxFormat, Coordinates
 from extractor.core.defaults import MAX_REJECT_SHARE, PART_IMAGES, PART_SECONDS
 from extractor.core.exit_codes import Exit, ExtractorError, Interrupted, Summary, UsageError
@@ -56,6 +56,7 @@ def run(  # long: every option and what it means, which is the help text
     device: str = "auto",
     precision: Precision = Precision.FP32,
     cls_prob: ClsProb = ClsProb.FULL,
+    features_dtype: FeaturesDtype = FeaturesDtype.FLOAT32,
     preprocessing: Preprocessing = Preprocessing.IGLUE,
     min_boxes: int | None = None,
     max_boxes: int | None = None,
@@ -105,6 +106,8 @@ def run(  # long: every option and what it means, which is the help text
         Arithmetic of the network; `fp32` is the parity reference.
     cls_prob
         `none` leaves the class probabilities of `resnext101` out of the file.
+    features_dtype
+        `float16` stores features in half the size, rounded to 11 significant bits.
     preprocessing
         Whose script's reading of images is followed: `iglue`, or `mmf` (`resnext101`).
     min_boxes
@@ -187,6 +190,7 @@ def run(  # long: every option and what it means, which is the help text
                 device=device,
                 precision=precision,
                 cls_prob=cls_prob,
+                features_dtype=features_dtype,
                 preprocessing=preprocessing,
                 batch_size=batch_size,
                 part_images=part_images,

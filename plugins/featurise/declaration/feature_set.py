@@ -9,7 +9,7 @@ from croniter import CroniterBadDateError, CroniterError, croniter  # type: igno
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from extractor.core import backbone_specs
-from extractor.core.backbone_specs import ClsProb, GivenRule, Precision, Preprocessing, Rule
+from extractor.core.backbone_specs import ClsProb, FeaturesDtype, GivenRule, Precision, Preprocessing, Rule
 from extractor.core.box_files import BoxFormat, Coordinates
 from extractor.core.defaults import MAX_REJECT_SHARE, PART_IMAGES, PART_SECONDS
 from extractor.core.manifest import ImageIds
@@ -227,6 +227,10 @@ class Outputs(Section):
     work: Prefix = Field(default="work/", description="prefix of manifests and parts, removed after publishing")
     quarantine: Prefix = Field(default="quarantine/", description="prefix of files that failed validation")
     reports: Prefix = Field(default="reports/", description="prefix of the runs' pages")
+    features_dtype: FeaturesDtype = Field(
+        default=FeaturesDtype.FLOAT32,
+        description="as what features are stored; `float16` takes half the space, each value off by up to 1/2048 of it",
+    )
 
 
 class FeatureSetSpec(Section):
@@ -324,6 +328,7 @@ class FeatureSetSpec(Section):
             self.cls_prob,
             self.weights.config_sha256,
             self.preprocessing,
+            self.outputs.features_dtype,
         )
 
     @property

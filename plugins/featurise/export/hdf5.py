@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from extractor.core import contract
 from featurise.export import disk
@@ -47,6 +48,8 @@ class Hdf5(Writer):
         with h5py.File(file, "r") as found:
             if source.found_under is not None or len(found) != len(source.ids):
                 return False
+            if found[source.ids[0]]["features"].dtype != np.float32:
+                return False
         self._shards.mkdir(exist_ok=True)
         disk.move(file, self._file(source))
         return True
@@ -58,7 +61,10 @@ class Hdf5(Writer):
             for name, value in group.file.attrs.items():
                 self._open.attrs[name] = value
         with disk.room_to_close(self._partial(source)):
-            group.file.copy(group.name, self._open, name=image_id)
+            if group["features"].dtype == np.float32:
+                group.file.copy(group.name, self._open, name=image_id)
+            else:
+                contract.write_image(self._open, image_id, self.regions(source, image_id, group))
 
     def commit(self, source: Source) -> int:
         if self._open is not None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from extractor.core import storage
-from extractor.core.backbone_specs import GivenRule, Rule, specs
+from extractor.core.backbone_specs import FeaturesDtype, GivenRule, Rule, specs
 from extractor.core.defaults import BATCH_SIZE
 from extractor.core.exit_codes import Exit
 from featurise.declaration.run import Run
@@ -227,6 +227,8 @@ def specification(run: Run, shard: Shard, attempt: Attempt, *, summary_path: str
     ]
     if specs()[spec.backbone].class_probabilities:
         argv += ["--cls-prob", spec.cls_prob.value]
+    if spec.outputs.features_dtype is not FeaturesDtype.FLOAT32:
+        argv += ["--features-dtype", spec.outputs.features_dtype.value]
     if len(specs()[spec.backbone].preprocessings) > 1:
         argv += ["--preprocessing", spec.preprocessing.value]
     if spec.rule.background:

@@ -38,6 +38,14 @@ class ClsProb(StrEnum):
     NONE = "none"
 
 
+class FeaturesDtype(StrEnum):
+    """As what numbers features are stored; they are computed in fp32 or as `Precision` says."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    """Half the size: each value is rounded to 11 significant bits, by at most 1/2048 of it."""
+
+
 class Preprocessing(StrEnum):
     """Whose script's reading of an image is followed: the same network sees other numbers."""
 
@@ -162,7 +170,9 @@ class BackboneSpec:
     frame: Callable[[int, int], Frame] = _of_the_image
     """Where boxes may lie in an image of this width and height in pixels."""
 
-    def fields(self, choice: ClsProb, *, given: bool = False) -> "tuple[Field, ...]":
+    def fields(
+        self, choice: ClsProb, *, given: bool = False, stored: FeaturesDtype = FeaturesDtype.FLOAT32
+    ) -> "tuple[Field, ...]":
         """The fields of every image's group in a file made under this choice, of boxes that were given or found."""
         from extractor.core import contract  # h5py takes long to import, and to parse a DAG it is not needed
 
@@ -172,6 +182,7 @@ class BackboneSpec:
             probabilities=probabilities,
             feature_width=self.feature_width,
             given=given,
+            stored=stored.value,
         )
 
 
@@ -206,6 +217,7 @@ def revision(
     cls_prob: ClsProb = ClsProb.FULL,
     config_sha256: str | None = None,
     preprocessing: Preprocessing = Preprocessing.IGLUE,
+    features_dtype: FeaturesDtype = FeaturesDtype.FLOAT32,
 ) -> str:
     """The digest (12 hex digits) of everything that changes a number or a field of a feature set."""
     spec = specs()[backbone]
@@ -220,4 +232,6 @@ def revision(
     }
     if preprocessing is not Preprocessing.IGLUE:  # which was the only one, and goes without saying
         facts["preprocessing"] = preprocessing.value
+    if features_dtype is not FeaturesDtype.FLOAT32:
+        facts["features_dtype"] = features_dtype.value
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]

@@ -6,7 +6,7 @@ Field names and dtypes are those of the reference extractors' own files (VOLTA /
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntFlag
 from functools import cache, lru_cache
 from math import prod
@@ -64,15 +64,20 @@ class BoxFlag(IntFlag):
 
 @cache
 def fields(
-    *, attributes: bool, probabilities: int = 0, feature_width: int = 2048, given: bool = False
+    *,
+    attributes: bool,
+    probabilities: int = 0,
+    feature_width: int = 2048,
+    given: bool = False,
+    stored: str = "float32",
 ) -> tuple[Field, ...]:
     """The fields of every group of a file; a field is in all groups or in none, as the field's readers expect.
 
     `probabilities` counts the classes whose probabilities the file has, 0 for none; `given` is for boxes that the user
-    gave.
+    gave, `stored` is the dtype of features.
     """
     required = (
-        Field("features", _F32, (None, feature_width)),
+        Field("features", np.dtype(stored), (None, feature_width)),
         Field("boxes", _F32, (None, 4)),
         Field("obj_id", _I64, (None,)),
         Field("obj_conf", _F32, (None,)),
@@ -113,6 +118,7 @@ class Regions:
             probabilities=0 if self.cls_prob is None else self.cls_prob.shape[1],
             feature_width=self.features.shape[1],
             given=self.box_flags is not None,
+            stored="float16" if self.features.dtype == np.float16 else "float32",
         )
 
     @property
@@ -224,13 +230,30 @@ def _space(shape: tuple[int, ...]) -> h5s.SpaceID:
     return h5s.create_simple(shape) if shape else h5s.create(h5s.SCALAR)
 
 
+def halved(regions: Regions) -> Regions:
+    """The same with features as float16, for `write_image`.
+
+    Raises OverflowError when one is beyond float16's 65,504.
+    """
+    with np.errstate(over="ignore"):
+        half = regions.features.astype(np.float16)
+    if np.isinf(half).any():
+        raise OverflowError(f"a feature is {np.nanmax(np.abs(regions.features)):,.0f}, and float16 ends at 65,504")
+    return replace(regions, features=half)  # type: ignore[arg-type] # what is read is float32 again
+
+
+def as_float32(features: NDArray[Any]) -> NDArray[np.float32]:
+    """Features as they are computed with, however they are stored."""
+    return features.astype(np.float32, copy=False)
+
+
 def read_image(group: h5py.Group) -> Regions:
-    """One image's group as arrays.
+    """One image's group as arrays; features are float32, however they are stored.
 
     Raises KeyError when a required field is missing.
     """
     return Regions(
-        features=group["features"][()],
+        features=as_float32(group["features"][()]),
         boxes=group["boxes"][()],
         obj_id=group["obj_id"][()],
         obj_conf=group["obj_conf"][()],

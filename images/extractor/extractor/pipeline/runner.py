@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from extractor.backbone import Backbone, Checkpoint, Loader, Options
 from extractor.core import storage
 from extractor.core.backbone_specs import (
     ClsProb,
+    FeaturesDtype,
     GivenRule,
     Precision,
     Preprocessing,
@@ -23,7 +24,7 @@ from extractor.core.backbone_specs import (
     revision,
     specs,
 )
-from extractor.core.contract import Provenance, Regions, image_bytes
+from extractor.core.contract import Provenance, Regions, halved, image_bytes
 from extractor.core.defaults import MAX_REJECT_SHARE, PART_IMAGES, PART_SECONDS
 from extractor.core.exit_codes import Interrupted, Summary, TooManyRejects, WeightsInvalid
 from extractor.core.manifest import MAX_PIXELS, IndexEntry, Manifest, Reason, Reject
@@ -64,6 +65,7 @@ class Request:
     device: str = "auto"
     precision: Precision = Precision.FP32
     cls_prob: ClsProb = ClsProb.FULL
+    features_dtype: FeaturesDtype = FeaturesDtype.FLOAT32
     preprocessing: Preprocessing = Preprocessing.IGLUE
     batch_size: int | None = None
     part_images: int = PART_IMAGES
@@ -171,6 +173,7 @@ def _revision(request: Request, weights: Weights) -> str:
         request.cls_prob,
         weights.config_sha256,
         request.preprocessing,
+        request.features_dtype,
     )
     if request.revision not in (None, found):
         raise WeightsInvalid(
@@ -183,7 +186,7 @@ def _revision(request: Request, weights: Weights) -> str:
 def _disk_needed(request: Request, done: int) -> int:
     """Bytes at the most that scratch, and a local output too, still take: the parts made here, and the whole file."""
     by_user, entries = isinstance(request.rule, GivenRule), request.manifest.entries
-    fields = specs()[request.backbone].fields(request.cls_prob, given=by_user)
+    fields = specs()[request.backbone].fields(request.cls_prob, given=by_user, stored=request.features_dtype)
     if not by_user:
         return image_bytes(request.rule.max_boxes, fields) * (2 * len(entries) - done)
     boxes = (entry.given.boxes + 1 for entry in entries if entry.given is not None)
@@ -236,6 +239,8 @@ def _featurise(
             image, found = exact.checked(*each)
             if image.given is not None and found is not None:
                 found = given.spread(image.given, found)
+            if request.features_dtype is FeaturesDtype.FLOAT16 and found is not None:
+                image, found = _halved(image, found)
             result = _outcome(image, found, owners, digests)
             first = result.done is not None and owners.setdefault(result.done.image_id, result.done) is result.done
             saver.add(result, found if first else None)
@@ -246,6 +251,13 @@ def _featurise(
     if progress.done < progress.of:
         _check_stop(stop, f"{progress.done} of {progress.of} images are saved")
     return saver.parts
+
+
+def _halved(image: LoadedImage, found: Regions) -> tuple[LoadedImage, Regions | None]:
+    try:
+        return image, halved(found)
+    except OverflowError as error:
+        return replace(image, refused=(Reason.NOT_FINITE, f"{error}; declare float32")), None
 
 
 def _check_stop(stop: threading.Event, left: str) -> None:

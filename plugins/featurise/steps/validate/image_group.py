@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g, h5s
 
-from extractor.core.contract import Field, Regions, stored_type
+from extractor.core.contract import Field, Regions, as_float32, stored_type
 
 
 def read(file: h5py.File, image_id: str, fields: Sequence[Field]) -> tuple[Regions | None, list[str]]:
@@ -37,7 +37,9 @@ def read(file: h5py.File, image_id: str, fields: Sequence[Field]) -> tuple[Regio
         array = np.empty(shape, field.dtype)
         dataset.read(h5s.ALL, h5s.ALL, array, stored_type(field.dtype.str))
         arrays[field.name] = array if shape else int(array)
-    return (None, wrong) if wrong else (Regions(**arrays), [])
+    if wrong:
+        return None, wrong
+    return Regions(**arrays | {"features": as_float32(arrays["features"])}), []
 
 
 def _names(found: h5py.Group, fields: Sequence[Field]) -> list[str]:

@@ -18,7 +18,8 @@ SUM = 1e-3
 
 def expected_fields(spec: FeatureSetSpec) -> tuple[Field, ...]:
     """The fields that every group of a feature set's file has."""
-    return specs()[spec.backbone].fields(spec.cls_prob, given=isinstance(spec.rule, GivenRule))
+    by_user, stored = isinstance(spec.rule, GivenRule), spec.outputs.features_dtype
+    return specs()[spec.backbone].fields(spec.cls_prob, given=by_user, stored=stored)
 
 
 def regions(spec: FeatureSetSpec, found: Regions, norms: NDArray[np.float32]) -> Iterator[str]:
