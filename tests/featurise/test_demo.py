@@ -123,7 +123,9 @@ def test_no_variable_names_another_registry_or_bucket_than_the_platform_s_own(tm
 
 @pytest.mark.parametrize(("name", "up"), [("featurise_demo", True), ("another", False)])
 def test_a_demo_that_is_up_is_told_from_another_process_of_its_number(tmp_path, name, up):
-    with subprocess.Popen([sys.executable, "-c", "input()", name], stdin=subprocess.PIPE) as process:
+    command = [sys.executable, "-c", "print(flush=True); input()", name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()  # until it runs, Linux may show no command line
         state.Running(process.pid, "http://127.0.0.1:1", "admin", "secret", {}).save(tmp_path)
         assert (state.running(tmp_path) is not None) is up
         assert (tmp_path / "running.json").exists() is up
