@@ -235,7 +235,7 @@ def _wait(folder: Path, ours: processes.Child) -> state.Running:
 
 def _both_nights(
     running: state.Running, nights: state.Nights, batches: Sequence[dict[str, bytes]], *, again: bool
-) -> list[night.Outcome]:
+) -> list[night.NightResult]:
     os.environ.update(running.environment)
     new = photographs.upload(state.PREFIX, nights.days, batches)
     say(f"{sum(new.values())} new images uploaded below {state.PREFIX}/{{{','.join(nights.days)}}}/")
@@ -247,7 +247,7 @@ def _both_nights(
         return night.watch(airflow, awaited, progress.show)
 
 
-def _tell(ended: Sequence[night.Outcome], synthetic: Sequence[str]) -> list[night.Outcome]:
+def _tell(ended: Sequence[night.NightResult], synthetic: Sequence[str]) -> list[night.NightResult]:
     """The table, and where things lie; returns the runs that failed."""
     console.print(outcomes(ended, synthetic))
     if synthetic:

@@ -57,7 +57,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class NightResult:
     """What a run came to. Counts are of images; `failures` name the failed tasks, each with its error."""
 
     night: str
@@ -107,7 +107,7 @@ def _suffices(runs: Sequence[Any], *, scheduled: bool, fresh: bool) -> bool:
     return not fresh and (state not in FINISHED or (scheduled and state == "success"))
 
 
-def watch(airflow: Airflow, awaited: Sequence[Awaited], show: Callable[[list[Status]], None]) -> list[Outcome]:
+def watch(airflow: Airflow, awaited: Sequence[Awaited], show: Callable[[list[Status]], None]) -> list[NightResult]:
     """Show how the runs go until all have ended; what each came to, in the same order."""
     while True:
         airflow.must_run()
@@ -144,7 +144,7 @@ def _step(task: Any) -> str:
     return str(task["task_id"]).rpartition(".")[2]
 
 
-def _outcome(airflow: Airflow, night: str, dag_id: str, run: Any) -> Outcome:
+def _outcome(airflow: Airflow, night: str, dag_id: str, run: Any) -> NightResult:
     run_id = run["dag_run_id"]
     tasks = airflow.api.tasks(dag_id, run_id)
 
@@ -154,7 +154,7 @@ def _outcome(airflow: Airflow, night: str, dag_id: str, run: Any) -> Outcome:
                 yield airflow.api.xcom(dag_id, run_id, task["task_id"], task["map_index"])
 
     registered = list(returned("publish"))
-    return Outcome(
+    return NightResult(
         night=night,
         dag_id=dag_id,
         run_id=run_id,

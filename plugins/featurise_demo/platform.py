@@ -57,7 +57,7 @@ def running(
         }
         _bucket(store)
         database = _database(server)
-        settings = airflow.Settings(
+        settings = airflow.AirflowSettings(
             home=home,
             dags=dags,
             database=database,

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from jinja2 import Environment
 
 from extractor.core import storage
-from featurise_demo.night import Outcome
+from featurise_demo.night import NightResult
 
 INDEX = Environment(autoescape=True).from_string("""\
 <!doctype html>
@@ -33,7 +33,7 @@ tr { border-bottom: 1px solid #8886; } .failed { color: #d92d20; font-weight: 60
 """)
 
 
-def write(folder: Path, ended: Sequence[Outcome]) -> Path:
+def write(folder: Path, ended: Sequence[NightResult]) -> Path:
     """Write the runs' reports and an index of them, whose path is returned.
 
     A run that found nothing new leaves the page of the run before it.
@@ -44,7 +44,7 @@ def write(folder: Path, ended: Sequence[Outcome]) -> Path:
     return _write(folder / "index.html", INDEX.render(rows=rows).encode())
 
 
-def _page(folder: Path, row: Outcome) -> str | None:
+def _page(folder: Path, row: NightResult) -> str | None:
     page = folder / f"{row.night}-{row.dag_id.rpartition('__')[2]}.html"
     if row.report and (row.featurised or row.rejected or not page.exists()):
         _write(page, storage.read_bytes(row.report))
@@ -57,7 +57,7 @@ def _write(file: Path, data: bytes) -> Path:
     return partial.replace(file)
 
 
-def in_airflow(url: str, ended: Sequence[Outcome]) -> str:
+def in_airflow(url: str, ended: Sequence[NightResult]) -> str:
     """Where Airflow shows the report that tells most: of the run that featurised or rejected the most images."""
     most = max(ended, key=lambda row: (bool(row.report), row.featurised + row.rejected))
     return f"{url}/dags/{most.dag_id}/runs/{quote(most.run_id, safe='')}/plugin/report"

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from featurise_demo.night import Outcome, Status
+from featurise_demo.night import NightResult, Status
 
 # Where the output is kept in a file there is no width to ask for.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
@@ -94,7 +94,7 @@ def _progress(statuses: Sequence[Status]) -> Table:
     return table
 
 
-def outcomes(rows: Sequence[Outcome], synthetic: Sequence[str]) -> Table:
+def outcomes(rows: Sequence[NightResult], synthetic: Sequence[str]) -> Table:
     """The demo's result: a line per night and backbone."""
     table = Table(title="What the two nights brought", title_justify="left")
     for name in ("night", "backbone", "weights"):

@@ -91,7 +91,7 @@ def prepare(folder: Path, bucket: str, namespace: Namespace) -> dict[str, str]:
 def night(folder: Path, namespace: Namespace, variables: dict[str, str], seconds: float) -> list[str]:
     """Run the DAG, break a pod, and say what is not as it must be."""
     with embedded.postgres(folder / "postgres") as database:
-        settings = airflow.Settings(
+        settings = airflow.AirflowSettings(
             home=folder / "airflow",
             dags=REPOSITORY / "dags",
             database=database,

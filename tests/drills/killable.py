@@ -44,7 +44,7 @@ class Installation:
             url.set(database=name).render_as_string(hide_password=False) for name in ("airflow", "registry")
         )
         schema.migrate(engine.of(self.registry))
-        self._settings = airflow.Settings(
+        self._settings = airflow.AirflowSettings(
             home=folder / "airflow",
             dags=ROOT / "dags",
             database=airflows,

@@ -46,7 +46,7 @@ END_SECONDS = 1800.0
 
 
 @dataclass
-class Outcome:
+class SoakResult:
     """What a soak came to."""
 
     images: int
@@ -57,7 +57,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-def soak(folder: Path, *, seed: int, kills: int, datasets: int, images: int) -> Outcome:
+def soak(folder: Path, *, seed: int, kills: int, datasets: int, images: int) -> SoakResult:
     """Run nights of `images` images for each dataset and day; kill so often meanwhile."""
     names = [f"drill{number}" for number in range(datasets)]
     declaration = DECLARATION.format(
@@ -67,7 +67,7 @@ def soak(folder: Path, *, seed: int, kills: int, datasets: int, images: int) -> 
     )
     chance, started = random.Random(seed), time.monotonic()
     days = (*BACKFILLED, *NIGHTS)
-    outcome = Outcome(images=datasets * images * len(days), once=0)
+    outcome = SoakResult(images=datasets * images * len(days), once=0)
     with running(folder, declaration) as up:
         for number, (name, day) in enumerate((name, day) for name in names for day in days):
             _upload(up, name, day, images, number)

@@ -18,7 +18,7 @@ from botocore.config import Config
 
 from extractor.core.weights import sha256_of
 from featurise.registry import engine
-from featurise.registry.models import GpuAttempt, Image, Reject
+from featurise.registry.models import GpuAttempt, Image, RegisteredReject
 from featurise_demo import embedded, platform, processes, state, weights
 from featurise_demo.airflow import Airflow
 
@@ -115,7 +115,7 @@ class Installation:
 
     def rejects(self, dataset: str) -> list[Any]:
         """The registry's rejects of a dataset."""
-        return [row for row in self.rows(Reject) if row["key"].startswith(f"images/{dataset}/")]
+        return [row for row in self.rows(RegisteredReject) if row["key"].startswith(f"images/{dataset}/")]
 
     def attempts(self, run_id: str) -> list[Any]:
         """The extractions of a run."""

@@ -9,7 +9,7 @@ import torch
 
 from extractor.backbone import Backbone, Pending, Prepared
 from extractor.core.contract import Regions
-from extractor.core.manifest import Entry, Reason
+from extractor.core.manifest import Entry, RejectReason
 from extractor.gpu.frames import frame
 from extractor.pipeline.batching import in_order
 from extractor.pipeline.loader import LoadedImage
@@ -39,7 +39,7 @@ def photographs(count: int) -> Iterator[tuple[int, int]]:
 def loaded(position: int, shape: tuple[int, int] | None) -> LoadedImage:
     entry = Entry(key=f"{position}.jpg", etag="e", size=1, image_id=str(position))
     if shape is None:
-        return LoadedImage(position, entry, refused=(Reason.EMPTY, "no bytes"))
+        return LoadedImage(position, entry, refused=(RejectReason.EMPTY, "no bytes"))
     return LoadedImage(position, entry, prepared=Prepared(torch.tensor(position), *shape[::-1], 1.0, shape))
 
 

@@ -7,7 +7,7 @@ import pytest
 from shards import Shard, image, index, rejects
 
 from extractor.core.exit_codes import Exit
-from extractor.core.manifest import Reason
+from extractor.core.manifest import RejectReason
 
 TENSORS = {
     # SHA-256 over names, shapes and values, as the reference generator of these checkpoints prints it for seed 0
@@ -142,9 +142,9 @@ def test_links_are_followed_and_what_they_miss_is_told(make_shard, extract, tmp_
     assert extract(among_images(shard, tmp_path / "f.h5")).code == Exit.OK
     assert [line.key for line in index(tmp_path / "f.h5")] == ["link/deep/three.png", "link/two.png", "one.png"]
     assert [(line.key, line.reason) for line in rejects(tmp_path / "f.h5")] == [
-        ("gone.png", Reason.MISSING),
-        ("in.png", Reason.MISSING),
-        ("self.png", Reason.MISSING),
+        ("gone.png", RejectReason.MISSING),
+        ("in.png", RejectReason.MISSING),
+        ("self.png", RejectReason.MISSING),
     ]
 
 

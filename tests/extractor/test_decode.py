@@ -28,10 +28,10 @@ from image_files import (
 )
 from PIL import Image
 
-from extractor.core.rejection import Reason, Undecodable
+from extractor.core.rejection import RejectReason, Undecodable
 from extractor.pipeline.decode import header, jpeg
 from extractor.pipeline.decode.facts import Reader
-from extractor.pipeline.decode.pool import Decoders, Limits, decode
+from extractor.pipeline.decode.pool import DecodeLimits, Decoders, decode
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "images"
 
@@ -114,7 +114,7 @@ def test_mmf_s_own_reader_gives_what_pillow_gives(name: str):
 def test_mmf_s_own_reader_takes_no_image_for_whole_that_is_not(name: str):
     with pytest.raises(Undecodable) as rejected:
         decode(REJECTED[name][0], reader=Reader.PILLOW)
-    assert rejected.value.reason in (Reason.TRUNCATED, Reason.UNREADABLE)
+    assert rejected.value.reason in (RejectReason.TRUNCATED, RejectReason.UNREADABLE)
 
 
 def test_alpha_is_dropped_and_not_blended():
@@ -152,74 +152,74 @@ END, PNG = b"\xff\xd9", FEATURISED["grey PNG"]
 FIVE_SAMPLES = tiff(np.zeros((48, 64, 5), np.uint8), photometric="minisblack", planarconfig="contig")
 FLOATS = np.asarray(IMAGE).astype(np.float32) / 255
 REJECTED = {
-    "no bytes": (b"", Reason.EMPTY),
-    "zero bytes": (bytes(1000), Reason.NOT_AN_IMAGE),
-    "HTML": (b"<!DOCTYPE html><html><title>404 Not Found</title></html>", Reason.NOT_AN_IMAGE),
-    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', Reason.UNSUPPORTED),
-    "PDF": (b"%PDF-1.7\n", Reason.NOT_AN_IMAGE),
-    "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500), Reason.UNSUPPORTED),
-    "MP4": (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + bytes(500), Reason.NOT_AN_IMAGE),
-    "WAV": (b"RIFF\x90\1\0\0WAVEfmt " + bytes(400), Reason.NOT_AN_IMAGE),
-    "text that begins with BM": (b"BMW cars are listed here", Reason.NOT_AN_IMAGE),
-    "longer text that begins with BM": (b"BMW cars are listed here. " * 20, Reason.NOT_AN_IMAGE),
-    "JPEG cut in its header": (JPEG[:20], Reason.TRUNCATED),
-    "JPEG cut before its pixels": (JPEG[:600], Reason.TRUNCATED),
-    "JPEG cut in its pixels": (JPEG[:900], Reason.TRUNCATED),
-    "JPEG without its last two bytes": (JPEG[:-2], Reason.TRUNCATED),
-    "JPEG with a broken Adobe note, cut": (FEATURISED["JPEG with a broken Adobe note"][:-2], Reason.TRUNCATED),
-    "progressive JPEG cut": (FEATURISED["progressive JPEG"][:-40], Reason.TRUNCATED),
-    "PNG cut": (PNG[:-40], Reason.TRUNCATED),
-    "AVIF cut": (FEATURISED["AVIF"][:-20], Reason.TRUNCATED),
-    "BMP cut": (FEATURISED["BMP"][:-20], Reason.TRUNCATED),
-    "BMP cut in its header": (FEATURISED["BMP"][:20], Reason.TRUNCATED),
-    "TIFF cut before its directory": (FEATURISED["TIFF"][:6], Reason.TRUNCATED),
-    "TIFF cut in the directory of its first page": (FEATURISED["TIFF of several pages"][:5000], Reason.TRUNCATED),
-    "animated GIF cut where its second image begins": (animated("GIF")[:3353], Reason.TRUNCATED),
-    "animated GIF cut in its second image's header": (animated("GIF")[:3365], Reason.TRUNCATED),
-    "AVIF with a flipped bit": (with_flipped_bit(FEATURISED["AVIF"], 81), Reason.UNREADABLE),
-    "WebP cut": (FEATURISED["WebP"][:-20], Reason.TRUNCATED),
-    "PNG with a flipped bit": (with_flipped_bit(PNG, 300), Reason.UNREADABLE),
-    "30,000 x 30,000": (png_of_size(30_000, 30_000), Reason.TOO_LARGE),
-    "more pixels than a number holds": (png_of_size(2**31 - 1, 2**31 - 1), Reason.TOO_LARGE),
-    "animated GIF": (animated("GIF"), Reason.UNSUPPORTED),
-    "animated WebP": (animated("WEBP"), Reason.UNSUPPORTED),
-    "animated PNG": (animated("PNG"), Reason.UNSUPPORTED),
-    "animated AVIF": (animated("AVIF"), Reason.UNSUPPORTED),
-    "WebP cut in its header": (FEATURISED["WebP"][:24], Reason.TRUNCATED),
-    "JPEG 2000 cut": (FEATURISED["JPEG 2000"][:-20], Reason.TRUNCATED),
-    "PNG without its end chunk": (PNG[:-12], Reason.TRUNCATED),
-    "GIF without its last two bytes": (FEATURISED["still GIF"][:-2], Reason.TRUNCATED),
-    "TIFF in tiles, cut": (FEATURISED["TIFF in tiles"][:-2000], Reason.TRUNCATED),
-    "JPEG cut in its pixels and closed": (JPEG[:900] + END, Reason.TRUNCATED),
-    "the same with odd scan parameters": (odd_scan(JPEG[:900] + END), Reason.TRUNCATED),
+    "no bytes": (b"", RejectReason.EMPTY),
+    "zero bytes": (bytes(1000), RejectReason.NOT_AN_IMAGE),
+    "HTML": (b"<!DOCTYPE html><html><title>404 Not Found</title></html>", RejectReason.NOT_AN_IMAGE),
+    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', RejectReason.UNSUPPORTED),
+    "PDF": (b"%PDF-1.7\n", RejectReason.NOT_AN_IMAGE),
+    "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500), RejectReason.UNSUPPORTED),
+    "MP4": (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + bytes(500), RejectReason.NOT_AN_IMAGE),
+    "WAV": (b"RIFF\x90\1\0\0WAVEfmt " + bytes(400), RejectReason.NOT_AN_IMAGE),
+    "text that begins with BM": (b"BMW cars are listed here", RejectReason.NOT_AN_IMAGE),
+    "longer text that begins with BM": (b"BMW cars are listed here. " * 20, RejectReason.NOT_AN_IMAGE),
+    "JPEG cut in its header": (JPEG[:20], RejectReason.TRUNCATED),
+    "JPEG cut before its pixels": (JPEG[:600], RejectReason.TRUNCATED),
+    "JPEG cut in its pixels": (JPEG[:900], RejectReason.TRUNCATED),
+    "JPEG without its last two bytes": (JPEG[:-2], RejectReason.TRUNCATED),
+    "JPEG with a broken Adobe note, cut": (FEATURISED["JPEG with a broken Adobe note"][:-2], RejectReason.TRUNCATED),
+    "progressive JPEG cut": (FEATURISED["progressive JPEG"][:-40], RejectReason.TRUNCATED),
+    "PNG cut": (PNG[:-40], RejectReason.TRUNCATED),
+    "AVIF cut": (FEATURISED["AVIF"][:-20], RejectReason.TRUNCATED),
+    "BMP cut": (FEATURISED["BMP"][:-20], RejectReason.TRUNCATED),
+    "BMP cut in its header": (FEATURISED["BMP"][:20], RejectReason.TRUNCATED),
+    "TIFF cut before its directory": (FEATURISED["TIFF"][:6], RejectReason.TRUNCATED),
+    "TIFF cut in the directory of its first page": (FEATURISED["TIFF of several pages"][:5000], RejectReason.TRUNCATED),
+    "animated GIF cut where its second image begins": (animated("GIF")[:3353], RejectReason.TRUNCATED),
+    "animated GIF cut in its second image's header": (animated("GIF")[:3365], RejectReason.TRUNCATED),
+    "AVIF with a flipped bit": (with_flipped_bit(FEATURISED["AVIF"], 81), RejectReason.UNREADABLE),
+    "WebP cut": (FEATURISED["WebP"][:-20], RejectReason.TRUNCATED),
+    "PNG with a flipped bit": (with_flipped_bit(PNG, 300), RejectReason.UNREADABLE),
+    "30,000 x 30,000": (png_of_size(30_000, 30_000), RejectReason.TOO_LARGE),
+    "more pixels than a number holds": (png_of_size(2**31 - 1, 2**31 - 1), RejectReason.TOO_LARGE),
+    "animated GIF": (animated("GIF"), RejectReason.UNSUPPORTED),
+    "animated WebP": (animated("WEBP"), RejectReason.UNSUPPORTED),
+    "animated PNG": (animated("PNG"), RejectReason.UNSUPPORTED),
+    "animated AVIF": (animated("AVIF"), RejectReason.UNSUPPORTED),
+    "WebP cut in its header": (FEATURISED["WebP"][:24], RejectReason.TRUNCATED),
+    "JPEG 2000 cut": (FEATURISED["JPEG 2000"][:-20], RejectReason.TRUNCATED),
+    "PNG without its end chunk": (PNG[:-12], RejectReason.TRUNCATED),
+    "GIF without its last two bytes": (FEATURISED["still GIF"][:-2], RejectReason.TRUNCATED),
+    "TIFF in tiles, cut": (FEATURISED["TIFF in tiles"][:-2000], RejectReason.TRUNCATED),
+    "JPEG cut in its pixels and closed": (JPEG[:900] + END, RejectReason.TRUNCATED),
+    "the same with odd scan parameters": (odd_scan(JPEG[:900] + END), RejectReason.TRUNCATED),
     "the same of an unknown JFIF version": (
         FEATURISED["JPEG of an unknown JFIF version"][:900] + END,
-        Reason.TRUNCATED,
+        RejectReason.TRUNCATED,
     ),
-    "JPEG that claims 65,500 lines": (framed(JPEG, lines=65_500), Reason.TRUNCATED),
-    "JPEG without one of its restarts": (restarts_without_one(), Reason.TRUNCATED),
-    "progressive JPEG of three scans, closed": (first_scans(3), Reason.TRUNCATED),
-    "progressive JPEG of nine scans, closed": (first_scans(9), Reason.TRUNCATED),
-    "progressive JPEG cut in its last scan and closed": (PROGRESSIVE[:-30] + END, Reason.TRUNCATED),
-    "JPEG with codes that are none": (JPEG[:700] + b"\xff\0" * 4 + JPEG[708:], Reason.UNREADABLE),
-    "12-bit JPEG": (framed(JPEG, marker=0xC1, precision=12), Reason.UNSUPPORTED),
-    "lossless JPEG of 16 bits": (framed(JPEG, marker=0xC3, precision=16), Reason.UNSUPPORTED),
-    "JPEG-LS": (framed(JPEG, marker=0xF7), Reason.UNSUPPORTED),
-    "hierarchical JPEG": (framed(JPEG, marker=0xC5), Reason.UNSUPPORTED),
-    "JPEG whose height stands behind its pixels": (framed(JPEG, lines=0), Reason.UNSUPPORTED),
-    "TIFF of floating-point samples": (tiff(FLOATS, photometric="rgb"), Reason.UNSUPPORTED),
-    "TIFF of 32 bits": (tiff(np.asarray(IMAGE.convert("L")).astype(np.uint32)), Reason.UNSUPPORTED),
-    "TIFF of five samples": (FIVE_SAMPLES, Reason.UNSUPPORTED),
-    "TIFF compressed by zstd": (encoded(IMAGE, "TIFF", compression="zstd"), Reason.UNSUPPORTED),
-    "EXIF-rotated TIFF": (turned("TIFF", 6), Reason.UNSUPPORTED),
-    "grey PFM": (b"Pf\n64 48\n-1.0\n" + FLOATS[:, :, 0].tobytes(), Reason.UNSUPPORTED),
-    "colour PFM": (b"PF\n64 48\n-1.0\n" + FLOATS.tobytes(), Reason.UNSUPPORTED),
-    "PAM": (cv2.imencode(".pam", np.asarray(IMAGE))[1].tobytes(), Reason.UNSUPPORTED),
-    "Radiance": (cv2.imencode(".hdr", FLOATS)[1].tobytes(), Reason.UNSUPPORTED),
-    "Sun raster": (cv2.imencode(".ras", np.asarray(IMAGE))[1].tobytes(), Reason.UNSUPPORTED),
-    "JPEG XL": (b"\xff\x0a" + bytes(100), Reason.UNSUPPORTED),
-    "JPEG XL in boxes": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100), Reason.UNSUPPORTED),
-    "PNG with a wrong check sum in its pixels": (PNG.replace(PNG[-16:-12], b"none"), Reason.UNREADABLE),
+    "JPEG that claims 65,500 lines": (framed(JPEG, lines=65_500), RejectReason.TRUNCATED),
+    "JPEG without one of its restarts": (restarts_without_one(), RejectReason.TRUNCATED),
+    "progressive JPEG of three scans, closed": (first_scans(3), RejectReason.TRUNCATED),
+    "progressive JPEG of nine scans, closed": (first_scans(9), RejectReason.TRUNCATED),
+    "progressive JPEG cut in its last scan and closed": (PROGRESSIVE[:-30] + END, RejectReason.TRUNCATED),
+    "JPEG with codes that are none": (JPEG[:700] + b"\xff\0" * 4 + JPEG[708:], RejectReason.UNREADABLE),
+    "12-bit JPEG": (framed(JPEG, marker=0xC1, precision=12), RejectReason.UNSUPPORTED),
+    "lossless JPEG of 16 bits": (framed(JPEG, marker=0xC3, precision=16), RejectReason.UNSUPPORTED),
+    "JPEG-LS": (framed(JPEG, marker=0xF7), RejectReason.UNSUPPORTED),
+    "hierarchical JPEG": (framed(JPEG, marker=0xC5), RejectReason.UNSUPPORTED),
+    "JPEG whose height stands behind its pixels": (framed(JPEG, lines=0), RejectReason.UNSUPPORTED),
+    "TIFF of floating-point samples": (tiff(FLOATS, photometric="rgb"), RejectReason.UNSUPPORTED),
+    "TIFF of 32 bits": (tiff(np.asarray(IMAGE.convert("L")).astype(np.uint32)), RejectReason.UNSUPPORTED),
+    "TIFF of five samples": (FIVE_SAMPLES, RejectReason.UNSUPPORTED),
+    "TIFF compressed by zstd": (encoded(IMAGE, "TIFF", compression="zstd"), RejectReason.UNSUPPORTED),
+    "EXIF-rotated TIFF": (turned("TIFF", 6), RejectReason.UNSUPPORTED),
+    "grey PFM": (b"Pf\n64 48\n-1.0\n" + FLOATS[:, :, 0].tobytes(), RejectReason.UNSUPPORTED),
+    "colour PFM": (b"PF\n64 48\n-1.0\n" + FLOATS.tobytes(), RejectReason.UNSUPPORTED),
+    "PAM": (cv2.imencode(".pam", np.asarray(IMAGE))[1].tobytes(), RejectReason.UNSUPPORTED),
+    "Radiance": (cv2.imencode(".hdr", FLOATS)[1].tobytes(), RejectReason.UNSUPPORTED),
+    "Sun raster": (cv2.imencode(".ras", np.asarray(IMAGE))[1].tobytes(), RejectReason.UNSUPPORTED),
+    "JPEG XL": (b"\xff\x0a" + bytes(100), RejectReason.UNSUPPORTED),
+    "JPEG XL in boxes": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100), RejectReason.UNSUPPORTED),
+    "PNG with a wrong check sum in its pixels": (PNG.replace(PNG[-16:-12], b"none"), RejectReason.UNREADABLE),
 }
 
 
@@ -246,7 +246,7 @@ def test_whatever_becomes_of_an_image_s_bytes_is_pixels_or_a_reject(name: str):
         if chance.random() < 0.4:
             del damaged[chance.randrange(len(damaged)) :]
         with contextlib.suppress(Undecodable):
-            assert decode(bytes(damaged), Limits(max_pixels=100_000)).shape[2] == 3
+            assert decode(bytes(damaged), DecodeLimits(max_pixels=100_000)).shape[2] == 3
 
 
 @pytest.mark.parametrize("cut", ["JPEG cut in its pixels", "JPEG without its last two bytes", "progressive JPEG cut"])
@@ -302,7 +302,7 @@ def test_the_truth_is_imread_where_imdecode_differs(tmp_path: Path, name: str):
 def test_a_bomb_is_refused_by_its_header(name: str):
     _, found = header.look(REJECTED[name][0])
     with pytest.raises(Undecodable, match=r"is [\d,]+ pixels; the limit is 134,217,728"):
-        header.check(found, Limits.max_pixels)
+        header.check(found, DecodeLimits.max_pixels)
 
 
 def test_a_chunk_that_claims_gigabytes_costs_none():
@@ -310,32 +310,32 @@ def test_a_chunk_that_claims_gigabytes_costs_none():
     place = PNG.index(b"IDAT") - 4
     with pytest.raises(Undecodable, match="a chunk claims 3,") as rejected:
         header.look(PNG[:place] + b"\xce" + PNG[place + 1 :])
-    assert rejected.value.reason is Reason.TRUNCATED
+    assert rejected.value.reason is RejectReason.TRUNCATED
 
 
 def test_the_limit_is_the_caller_s():
-    assert decode(JPEG, Limits(max_pixels=64 * 48)).shape == (48, 64, 3)
+    assert decode(JPEG, DecodeLimits(max_pixels=64 * 48)).shape == (48, 64, 3)
     with pytest.raises(Undecodable, match="64 x 48"):
-        decode(JPEG, Limits(max_pixels=64 * 48 - 1))
-    assert Limits.max_pixels < 30_000 * 30_000
+        decode(JPEG, DecodeLimits(max_pixels=64 * 48 - 1))
+    assert DecodeLimits.max_pixels < 30_000 * 30_000
 
 
 def test_a_tile_may_not_be_much_larger_than_its_image(monkeypatch):
     _, found = header.look(tiff(tile=(256, 256), photometric="rgb"))
-    header.check(found, Limits.max_pixels)
+    header.check(found, DecodeLimits.max_pixels)
     monkeypatch.setattr(header, "MAX_TILE", 128 * 128)
     with pytest.raises(Undecodable, match="a tile of 256 x 256 pixels for an image of 64 x 48") as rejected:
-        header.check(found, Limits.max_pixels)
-    assert rejected.value.reason is Reason.TOO_COSTLY
+        header.check(found, DecodeLimits.max_pixels)
+    assert rejected.value.reason is RejectReason.TOO_COSTLY
 
 
 def test_scans_are_counted(monkeypatch):
     _, found = header.look(PROGRESSIVE)
-    header.check(found, Limits.max_pixels)
+    header.check(found, DecodeLimits.max_pixels)
     monkeypatch.setattr(header, "MAX_SCANS", 9)
     with pytest.raises(Undecodable, match="10 scans in one JPEG; the limit is 9") as rejected:
-        header.check(found, Limits.max_pixels)
-    assert rejected.value.reason is Reason.TOO_COSTLY
+        header.check(found, DecodeLimits.max_pixels)
+    assert rejected.value.reason is RejectReason.TOO_COSTLY
 
 
 LARGE = encoded(blots(3000, 3000), "PNG", compress_level=1)
@@ -344,18 +344,18 @@ LARGE = encoded(blots(3000, 3000), "PNG", compress_level=1)
 @pytest.mark.parametrize(
     ("limits", "told"),
     [
-        (Limits(seconds=0.03), "more than 0.03 seconds of CPU time"),
-        (Limits(bytes=10_000_000, bytes_a_pixel=1), "more memory than 10,000,000 bytes and 1 a pixel"),
+        (DecodeLimits(seconds=0.03), "more than 0.03 seconds of CPU time"),
+        (DecodeLimits(bytes=10_000_000, bytes_a_pixel=1), "more memory than 10,000,000 bytes and 1 a pixel"),
     ],
 )
-def test_what_one_image_costs_is_bounded(limits: Limits, told: str):
+def test_what_one_image_costs_is_bounded(limits: DecodeLimits, told: str):
     with pytest.raises(Undecodable, match=told) as rejected:
         decode(LARGE, limits)
-    assert rejected.value.reason is Reason.TOO_COSTLY
+    assert rejected.value.reason is RejectReason.TOO_COSTLY
     assert decode(LARGE).shape == (3000, 3000, 3)
 
 
-def after(ended_by: signal.Signals, limits: Limits) -> np.ndarray:
+def after(ended_by: signal.Signals, limits: DecodeLimits) -> np.ndarray:
     """An image decoded by a process that receives a signal in between."""
     with Decoders().opened(JPEG, limits) as image:
         os.kill(image.pid, ended_by)
@@ -364,8 +364,8 @@ def after(ended_by: signal.Signals, limits: Limits) -> np.ndarray:
 
 def test_a_decoder_that_hangs_without_computing_is_ended():
     with pytest.raises(Undecodable, match="or 1 in all") as rejected:
-        after(signal.SIGSTOP, Limits(seconds=0.1))
-    assert rejected.value.reason is Reason.TOO_COSTLY
+        after(signal.SIGSTOP, DecodeLimits(seconds=0.1))
+    assert rejected.value.reason is RejectReason.TOO_COSTLY
 
 
 @pytest.mark.parametrize(
@@ -378,13 +378,13 @@ def test_a_decoder_that_hangs_without_computing_is_ended():
 )
 def test_the_end_of_a_decoder_is_the_image_s_fault_only_when_it_crashed(ended_by, raises, told):
     with pytest.raises(raises, match=told):
-        after(ended_by, Limits())
+        after(ended_by, DecodeLimits())
 
 
 def test_one_process_decodes_one_image_after_the_other():
     decoders, pids = Decoders(), set()
     for data in (JPEG, REJECTED["PNG cut"][0], JPEG):
-        with contextlib.suppress(Undecodable), decoders.opened(data, Limits()) as image:
+        with contextlib.suppress(Undecodable), decoders.opened(data, DecodeLimits()) as image:
             pids.add(image.pid)
             image.decode()
     decoders.end()

@@ -5,7 +5,7 @@ import torch
 
 from extractor.core.exit_codes import GpuFault
 from extractor.core.manifest import Entry
-from extractor.core.rejection import Reason
+from extractor.core.rejection import RejectReason
 from extractor.pipeline import detection
 from extractor.pipeline.batching import in_order
 from extractor.pipeline.loader import LoadedImage
@@ -36,7 +36,9 @@ class Network:
                 raise one.error
 
 
-def outcomes(errors: list[Exception | None], size: int, *, at_once: bool = True) -> list[tuple[Reason, str] | str]:
+def outcomes(
+    errors: list[Exception | None], size: int, *, at_once: bool = True
+) -> list[tuple[RejectReason, str] | str]:
     images = [
         LoadedImage(
             position, Entry(key=f"{position}", etag="e", size=1, image_id=f"{position}"), prepared=Prepared(one)
@@ -49,7 +51,7 @@ def outcomes(errors: list[Exception | None], size: int, *, at_once: bool = True)
 
 
 BAD = ValueError("cannot reshape it")
-REFUSED = (Reason.UNREADABLE, "the network cannot take it: ValueError: cannot reshape it")
+REFUSED = (RejectReason.UNREADABLE, "the network cannot take it: ValueError: cannot reshape it")
 
 
 @pytest.mark.parametrize("size", [1, 4])

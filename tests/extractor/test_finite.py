@@ -13,7 +13,7 @@ from extractor.core.backbone_specs import Precision, box_rule
 from extractor.core.contract import Regions
 from extractor.core.exit_codes import GpuFault
 from extractor.core.manifest import Entry
-from extractor.core.rejection import Reason
+from extractor.core.rejection import RejectReason
 from extractor.gpu.card import Host
 from extractor.pipeline.finite import Finite, finite
 from extractor.pipeline.loader import LoadedImage
@@ -75,7 +75,7 @@ def test_what_is_not_finite_in_fp32_either_is_the_image_s_reject(precision, rows
     """Also where no rows are left, since a box of NaN has no area: such an image was told as `no_boxes`."""
     one, found = checked(np.nan, precision, rows=rows, times=5)
     assert found is None
-    assert one.refused == (Reason.NOT_FINITE, "not finite, in fp32 either: from conv2d to [1, 1, 2, 2]")
+    assert one.refused == (RejectReason.NOT_FINITE, "not finite, in fp32 either: from conv2d to [1, 1, 2, 2]")
 
 
 def test_an_image_without_boxes_whose_numbers_are_finite_has_none():
@@ -91,7 +91,7 @@ def card(monkeypatch):
 
 
 def test_several_in_a_row_are_the_gpu_s_fault(card):
-    assert checked(np.nan, Precision.FP16, device=card, times=2)[0].refused[0] is Reason.NOT_FINITE
+    assert checked(np.nan, Precision.FP16, device=card, times=2)[0].refused[0] is RejectReason.NOT_FINITE
     with pytest.raises(GpuFault, match=r"3 images in a row, up to a\.jpg, are not finite in fp32 either .*conv2d"):
         checked(np.nan, Precision.FP16, device=card, times=3)
 

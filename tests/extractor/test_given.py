@@ -16,7 +16,7 @@ from extractor.core.contract import BoxFlag
 from extractor.core.exit_codes import Exit
 from extractor.core.given import GivenBoxes, Lines
 from extractor.core.manifest import Entry, dump
-from extractor.core.rejection import Reason
+from extractor.core.rejection import RejectReason
 
 BOXES = {"a": [[1, 2, 9, 8], [0, 0, 24, 16]], "b": [[3, 3, 30, 12]]}
 
@@ -150,7 +150,7 @@ def test_more_boxes_than_the_limit_reject_their_image_alone(shard: Shard, extrac
     file = jsonl(tmp_path / "boxes.jsonl", {"a": [[1, 1, 5, 5]] * 50_000, "b": [[1, 1, 5, 5]] * MAX_GIVEN})
     assert extract(arguments(shard, file, "jsonl", "xyxy")).code == 0
     (reject,) = rejects(shard.output)
-    assert (reject.image_id, reject.reason) == ("a", Reason.TOO_MANY_BOXES)
+    assert (reject.image_id, reject.reason) == ("a", RejectReason.TOO_MANY_BOXES)
     assert reject.detail == "50,000 boxes are given; the limit is 10,000 an image: split them"
     assert [line.boxes for line in index(shard.output)] == [MAX_GIVEN]
 

@@ -13,10 +13,10 @@ from shards import image
 
 from extractor.backbone import Prepared
 from extractor.core import manifest
-from extractor.core.manifest import Entry, Manifest, Reason
+from extractor.core.manifest import Entry, Manifest, RejectReason
 from extractor.pipeline import loader
 from extractor.pipeline.decode.facts import Reader
-from extractor.pipeline.decode.pool import Limits
+from extractor.pipeline.decode.pool import DecodeLimits
 from extractor.pipeline.loader import Room, ahead
 
 
@@ -24,11 +24,11 @@ def unwanted(*_: object) -> Prepared:
     pytest.fail("it was decoded")
 
 
-@pytest.mark.parametrize(("size", "reason"), [(100, Reason.MISSING), (101, Reason.TOO_LARGE)])
+@pytest.mark.parametrize(("size", "reason"), [(100, RejectReason.MISSING), (101, RejectReason.TOO_LARGE)])
 def test_a_file_above_the_limit_is_refused_before_it_is_fetched(tmp_path, size, reason):
     """What is fetched would be found missing."""
     listed = Manifest(str(tmp_path), (Entry(key="a.png", etag="e", size=size, image_id="a"),), sha256="")
-    found = loader.load(listed, 0, unwanted, Room(1000), Reader.OPENCV, Limits(max_pixels=1000), max_bytes=100)
+    found = loader.load(listed, 0, unwanted, Room(1000), Reader.OPENCV, DecodeLimits(max_pixels=1000), max_bytes=100)
     assert found.refused is not None
     assert found.refused[0] is reason
 
@@ -41,7 +41,7 @@ def too_much(*_: object) -> None:
 def load_one(folder: Path, prepare: Callable[..., Prepared]) -> loader.LoadedImage:
     (folder / "a.png").write_bytes(image(1))
     return loader.load(
-        manifest.of_images(str(folder)), 0, prepare, Room(1000), Reader.OPENCV, Limits(), max_bytes=1 << 20
+        manifest.of_images(str(folder)), 0, prepare, Room(1000), Reader.OPENCV, DecodeLimits(), max_bytes=1 << 20
     )
 
 
@@ -58,7 +58,7 @@ def test_memory_that_torch_lacks_is_no_property_of_the_image(tmp_path):
 def test_whatever_else_preparing_an_image_raises_is_its_reject(tmp_path):
     """What the next version of a decoder may hand over; here, pixels without a third dimension."""
     found = load_one(tmp_path, lambda pixels: pixels[:, :, 0].shape[2])
-    assert found.refused == (Reason.UNREADABLE, "preparing it: IndexError: tuple index out of range")
+    assert found.refused == (RejectReason.UNREADABLE, "preparing it: IndexError: tuple index out of range")
 
 
 @pytest.mark.parametrize(("pixels", "together"), [(4 * 384, 4), (2 * 384, 2), (384, 1)])
@@ -80,7 +80,7 @@ def test_pixels_that_are_decoded_at_one_time_are_bounded(tmp_path, monkeypatch, 
         return Prepared(torch.zeros(3, 1, 1), 24, 16, 1.0, (1, 1))
 
     monkeypatch.setattr(loader, "MAX_PIXELS", pixels)
-    options = {"workers": 4, "window": 8, "reader": Reader.OPENCV, "limits": Limits(max_pixels=384)}
+    options = {"workers": 4, "window": 8, "reader": Reader.OPENCV, "limits": DecodeLimits(max_pixels=384)}
     options["max_bytes"] = 1 << 20
     found = list(ahead(manifest.of_images(str(tmp_path)), range(8), prepare, **options))
     assert [one.entry.key for one in found] == [f"{n}.png" for n in range(8)]

@@ -6,7 +6,7 @@ import pytest
 
 from extractor.core import storage
 from extractor.core.exit_codes import StorageError, Summary
-from extractor.core.manifest import Reason, Reject
+from extractor.core.manifest import Reject, RejectReason
 from extractor.core.redact import LONGEST, bounded, fit, redacted
 from extractor.log import configure, log
 
@@ -119,7 +119,7 @@ def test_what_is_kept_can_be_kept(odd: str):
     kept = fit(odd)
     assert len(kept.encode()) <= LONGEST
     assert "\0" not in kept
-    line = Reject(image_id="a", key="a", etag="a", size=1, reason=Reason.UNREADABLE, detail=odd).model_dump_json()
+    line = Reject(image_id="a", key="a", etag="a", size=1, reason=RejectReason.UNREADABLE, detail=odd).model_dump_json()
     assert len(line.encode()) < 2 * LONGEST
 
 

@@ -15,7 +15,7 @@ from shards import contents, image, index, rejects, start, wait
 
 from extractor.core import contract
 from extractor.core.exit_codes import Exit
-from extractor.core.manifest import Reason
+from extractor.core.manifest import RejectReason
 from extractor.pipeline import machine, parts, runner
 
 
@@ -24,8 +24,8 @@ def test_every_image_is_in_the_file_or_in_the_rejects(night, extract):
     assert ended.code == Exit.OK
     assert [entry.key for entry in index(night.output)] == list(night.keys[:12])
     assert {(r.key, r.reason) for r in rejects(night.output)} == {
-        ("day/page.jpg", Reason.NOT_AN_IMAGE),
-        ("day/broken.png", Reason.TRUNCATED),
+        ("day/page.jpg", RejectReason.NOT_AN_IMAGE),
+        ("day/broken.png", RejectReason.TRUNCATED),
     }
     with h5py.File(night.output, "r") as file:
         provenance = contract.read_provenance(file)
@@ -62,7 +62,7 @@ def test_a_feature_that_float16_cannot_hold_rejects_its_image_with_the_number(ni
 
     monkeypatch.setattr(runner, "halved", one_is_large)
     assert extract([*night.arguments(), "--features-dtype", "float16"]).code == Exit.OK
-    (reject,) = [each for each in rejects(night.output) if each.reason is Reason.NOT_FINITE]
+    (reject,) = [each for each in rejects(night.output) if each.reason is RejectReason.NOT_FINITE]
     assert (reject.image_id, reject.detail) == (
         "00",
         "a feature is 70,000, and float16 ends at 65,504; declare float32",
@@ -120,7 +120,7 @@ def test_same_bytes_under_one_id_count_as_done_and_other_bytes_are_rejected(make
     assert extract(shard.arguments()).code == Exit.OK
     assert [entry.key for entry in index(shard.output)] == ["a/one.png", "b/one.png"]
     (refused,) = rejects(shard.output)
-    assert refused.reason is Reason.DUPLICATE_ID
+    assert refused.reason is RejectReason.DUPLICATE_ID
     assert "a/one.png" in refused.detail
     assert "c/one.png" in refused.detail
     with h5py.File(shard.output, "r") as file:
@@ -135,8 +135,8 @@ def test_missing_and_changed_images_are_rejects(make_shard, extract):
     (shard.folder / "changed.png").write_bytes(image(4, width=31))
     assert extract(shard.arguments()).code == Exit.OK
     assert {(r.key, r.reason) for r in rejects(shard.output)} == {
-        ("gone.png", Reason.MISSING),
-        ("changed.png", Reason.CHANGED),
+        ("gone.png", RejectReason.MISSING),
+        ("changed.png", RejectReason.CHANGED),
     }
 
 
@@ -145,8 +145,8 @@ def test_an_image_without_any_box_is_a_reject_of_its_own(make_shard, extract):
     shard = make_shard({"blank.png": blank, "a/one.png": blank, "b/one.png": image(1)})
     assert extract(shard.arguments()).code == Exit.OK
     assert [(r.key, r.reason) for r in rejects(shard.output)] == [
-        ("blank.png", Reason.NO_BOXES),
-        ("a/one.png", Reason.NO_BOXES),
+        ("blank.png", RejectReason.NO_BOXES),
+        ("a/one.png", RejectReason.NO_BOXES),
     ]
     assert [entry.key for entry in index(shard.output)] == ["b/one.png"]
     assert set(contents(shard.output)) == {"one"}

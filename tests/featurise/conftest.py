@@ -19,7 +19,7 @@ from extractor.core import contract, manifest, storage
 from extractor.core.backbone_specs import FeaturesDtype, GivenRule
 from extractor.core.contract import Provenance, Regions
 from extractor.core.given import of_image
-from extractor.core.manifest import Entry, IndexEntry, Manifest, Reason, Reject
+from extractor.core.manifest import Entry, IndexEntry, Manifest, Reject, RejectReason
 from extractor.pipeline.given import fetched, spread
 from featurise.declaration.feature_set import Boxes, FeatureSetSpec, Weights
 from featurise.declaration.run import Run
@@ -215,9 +215,9 @@ class Extractor:
                 sha256 = hashlib.sha256(data).hexdigest()
                 owner = owners.get(entry.image_id)
                 if data.startswith(b"bad"):
-                    rejects.append(Reject(**facts, reason=Reason.NOT_AN_IMAGE, detail="starts with `bad`"))
+                    rejects.append(Reject(**facts, reason=RejectReason.NOT_AN_IMAGE, detail="starts with `bad`"))
                 elif owner is not None and owner.sha256 != sha256:
-                    rejects.append(Reject(**facts, reason=Reason.DUPLICATE_ID, detail=f"belongs to {owner.key}"))
+                    rejects.append(Reject(**facts, reason=RejectReason.DUPLICATE_ID, detail=f"belongs to {owner.key}"))
                 else:
                     found, flagged = self._found(spec, planned, entry, data)
                     done.append(IndexEntry(**facts, sha256=sha256, boxes=found.num_boxes, flagged=flagged))

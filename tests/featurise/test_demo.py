@@ -169,7 +169,7 @@ DAYS = ("2026-11-02", "2026-11-03")
 def outcome(**facts):
     known = {"night": DAYS[0], "dag_id": "photos__resnet101", "run_id": "run 1", "state": "success", "found": 2}
     counts = {"featurised": 1, "rejected": 1, "files": (), "seconds": 3.0, "report": "", "failures": ()}
-    return night.Outcome(**(known | counts | facts))
+    return night.NightResult(**(known | counts | facts))
 
 
 @pytest.fixture

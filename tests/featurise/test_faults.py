@@ -58,7 +58,7 @@ def assert_whole(spec: FeatureSetSpec, batches: list[str], count: int = 3) -> No
         images = dict(connection.execute(by_key).all())
         assert len(images) == len(batches) * count
         assert set(images.values()) == {1}
-        assert connection.scalar(select(func.count()).select_from(models.Reject)) == len(batches)
+        assert connection.scalar(select(func.count()).select_from(models.RegisteredReject)) == len(batches)
         files = verify.shards(connection)
         days = connection.execute(select(models.Batch.done, models.Batch.rejected)).all()
     assert set(days) == {(count, 1)}
@@ -251,7 +251,7 @@ def test_a_connection_cut_in_a_transaction_leaves_nothing_half_done(registry, se
         register.run(Run(spec, batch, RUN), shard, published)
     event.remove(database, "before_cursor_execute", cut)
     with reading() as connection:
-        assert connection.scalar(select(func.count()).select_from(models.Shard)) == 0
+        assert connection.scalar(select(func.count()).select_from(models.RegisteredShard)) == 0
     register.run(Run(spec, batch, RUN), shard, published)
     assert_whole(spec, [batch])
     admin.dispose()

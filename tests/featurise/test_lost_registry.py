@@ -73,11 +73,13 @@ def listed(spec: FeatureSetSpec) -> tuple[int, list[str]]:
 def truth() -> tuple[object, ...]:
     """What counts: each live outcome with its file, and each day's numbers."""
     with reading() as connection:
-        rows = connection.execute(sqlalchemy.select(models.Image.__table__, models.Shard.uri).join(models.Shard)).all()
+        rows = connection.execute(
+            sqlalchemy.select(models.Image.__table__, models.RegisteredShard.uri).join(models.RegisteredShard)
+        ).all()
         images = {(row.key, row.etag, row.batch, row.uri) for row in rows if not row.superseded and not row.deleted_at}
         rejects = {
             (row.key, row.etag, row.batch, row.reason)
-            for row in connection.execute(models.Reject.__table__.select())
+            for row in connection.execute(models.RegisteredReject.__table__.select())
             if not row.superseded and not row.deleted_at
         }
         days = [(day.batch, day.found, day.done, day.rejected) for day in coverage.coverage(connection) if day.found]

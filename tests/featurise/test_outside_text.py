@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from extractor.core.exit_codes import Summary
-from extractor.core.manifest import Reason as RejectReason
+from extractor.core.manifest import RejectReason
 from featurise.declaration.run import Run
 from featurise.failures import log_lines, pod_evidence
 from featurise.failures.classify import Evidence
 from featurise.registry import feature_sets, upsert
-from featurise.registry.models import GpuAttempt, Reject
+from featurise.registry.models import GpuAttempt, RegisteredReject
 from featurise.registry.session import reading, writing
 from featurise.steps import extract
 from featurise.steps.plan import Shard
@@ -94,7 +94,7 @@ def test_a_reject_is_registered_whatever_is_said_of_it(registry: str, spec, name
         number = feature_sets.ensure(connection, spec)
         upsert.rejects(connection, number, [{"key": key, "image_id": "a\0b", "detail": ODD[name], **facts}])
     with reading() as connection:
-        (kept,) = connection.scalars(select(Reject.detail).where(Reject.key == key))
+        (kept,) = connection.scalars(select(RegisteredReject.detail).where(RegisteredReject.key == key))
     assert len(kept.encode()) <= KEPT
 
 

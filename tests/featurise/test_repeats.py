@@ -5,7 +5,7 @@ from sqlalchemy import select
 from steps import discovered, finish, planned, up_to_publication
 
 from extractor.core import storage
-from extractor.core.manifest import Reason, Reject
+from extractor.core.manifest import Reject, RejectReason
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
@@ -114,7 +114,9 @@ def test_an_old_runs_reject_does_not_touch_the_newer_image(spec, upload, night):
     report.run(Run(spec, DAY, "slow"))
     upload({f"{DAY}/a.jpg": b"new"})
     night(run_id="quick")
-    line = Reject(key=old.key, etag=old.etag, size=old.size, image_id="a", reason=Reason.CHANGED, detail="replaced")
+    line = Reject(
+        key=old.key, etag=old.etag, size=old.size, image_id="a", reason=RejectReason.CHANGED, detail="replaced"
+    )
     row = line.model_dump(mode="json") | {"batch": DAY, "run_id": "slow"}
     with writing() as connection:
         upsert.rejects(connection, feature_sets.ensure(connection, spec), [row], seen_at=found.listed_at)
@@ -254,7 +256,7 @@ def test_an_image_that_returns_has_its_latest_outcome_and_no_other(spec, upload,
     upload({f"{DAY}/a.jpg": b"bad", f"{DAY}/b.jpg": b"b"})
     night()
     with reading() as connection:
-        refused = connection.execute(select(models.Reject.__table__)).one()
+        refused = connection.execute(select(models.RegisteredReject.__table__)).one()
         other = connection.execute(select(models.Image.__table__)).one()
     row = {name: getattr(refused, name) for name in ("key", "etag", "size", "image_id", "batch")}
     with writing() as connection:  # what a forced run does that finds the image good after all

@@ -9,7 +9,7 @@ import pytest
 from steps import discovered, finish, planned, up_to_publication
 
 from extractor.core import manifest, storage
-from extractor.core.manifest import Reason, Reject
+from extractor.core.manifest import Reject, RejectReason
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
@@ -149,7 +149,7 @@ def test_a_lost_list_of_rejects_is_no_finding_once_a_later_run_has_their_outcome
 
 def test_a_reject_that_spoke_of_a_moment_may_have_another_outcome_of_its_run(done, file, upload, extract):
     upload({f"{DAY}/late.jpg": b"late", f"{DAY}/other.jpg": b"other"})
-    for reason in (Reason.MISSING, Reason.CHANGED):
+    for reason in (RejectReason.MISSING, RejectReason.CHANGED):
         (shard,) = planned(done, discovered(done, DAY, "cleared"), "cleared")
         (entry, *_) = manifest.read(shard.manifest_uri).entries
         upload({f"{DAY}/late.jpg": b"bad"})

@@ -14,7 +14,7 @@ from extractor.backbone import Checkpoint, Options
 from extractor.core.backbone_specs import box_rule
 from extractor.core.exit_codes import UsageError, WeightsInvalid
 from resnet101_detectron2 import checkpoint, load
-from resnet101_detectron2.checkpoint import CELL_ANCHORS, File, Tensors
+from resnet101_detectron2.checkpoint import CELL_ANCHORS, CheckpointFile, Tensors
 from resnet101_detectron2.network import build
 
 STEM = "backbone.stem.conv1.weight"
@@ -22,7 +22,7 @@ MEAN, VARIANCE = "backbone.stem.conv1.norm.running_mean", "backbone.stem.conv1.n
 
 
 @pytest.fixture(scope="module")
-def file(resnet101_checkpoint: Path) -> File:
+def file(resnet101_checkpoint: Path) -> CheckpointFile:
     return checkpoint.read(resnet101_checkpoint)
 
 
@@ -32,46 +32,46 @@ def network():
 
 
 @pytest.fixture
-def applied(network, file: File) -> Callable[..., dict[str, torch.Tensor]]:
+def applied(network, file: CheckpointFile) -> Callable[..., dict[str, torch.Tensor]]:
     """The network's parameters after these tensors were applied."""
 
     def apply(tensors: Tensors, *, by_suffix: bool = True) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             for parameter in network.state_dict().values():
                 parameter.fill_(7.0)
-        checkpoint.apply(File(tensors, file.author, by_suffix), network, Path("some.pkl"))
+        checkpoint.apply(CheckpointFile(tensors, file.author, by_suffix), network, Path("some.pkl"))
         return network.state_dict()
 
     return apply
 
 
-def test_the_published_format_is_read_and_called_synthetic(file: File):
+def test_the_published_format_is_read_and_called_synthetic(file: CheckpointFile):
     assert len(file.tensors) == 535
     assert file.synthetic
     assert file.by_suffix
-    assert not File({}, "Tan et al.", True).synthetic
+    assert not CheckpointFile({}, "Tan et al.", True).synthetic
 
 
 @pytest.mark.parametrize("by_suffix", [True, False])
-def test_every_tensor_arrives(applied, file: File, by_suffix: bool):
+def test_every_tensor_arrives(applied, file: CheckpointFile, by_suffix: bool):
     state = applied(file.tensors, by_suffix=by_suffix)
     assert set(file.tensors) == set(state)
     assert all(np.array_equal(state[key].numpy(), value) for key, value in file.tensors.items())
 
 
-def test_a_prefix_of_data_parallel_training_is_dropped(applied, file: File):
+def test_a_prefix_of_data_parallel_training_is_dropped(applied, file: CheckpointFile):
     state = applied({f"module.{key}": value for key, value in file.tensors.items()})
     assert np.array_equal(state[STEM].numpy(), file.tensors[STEM])
 
 
-def test_keys_may_lack_the_beginning_of_a_name_where_the_file_says_so(applied, file: File):
+def test_keys_may_lack_the_beginning_of_a_name_where_the_file_says_so(applied, file: CheckpointFile):
     short = {key.removeprefix("backbone."): value for key, value in file.tensors.items()}
     assert np.array_equal(applied(short)[STEM].numpy(), file.tensors[STEM])
     with pytest.raises(WeightsInvalid, match=r"missing: backbone\.stem\.conv1\.weight"):
         applied(short, by_suffix=False)
 
 
-def test_the_longest_key_wins(applied, file: File):
+def test_the_longest_key_wins(applied, file: CheckpointFile):
     tensors = dict(file.tensors)
     longest = tensors.pop(STEM)
     tensors |= {"conv1.weight": np.zeros((1,), np.float32), "stem.conv1.weight": longest}
@@ -79,7 +79,7 @@ def test_the_longest_key_wins(applied, file: File):
         applied(tensors)
 
 
-def test_a_key_that_could_mean_several_parameters_is_refused(applied, file: File):
+def test_a_key_that_could_mean_several_parameters_is_refused(applied, file: CheckpointFile):
     tensors = dict(file.tensors)
     tensors["0.conv1.weight"] = tensors.pop("backbone.res2.0.conv1.weight")
     del tensors["backbone.res3.0.conv1.weight"]
@@ -89,7 +89,7 @@ def test_a_key_that_could_mean_several_parameters_is_refused(applied, file: File
 
 @pytest.mark.parametrize(("by_suffix", "variance"), [(True, 1.0 - 1e-5), (False, 1.0)])
 def test_statistics_that_are_folded_into_the_norm_may_be_left_out(
-    applied, file: File, by_suffix: bool, variance: float
+    applied, file: CheckpointFile, by_suffix: bool, variance: float
 ):
     left = {key: value for key, value in file.tensors.items() if key not in (MEAN, VARIANCE)}
     state = applied(left, by_suffix=by_suffix)
@@ -97,7 +97,7 @@ def test_statistics_that_are_folded_into_the_norm_may_be_left_out(
     assert (state[VARIANCE] == torch.tensor(variance)).all()
 
 
-def test_anchors_of_the_file_replace_the_computed_ones(applied, network, file: File):
+def test_anchors_of_the_file_replace_the_computed_ones(applied, network, file: CheckpointFile):
     before = network.get_buffer(CELL_ANCHORS).clone()
     anchors = np.arange(48, dtype=np.float32).reshape(12, 4)
     applied({**file.tensors, CELL_ANCHORS: anchors})
@@ -105,11 +105,11 @@ def test_anchors_of_the_file_replace_the_computed_ones(applied, network, file: F
     network.get_buffer(CELL_ANCHORS).copy_(before)
 
 
-def test_what_training_leaves_behind_is_passed_over(applied, file: File):
+def test_what_training_leaves_behind_is_passed_over(applied, file: CheckpointFile):
     applied({**file.tensors, "pixel_mean": np.zeros(3), "backbone.stem.conv1.norm.num_batches_tracked": np.zeros(())})
 
 
-def test_every_kind_of_misfit_is_named(applied, file: File):
+def test_every_kind_of_misfit_is_named(applied, file: CheckpointFile):
     tensors = {key: value for key, value in file.tensors.items() if ".attr_score." not in key}
     tensors["backbone.res4.23.conv1.weight"] = np.zeros((1,), np.float32)
     tensors["roi_heads.box_predictor.cls_score.weight"] = np.zeros((81, 2048), np.float32)
@@ -132,13 +132,13 @@ def test_every_kind_of_misfit_is_named(applied, file: File):
         (np.zeros(1601, np.complex64), "1 of numbers that are not real: BIAS complex64"),
     ],
 )
-def test_numbers_that_are_none_are_refused_by_name(applied, file: File, values: np.ndarray, told: str):
+def test_numbers_that_are_none_are_refused_by_name(applied, file: CheckpointFile, values: np.ndarray, told: str):
     bias = "roi_heads.box_predictor.cls_score.bias"
     with pytest.raises(WeightsInvalid, match=told.replace("BIAS", bias)):
         applied({**file.tensors, bias: values})
 
 
-def test_a_long_list_of_misfits_is_cut(applied, file: File):
+def test_a_long_list_of_misfits_is_cut(applied, file: CheckpointFile):
     with pytest.raises(WeightsInvalid, match=r"324 missing: .{50,400} …$"):
         applied(dict(list(file.tensors.items())[:4]))
 

@@ -14,7 +14,7 @@ from extractor.backbone import Checkpoint, Options, Prepared
 from extractor.core.backbone_specs import Precision, box_rule
 from extractor.core.contract import Regions
 from extractor.core.exit_codes import UsageError
-from extractor.core.manifest import Entry, Reason
+from extractor.core.manifest import Entry, RejectReason
 from extractor.pipeline.finite import Finite
 from extractor.pipeline.loader import LoadedImage
 from resnet101_detectron2 import heads, load, plain
@@ -154,7 +154,7 @@ def test_an_image_whose_numbers_are_nan_is_not_told_as_one_without_boxes(detecto
         (found,) = detector.detect([loaded.prepared])
         refused, _ = Finite(lambda _: detector, options, detector).checked(loaded, found)
     assert len(found.features) == 0
-    assert refused.refused[0] is Reason.NOT_FINITE
+    assert refused.refused[0] is RejectReason.NOT_FINITE
 
 
 @pytest.mark.parametrize("name", ["proposal_generator", "roi_heads.box_predictor"])

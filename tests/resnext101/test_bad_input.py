@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from extractor.backbone import Unfit
-from extractor.core.manifest import Reason
+from extractor.core.manifest import RejectReason
 from extractor.core.rejection import Undecodable
 from extractor.pipeline.decode.pool import decode
 from resnext101_mmf.detector import Detector
@@ -38,13 +38,13 @@ def blank(width: int, height: int) -> bytes:
 
 
 REFUSED = {
-    "truncated JPEG": (CHINA[:100_000], Reason.TRUNCATED),
-    "zero bytes": (b"", Reason.EMPTY),
-    "HTML named .jpg": (b"<!DOCTYPE html><html><body>404</body></html>", Reason.NOT_AN_IMAGE),
-    "decompression bomb": (encoded(Image.new("1", (30_000, 30_000)), "PNG"), Reason.TOO_LARGE),
+    "truncated JPEG": (CHINA[:100_000], RejectReason.TRUNCATED),
+    "zero bytes": (b"", RejectReason.EMPTY),
+    "HTML named .jpg": (b"<!DOCTYPE html><html><body>404</body></html>", RejectReason.NOT_AN_IMAGE),
+    "decompression bomb": (encoded(Image.new("1", (30_000, 30_000)), "PNG"), RejectReason.TOO_LARGE),
     "animated GIF": (
         encoded(IMAGE, "GIF", save_all=True, append_images=[IMAGE.rotate(90)]),
-        Reason.UNSUPPORTED,
+        RejectReason.UNSUPPORTED,
     ),
 }
 SIXTEEN_BITS = cv2.imencode(".png", np.asarray(IMAGE).astype(np.uint16) * 257)[1].tobytes()

@@ -25,7 +25,7 @@ Tensors = Mapping[str, NDArray[np.floating[Any]]]
 
 
 @dataclass(frozen=True)
-class File:
+class CheckpointFile:
     """A checkpoint file's content. `by_suffix`: keys may lack the beginning of a parameter's name."""
 
     tensors: Tensors
@@ -38,7 +38,7 @@ class File:
         return self.author == AUTHOR
 
 
-def read(path: Path) -> File:
+def read(path: Path) -> CheckpointFile:
     """The tensors in a file, a pickle of `{"model": {key: array}, "__author__": str, "matching_heuristics": bool}`.
 
     Raises WeightsInvalid when it is no such file.
@@ -67,10 +67,10 @@ def read(path: Path) -> File:
             f"{path}: `__author__` is of type {type(author).__name__} and `matching_heuristics` of type "
             f"{type(by_suffix).__name__}; expected text and a truth value, as published"
         )
-    return File({key: np.asarray(value) for key, value in content["model"].items()}, author, bool(by_suffix))
+    return CheckpointFile({key: np.asarray(value) for key, value in content["model"].items()}, author, bool(by_suffix))
 
 
-def apply(file: File, network: GeneralizedRCNN, where: Path) -> None:
+def apply(file: CheckpointFile, network: GeneralizedRCNN, where: Path) -> None:
     """Copy the tensors into the network.
 
     Keys are matched as detectron2 does it: exactly, or, where the file asks for heuristics, each parameter takes the

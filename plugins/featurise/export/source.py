@@ -16,7 +16,7 @@ from featurise.export.selection import ExportFailed, Options
 from featurise.objects import catalogue
 from featurise.registry import feature_sets
 from featurise.registry.feature_sets import Chosen
-from featurise.registry.models import Image, Shard
+from featurise.registry.models import Image, RegisteredShard
 from featurise.registry.outcomes import live
 
 NO_OPTIONS = Options()
@@ -133,17 +133,23 @@ def sources(
 
 def _flagged(connection: Connection, number: int) -> dict[tuple[str, int], int]:
     """The given boxes that are none, of the files that have such: by address and number of images."""
-    count = Shard.statistics["flagged"].as_integer()
-    rows = connection.execute(select(Shard.uri, Shard.images, count).where(Shard.feature_set_id == number, count > 0))
+    count = RegisteredShard.statistics["flagged"].as_integer()
+    rows = connection.execute(
+        select(RegisteredShard.uri, RegisteredShard.images, count).where(
+            RegisteredShard.feature_set_id == number, count > 0
+        )
+    )
     return {(uri, images): found for uri, images, found in rows}
 
 
 def _live(connection: Connection, number: int) -> Iterable[Found]:
     rows = connection.execute(
-        select(Shard.uri, Shard.sha256, Shard.bytes, Image.image_id, Image.key, Image.batch)
-        .join_from(Image, Shard, Image.shard_id == Shard.id)
+        select(
+            RegisteredShard.uri, RegisteredShard.sha256, RegisteredShard.bytes, Image.image_id, Image.key, Image.batch
+        )
+        .join_from(Image, RegisteredShard, Image.shard_id == RegisteredShard.id)
         .where(Image.feature_set_id == number, live(Image))
-        .order_by(Shard.batch, Shard.uri, Image.key)
+        .order_by(RegisteredShard.batch, RegisteredShard.uri, Image.key)
     )
     return (Found(*row) for row in rows)
 
@@ -153,7 +159,12 @@ def _then(connection: Connection, number: int, version: int) -> Iterable[Found]:
 
     Raises ExportFailed when there is no such version, or CatalogueUnreadable.
     """
-    newest = select(Shard.uri).where(Shard.feature_set_id == number).order_by(Shard.id.desc()).limit(1)
+    newest = (
+        select(RegisteredShard.uri)
+        .where(RegisteredShard.feature_set_id == number)
+        .order_by(RegisteredShard.id.desc())
+        .limit(1)
+    )
     folder = str(connection.scalar(newest)).rsplit("/", 2)[0]
     try:
         segments = catalogue.version(folder, version).segments

@@ -22,7 +22,7 @@ from extractor.core import storage
 from featurise.errors import FeaturiseError
 from featurise.objects import layout
 from featurise.registry import feature_sets, locations, outcomes
-from featurise.registry.models import Image, Shard
+from featurise.registry.models import Image, RegisteredShard
 from featurise.registry.outcomes import live
 
 PAGE = 50_000
@@ -254,10 +254,14 @@ def _pages(connection: Connection, number: int, batch: str) -> Iterator[list[dic
         select(
             *(Image.image_id, Image.key, Image.etag, Image.sha256, Image.boxes, Image.size, Image.batch),
             Image.image_id.label("group"),
-            *(Shard.uri.label("file"), Shard.sha256.label("file_sha256"), Shard.bytes.label("file_bytes")),
-            Shard.published_at,
+            *(
+                RegisteredShard.uri.label("file"),
+                RegisteredShard.sha256.label("file_sha256"),
+                RegisteredShard.bytes.label("file_bytes"),
+            ),
+            RegisteredShard.published_at,
         )
-        .join_from(Image, Shard, Image.shard_id == Shard.id)
+        .join_from(Image, RegisteredShard, Image.shard_id == RegisteredShard.id)
         .where(Image.feature_set_id == number, Image.batch == batch, live(Image))
         .order_by(Image.key)
     )

@@ -10,19 +10,19 @@ from sqlalchemy import Connection, Row, and_, exists, func, or_, select
 
 from extractor.core import manifest, storage
 from extractor.core.exit_codes import ManifestInvalid
-from extractor.core.manifest import IndexEntry, Reason, Reject
+from extractor.core.manifest import IndexEntry, Reject, RejectReason
 from extractor.core.weights import sha256_of
 from featurise.declaration import batches
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.objects import catalogue, layout, scratch
 from featurise.registry import models
 from featurise.registry.feature_sets import Chosen
-from featurise.registry.models import FeatureSet, Image, Shard
+from featurise.registry.models import FeatureSet, Image, RegisteredShard
 from featurise.registry.outcomes import PASSING, live
 from featurise.registry.session import reading
 from featurise.registry.shards import known, live_images, visible
 
-TRIED_AGAIN = (*PASSING, Reason.DUPLICATE_ID)
+TRIED_AGAIN = (*PASSING, RejectReason.DUPLICATE_ID)
 
 
 class Finding(BaseModel):
@@ -40,14 +40,16 @@ def shards(connection: Connection, dataset: str | None = None) -> list[Row[Any]]
     `needed` tells those whose outcomes still count, and `since` the earliest day of their images, if they have any.
     A reject's row names its run and no file: a file of rejects alone counts with any of its run's.
     """
-    table = models.Reject
-    its_images = (Image.shard_id == Shard.id, live(Image))
-    of_its_run = (table.feature_set_id == Shard.feature_set_id, table.run_id == Shard.run_id)
+    table = models.RegisteredReject
+    its_images = (Image.shard_id == RegisteredShard.id, live(Image))
+    of_its_run = (table.feature_set_id == RegisteredShard.feature_set_id, table.run_id == RegisteredShard.run_id)
     rejects = exists().where(*of_its_run, live(table))
-    needed = or_(exists().where(*its_images), and_(Shard.images == 0, rejects)).label("needed")
+    needed = or_(exists().where(*its_images), and_(RegisteredShard.images == 0, rejects)).label("needed")
     since = select(func.min(Image.batch)).where(*its_images).scalar_subquery().label("since")
-    statement = select(Shard.__table__, needed, since).join(FeatureSet, Shard.feature_set_id == FeatureSet.id)
-    statement = statement.order_by(Shard.uri)
+    statement = select(RegisteredShard.__table__, needed, since).join(
+        FeatureSet, RegisteredShard.feature_set_id == FeatureSet.id
+    )
+    statement = statement.order_by(RegisteredShard.uri)
     return list(connection.execute(statement if dataset is None else statement.where(FeatureSet.dataset == dataset)))
 
 
@@ -179,7 +181,7 @@ def _rejects(row: Row[Any], data: bytes) -> str | None:
     if not lines:
         return None
     keys = [line.key for line in lines]
-    table = models.Reject
+    table = models.RegisteredReject
     near = (table.feature_set_id == row.feature_set_id, table.key >= min(keys), table.key <= max(keys))
     with reading() as connection:
         known = {(found.key, found.etag): found for found in connection.execute(select(table.__table__).where(*near))}

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from extractor.core import storage
 from extractor.core.manifest import ImageIds, image_id
-from featurise.registry.models import Batch, FeatureSet, Image, Reject, Shard
+from featurise.registry.models import Batch, FeatureSet, Image, RegisteredReject, RegisteredShard
 
 
 class Day(BaseModel):
@@ -73,9 +73,9 @@ def places(connection: Connection, image: str) -> list[Place]:
 
 def _featurised(connection: Connection, image: str) -> Sequence[Place]:
     rows = connection.execute(
-        select(Image.__table__, *_SET, Shard.uri)
+        select(Image.__table__, *_SET, RegisteredShard.uri)
         .join_from(Image, FeatureSet, Image.feature_set_id == FeatureSet.id)
-        .join(Shard, Image.shard_id == Shard.id)
+        .join(RegisteredShard, Image.shard_id == RegisteredShard.id)
         .where(_named(Image, image))
     )
     return [Place.model_validate({**row._mapping, "state": _state(row, "featurised")}) for row in rows]
@@ -83,9 +83,9 @@ def _featurised(connection: Connection, image: str) -> Sequence[Place]:
 
 def _rejected(connection: Connection, image: str) -> Sequence[Place]:
     rows = connection.execute(
-        select(Reject.__table__, *_SET)
-        .join_from(Reject, FeatureSet, Reject.feature_set_id == FeatureSet.id)
-        .where(_named(Reject, image))
+        select(RegisteredReject.__table__, *_SET)
+        .join_from(RegisteredReject, FeatureSet, RegisteredReject.feature_set_id == FeatureSet.id)
+        .where(_named(RegisteredReject, image))
     )
     return [Place.model_validate({**row._mapping, "state": _state(row, "rejected")}) for row in rows]
 
@@ -98,7 +98,7 @@ _SET = (
 )
 
 
-def _named(model: type[Image] | type[Reject], image: str) -> ColumnElement[bool]:
+def _named(model: type[Image] | type[RegisteredReject], image: str) -> ColumnElement[bool]:
     # Both indexes start with the feature set; naming every one of them lets the database use them.
     every = model.feature_set_id.in_(select(FeatureSet.id))
     key = storage.split(image)[1] if storage.is_s3(image) else image

@@ -11,7 +11,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, select, update
 
 from extractor.core import storage
-from extractor.core.manifest import Entry, IndexEntry, Reason, boxes_of
+from extractor.core.manifest import Entry, IndexEntry, RejectReason, boxes_of
 from featurise.registry.models import Image
 from featurise.registry.outcomes import live
 from featurise.registry.upsert import Row
@@ -110,7 +110,7 @@ def reject_row(image: Entry | IndexEntry, batch: str, owner: Owner, run_id: str)
         f"id {image.image_id!r} belongs to {owner.key}; {image.key} holds other bytes; "
         "to have both, declare `image_ids: path` and run this key again with `force`"
     )
-    return _row(image, batch) | {"reason": Reason.DUPLICATE_ID.value, "detail": detail, "run_id": run_id}
+    return _row(image, batch) | {"reason": RejectReason.DUPLICATE_ID.value, "detail": detail, "run_id": run_id}
 
 
 def _row(image: Entry | IndexEntry, batch: str) -> dict[str, object]:

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, exists, select
 
 from featurise.errors import FeaturiseError
 from featurise.registry.bulk import insert_into
-from featurise.registry.models import Location, Registry, Shard
+from featurise.registry.models import Location, RegisteredShard, Registry
 
 
 class IdentityLost(FeaturiseError):
@@ -34,7 +34,7 @@ def is_known(connection: Connection, uri: str) -> bool:
 
 def holds_files(connection: Connection, uri: str) -> bool:
     """Whether a file below a location is registered."""
-    return bool(connection.scalar(select(exists().where(Shard.uri.startswith(uri, autoescape=True)))))
+    return bool(connection.scalar(select(exists().where(RegisteredShard.uri.startswith(uri, autoescape=True)))))
 
 
 def note(connection: Connection, uri: str) -> None:

@@ -145,7 +145,7 @@ class Batch(Base):
     """Another value after every change of the batch's outcomes: the catalogue in the bucket names the one it shows."""
 
 
-class Shard(Base):
+class RegisteredShard(Base):
     """One published file."""
 
     __tablename__ = "shards"
@@ -218,7 +218,7 @@ class Image(Outcome, Base):
     boxes: Mapped[int]
 
 
-class Reject(Outcome, Base):
+class RegisteredReject(Outcome, Base):
     """One image that cannot be featurised, and why."""
 
     __tablename__ = "rejects"

@@ -24,13 +24,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import aliased
 
-from extractor.core.manifest import Reason
+from extractor.core.manifest import RejectReason
 from featurise.registry.bulk import insert_into
-from featurise.registry.models import Batch, Image, Reject
+from featurise.registry.models import Batch, Image, RegisteredReject
 
 PAGE = 10_000
-TABLES: tuple[type[Image] | type[Reject], ...] = (Image, Reject)
-PASSING = (Reason.MISSING.value, Reason.CHANGED.value)
+TABLES: tuple[type[Image] | type[RegisteredReject], ...] = (Image, RegisteredReject)
+PASSING = (RejectReason.MISSING.value, RejectReason.CHANGED.value)
 """Reasons that speak of a moment, not of the image: it is looked at again."""
 
 
@@ -47,7 +47,7 @@ class Known:
     """Whether it settles nothing any more: it spoke of a moment, or of an id that is free since."""
 
 
-def live(table: type[Image] | type[Reject]) -> ColumnElement[bool]:
+def live(table: type[Image] | type[RegisteredReject]) -> ColumnElement[bool]:
     """Whether a row counts."""
     return and_(~table.superseded, table.deleted_at.is_(None))
 
@@ -59,7 +59,9 @@ def known(connection: Connection, feature_set: int | None, prefix: str) -> Itera
     behind = prefix[:-1] + chr(ord(prefix[-1]) + 1)
     streams = []
     for table in TABLES:
-        reason, passing = (Reject.reason, _passing()) if table is Reject else (cast(null(), Text), false())
+        reason, passing = (
+            (RegisteredReject.reason, _passing()) if table is RegisteredReject else (cast(null(), Text), false())
+        )
         statement = (
             select(table.key, table.etag, table.batch, live(table), reason, passing)
             .where(table.feature_set_id == feature_set, table.key >= prefix, table.key < behind)
@@ -73,9 +75,13 @@ def known(connection: Connection, feature_set: int | None, prefix: str) -> Itera
 def _passing() -> ColumnElement[bool]:
     """Whether a reject settles nothing any more: it spoke of a moment, or the id was given again since."""
     owner = aliased(Image)
-    same_id = (owner.feature_set_id == Reject.feature_set_id, owner.image_id == Reject.image_id)
-    taken = exists().where(*same_id, owner.key != Reject.key, live(owner), owner.registered_at <= Reject.registered_at)
-    return or_(Reject.reason.in_(PASSING), and_(Reject.reason == Reason.DUPLICATE_ID.value, ~taken))
+    same_id = (owner.feature_set_id == RegisteredReject.feature_set_id, owner.image_id == RegisteredReject.image_id)
+    taken = exists().where(
+        *same_id, owner.key != RegisteredReject.key, live(owner), owner.registered_at <= RegisteredReject.registered_at
+    )
+    return or_(
+        RegisteredReject.reason.in_(PASSING), and_(RegisteredReject.reason == RejectReason.DUPLICATE_ID.value, ~taken)
+    )
 
 
 def _pages(connection: Connection, statement: Select[str, str, str, bool, str | None, bool]) -> Iterator[Known]:
@@ -181,7 +187,7 @@ def recount(connection: Connection, feature_set: int, batches: Iterable[str], ru
         if before is None:
             continue
         counts: dict[str, int] = {}
-        for name, table in (("done", Image), ("rejected", Reject)):
+        for name, table in (("done", Image), ("rejected", RegisteredReject)):
             mine = (table.feature_set_id == feature_set, table.batch == batch)
             counts[name] = connection.scalars(select(func.count()).select_from(table).where(*mine, live(table))).one()
         gone = (Image.feature_set_id == feature_set, Image.batch == batch, Image.deleted_at.is_not(None))

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pydantic import BaseModel
 from sqlalchemy import Connection, func, select
 
-from featurise.registry.models import Batch, FeatureSet, Shard
+from featurise.registry.models import Batch, FeatureSet, RegisteredShard
 
 NIGHTS = 30
 
@@ -84,16 +84,18 @@ def _nights(connection: Connection, feature_set: int) -> list[Night]:
 
 
 def _last_published(connection: Connection, feature_set: int) -> datetime.datetime | None:
-    mine = Shard.feature_set_id == feature_set
-    latest = select(func.max(Shard.batch)).where(mine).scalar_subquery()
-    return connection.scalar(select(func.max(Shard.published_at)).where(mine, Shard.batch == latest.correlate(None)))
+    mine = RegisteredShard.feature_set_id == feature_set
+    latest = select(func.max(RegisteredShard.batch)).where(mine).scalar_subquery()
+    return connection.scalar(
+        select(func.max(RegisteredShard.published_at)).where(mine, RegisteredShard.batch == latest.correlate(None))
+    )
 
 
 def published(connection: Connection, feature_set: str, batch: str, run_id: str) -> dict[str, datetime.datetime]:
     """By shard, when a run's files were published."""
     rows = connection.execute(
-        select(Shard.name, Shard.published_at)
-        .join_from(Shard, FeatureSet, Shard.feature_set_id == FeatureSet.id)
-        .where(FeatureSet.name == feature_set, Shard.batch == batch, Shard.run_id == run_id)
+        select(RegisteredShard.name, RegisteredShard.published_at)
+        .join_from(RegisteredShard, FeatureSet, RegisteredShard.feature_set_id == FeatureSet.id)
+        .where(FeatureSet.name == feature_set, RegisteredShard.batch == batch, RegisteredShard.run_id == run_id)
     )
     return {row.name: row.published_at for row in rows}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, Row, delete, exists, select
 
 from featurise.registry.bulk import insert_into
-from featurise.registry.models import Publication, Shard
+from featurise.registry.models import Publication, RegisteredShard
 
 Unfinished = Row[str, str, str, str]
 """A publication's uri, batch, run and shard."""
@@ -33,6 +33,6 @@ def unfinished(connection: Connection, feature_set: int | None) -> Sequence[Unfi
     A row outlives its removed objects: an upload that was on its way may end after them.
     """
     columns = (Publication.uri, Publication.batch, Publication.run_id, Publication.shard)
-    registered = exists().where(Shard.uri == Publication.uri)
+    registered = exists().where(RegisteredShard.uri == Publication.uri)
     mine = (Publication.feature_set_id == feature_set, ~registered)
     return connection.execute(select(*columns).where(*mine).order_by(Publication.uri)).all()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, exists, select
 
-from featurise.registry.models import FeatureSet, GpuAttempt, Lease, Publication, Shard
+from featurise.registry.models import FeatureSet, GpuAttempt, Lease, Publication, RegisteredShard
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def held(connection: Connection) -> list[Held]:
 
 def staged(connection: Connection, before: datetime.datetime) -> list[Staged]:
     """Publications that were begun before then, and whose files are not registered."""
-    registered = exists().where(Shard.uri == Publication.uri)
+    registered = exists().where(RegisteredShard.uri == Publication.uri)
     rows = connection.execute(
         select(Publication.__table__, FeatureSet.name, FeatureSet.dataset, FeatureSet.backbone)
         .join(FeatureSet, Publication.feature_set_id == FeatureSet.id)

@@ -9,7 +9,7 @@ from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.registry import feature_sets
 from featurise.registry.bulk import insert_into
-from featurise.registry.models import Image, Shard
+from featurise.registry.models import Image, RegisteredShard
 from featurise.registry.outcomes import live
 from featurise.registry.session import reading
 from featurise.registry.statistics import Statistics
@@ -21,7 +21,7 @@ PAGE = 10_000
 def find(run: Run, name: str) -> Row[Any] | None:
     """A run's shard, when it is registered: then nothing is left to do for it."""
     with reading() as connection:
-        return connection.execute(_of_run(connection, run).where(Shard.name == name)).first()
+        return connection.execute(_of_run(connection, run).where(RegisteredShard.name == name)).first()
 
 
 def of_run(run: Run) -> dict[str, Row[Any]]:
@@ -32,51 +32,77 @@ def of_run(run: Run) -> dict[str, Row[Any]]:
 
 def _of_run(connection: Connection, run: Run) -> Select[Any]:
     number = feature_sets.find(connection, run.spec)
-    mine = (Shard.feature_set_id == number, Shard.batch == run.batch, Shard.run_id == run.run_id)
-    return select(Shard.__table__).where(*mine)
+    mine = (
+        RegisteredShard.feature_set_id == number,
+        RegisteredShard.batch == run.batch,
+        RegisteredShard.run_id == run.run_id,
+    )
+    return select(RegisteredShard.__table__).where(*mine)
 
 
 def history(spec: FeatureSetSpec, files: int) -> Statistics:
     """The statistics of a feature set's latest files together."""
     with reading() as connection:
         number = feature_sets.find(connection, spec)
-        latest = select(Shard.statistics).where(Shard.feature_set_id == number).order_by(Shard.id.desc()).limit(files)
+        latest = (
+            select(RegisteredShard.statistics)
+            .where(RegisteredShard.feature_set_id == number)
+            .order_by(RegisteredShard.id.desc())
+            .limit(files)
+        )
         return Statistics.of(Statistics.model_validate(found) for found in connection.scalars(latest))
 
 
 def add(connection: Connection, facts: Mapping[str, Any]) -> int:
     """Write down a published file; of one that was found in the bucket, whose it is. Returns its number."""
     whose = {name: facts[name] for name in ("run_id", "name")}
-    row = insert_into(connection, Shard).values(**facts)
+    row = insert_into(connection, RegisteredShard).values(**facts)
     connection.execute(row.on_conflict_do_update(index_elements=["uri"], set_=whose))
-    return connection.scalars(select(Shard.id).where(Shard.uri == facts["uri"])).one()
+    return connection.scalars(select(RegisteredShard.id).where(RegisteredShard.uri == facts["uri"])).one()
 
 
 def named_otherwise(connection: Connection, feature_set: int, batch: str, run_id: str, name: str, uri: str) -> bool:
     """Whether a run's shard of this name is another file."""
-    mine = (Shard.feature_set_id == feature_set, Shard.batch == batch, Shard.run_id == run_id, Shard.name == name)
-    return bool(connection.scalar(select(exists().where(*mine, Shard.uri != uri))))
+    mine = (
+        RegisteredShard.feature_set_id == feature_set,
+        RegisteredShard.batch == batch,
+        RegisteredShard.run_id == run_id,
+        RegisteredShard.name == name,
+    )
+    return bool(connection.scalar(select(exists().where(*mine, RegisteredShard.uri != uri))))
 
 
 def known(connection: Connection, uris: list[str]) -> set[str]:
     """Those of these addresses that are registered."""
     found: set[str] = set()
     for start in range(0, len(uris), PAGE):
-        found.update(connection.scalars(select(Shard.uri).where(Shard.uri.in_(uris[start : start + PAGE]))))
+        found.update(
+            connection.scalars(select(RegisteredShard.uri).where(RegisteredShard.uri.in_(uris[start : start + PAGE])))
+        )
     return found
 
 
 def any_of(connection: Connection, feature_set: int) -> bool:
     """Whether a feature set has a file, whatever became of its images."""
-    return bool(connection.scalar(select(exists().where(Shard.feature_set_id == feature_set))))
+    return bool(connection.scalar(select(exists().where(RegisteredShard.feature_set_id == feature_set))))
 
 
 def visible(connection: Connection, feature_set: int) -> list[Row[Any]]:
     """The files that hold a live image, in the order of batches."""
-    holds = exists().where(Image.shard_id == Shard.id, live(Image))
-    statement = select(Shard.uri, Shard.sha256, Shard.bytes, Shard.images, Shard.batch)
+    holds = exists().where(Image.shard_id == RegisteredShard.id, live(Image))
+    statement = select(
+        RegisteredShard.uri,
+        RegisteredShard.sha256,
+        RegisteredShard.bytes,
+        RegisteredShard.images,
+        RegisteredShard.batch,
+    )
     return list(
-        connection.execute(statement.where(Shard.feature_set_id == feature_set, holds).order_by(Shard.batch, Shard.uri))
+        connection.execute(
+            statement.where(RegisteredShard.feature_set_id == feature_set, holds).order_by(
+                RegisteredShard.batch, RegisteredShard.uri
+            )
+        )
     )
 
 

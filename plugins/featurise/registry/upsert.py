@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, select, update
 
 from featurise.registry.bulk import insert_into, staged
-from featurise.registry.models import Image, Reject
+from featurise.registry.models import Image, RegisteredReject
 
 Row = Mapping[str, Any]
-Model = type[Image] | type[Reject]
+Model = type[Image] | type[RegisteredReject]
 
 
 def images(
@@ -24,7 +24,7 @@ def images(
     where this one was featurised since, it stays as it is.
     Returns the batches whose counts change.
     """
-    return _store(connection, feature_set, rows, Image, Reject, seen_at)
+    return _store(connection, feature_set, rows, Image, RegisteredReject, seen_at)
 
 
 def rejects(
@@ -34,7 +34,7 @@ def rejects(
 
     `seen_at` is that of `images`. Returns the batches whose counts change.
     """
-    return _store(connection, feature_set, rows, Reject, Image, seen_at)
+    return _store(connection, feature_set, rows, RegisteredReject, Image, seen_at)
 
 
 def _store(

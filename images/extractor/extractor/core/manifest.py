@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, fie
 
 from extractor.core.exit_codes import ManifestInvalid
 from extractor.core.redact import fit
-from extractor.core.rejection import Reason as Reason  # beside the lines that name one
+from extractor.core.rejection import RejectReason as RejectReason  # beside the lines that name one
 
 Line = TypeVar("Line", bound=BaseModel)
 
@@ -91,7 +91,7 @@ class Reject(BaseModel):
     key: str
     etag: str
     size: int
-    reason: Reason
+    reason: RejectReason
     detail: Annotated[str, AfterValidator(fit)]
 
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class Reason(StrEnum):
+class RejectReason(StrEnum):
     """Why an image was rejected."""
 
     EMPTY = "empty"
@@ -25,6 +25,6 @@ class Reason(StrEnum):
 class Undecodable(Exception):
     """Raised when bytes are no image that can be featurised; `reason` is the reject's."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: RejectReason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason

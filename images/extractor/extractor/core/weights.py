@@ -16,7 +16,7 @@ BLOCK = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Weights:
+class VerifiedWeights:
     """A checkpoint file, its configuration where there is one, and what identifies them."""
 
     uri: str
@@ -37,7 +37,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def resolve(backbone: str, uri: str, *, sha256: str | None = None) -> Weights:
+def resolve(backbone: str, uri: str, *, sha256: str | None = None) -> VerifiedWeights:
     """Bring the weights at `uri` (a checkpoint, or a folder with one) to this disk and verify them.
 
     A remote checkpoint is kept below FEATURISE_WEIGHTS_CACHE under its declared SHA-256, so that the next pod on this
@@ -63,12 +63,12 @@ def resolve(backbone: str, uri: str, *, sha256: str | None = None) -> Weights:
             "the file was replaced or damaged, or the declaration names another: correct one of them"
         )
     if config_uri is None:
-        return Weights(uri, path, found, None, None)
+        return VerifiedWeights(uri, path, found, None, None)
     config = Path(config_uri)
     if storage.is_s3(config_uri):
         config = path.with_name(config_uri.rsplit("/", 1)[1])
         storage.download(config_uri, config)
-    return Weights(uri, path, found, config, sha256_of(config))
+    return VerifiedWeights(uri, path, found, config, sha256_of(config))
 
 
 def _locate(backbone: str, uri: str) -> tuple[str, str | None]:

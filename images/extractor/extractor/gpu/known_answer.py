@@ -51,7 +51,7 @@ NOTES = 20
 
 
 @dataclass(frozen=True)
-class Attempt:
+class Trial:
     """One way of computing an operation, and what came of it."""
 
     way: Way
@@ -78,21 +78,21 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found of one operation: the attempts, of which the last is how it is computed."""
+    """What was found of one operation: the trials, of which the last is how it is computed."""
 
     operation: str
-    attempts: tuple[Attempt, ...]
+    trials: tuple[Trial, ...]
     speedup: float | None = None
     """How many times as fast the chosen layout is as the one asked for; None where that stayed."""
 
     @property
-    def chosen(self) -> Attempt:
+    def chosen(self) -> Trial:
         """How it is computed."""
-        return self.attempts[-1]
+        return self.trials[-1]
 
     def __str__(self) -> str:
-        if len(self.attempts) > 1:
-            return f"{self.operation}: {self.chosen.way}, as {'; '.join(map(str, self.attempts[:-1]))}"
+        if len(self.trials) > 1:
+            return f"{self.operation}: {self.chosen.way}, as {'; '.join(map(str, self.trials[:-1]))}"
         gain = f" ({self.speedup:.1f} times as fast as in the other layout)" if self.speedup else ""
         return f"{self.operation}: {self.chosen.way}{gain}"
 
@@ -156,33 +156,33 @@ class KnownAnswers(TorchFunctionMode):
         started = time.perf_counter()
         layout, speedup = self._layout(operation)
         before = operation.operands[operation.signature.names[0]].clone() if operation.in_place else None
-        attempts: list[Attempt] = []
+        trials: list[Trial] = []
         for way in _ways(operation, layout):
-            attempt, result = self._attempt(operation, way, before)
-            attempts.append(attempt)
-            if attempt.passes:
+            trial, result = self._try(operation, way, before)
+            trials.append(trial)
+            if trial.passes:
                 break
-        answer = Answer(operation.describe(), tuple(attempts), speedup)
+        answer = Answer(operation.describe(), tuple(trials), speedup)
         self.seconds += time.perf_counter() - started
         if result is None or not answer.chosen.passes:
             self._give_up(answer)
             raise AssertionError("unreachable")
         self._ways[operation.key] = AS_ASKED if answer.chosen.way == AS_ASKED else answer.chosen.way
         self.answers.append(answer)
-        if len(attempts) > 1:
+        if len(trials) > 1:
             log.warning("operation computed another way", operation=str(answer), libraries=self.card.libraries)
         return operation.operands[operation.signature.names[0]].copy_(result) if operation.in_place else result
 
     def _give_up(self, answer: Answer) -> None:
-        if all("OutOfMemoryError" in attempt.error for attempt in answer.attempts):
+        if all("OutOfMemoryError" in trial.error for trial in answer.trials):
             raise torch.OutOfMemoryError(f"{answer.operation}: {answer.chosen.error}")
         raise GpuFault(
             f"{answer.operation} is not computed rightly here, in no way that was tried "
-            f"({'; '.join(map(str, answer.attempts))}; {self.card.libraries}): take another node, or an image with "
+            f"({'; '.join(map(str, answer.trials))}; {self.card.libraries}): take another node, or an image with "
             "other libraries, and report this text"
         )
 
-    def _attempt(self, operation: Operation, way: Way, before: Tensor | None) -> tuple[Attempt, Tensor | None]:
+    def _try(self, operation: Operation, way: Way, before: Tensor | None) -> tuple[Trial, Tensor | None]:
         bound = self.bounds[operation.left.dtype]
         fresh = operation.copied()
         try:
@@ -191,13 +191,13 @@ class KnownAnswers(TorchFunctionMode):
             raise
         except RuntimeError as error:  # torch.OutOfMemoryError, or a library without an algorithm for this
             self.card.release()
-            return Attempt(
+            return Trial(
                 way, float("nan"), 0, bound, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             ), None
         deviation = deviation_of(operation, result, before)
         if workspace > WORKSPACE:
             self.card.release()
-        return Attempt(way, deviation, workspace, bound), result
+        return Trial(way, deviation, workspace, bound), result
 
     def _layout(self, operation: Operation) -> tuple[torch.memory_format | None, float | None]:
         """The layout in which this kind of convolution is fastest and by how much, where that is not its own; measured
@@ -222,7 +222,7 @@ class KnownAnswers(TorchFunctionMode):
             own, others = (self._seconds(lambda way=way: some.run(way)) for way in (AS_ASKED, Way(other)))  # type: ignore[misc]
         except torch.AcceleratorError:
             raise
-        except RuntimeError:  # the attempts will tell
+        except RuntimeError:  # the trials will tell
             self.card.release()
             return None, None
         if own < FASTER * others:

@@ -7,7 +7,7 @@ from functools import partial
 from extractor.backbone import Backbone
 from extractor.core.contract import Regions
 from extractor.core.exit_codes import ExtractorError
-from extractor.core.rejection import Reason
+from extractor.core.rejection import RejectReason
 from extractor.gpu.faults import fault_of
 from extractor.pipeline.loader import LoadedImage
 from extractor.pipeline.machine import short_of_memory
@@ -61,5 +61,5 @@ class Detection:
         self._in_a_row += 1
         if self._in_a_row == IN_A_ROW:
             raise error
-        reason = (Reason.UNREADABLE, f"the network cannot take it: {type(error).__name__}: {error}")
+        reason = (RejectReason.UNREADABLE, f"the network cannot take it: {type(error).__name__}: {error}")
         return [(replace(batch[0], refused=reason), None)]

@@ -17,7 +17,7 @@ from extractor.backbone import Backbone, Options, Prepared
 from extractor.core.backbone_specs import Precision
 from extractor.core.contract import Regions
 from extractor.core.exit_codes import GpuFault
-from extractor.core.rejection import Reason
+from extractor.core.rejection import RejectReason
 from extractor.gpu.card import card_of
 from extractor.gpu.faults import fault_of
 from extractor.gpu.known_answer import KnownAnswers
@@ -61,7 +61,7 @@ class Finite:
                 f"{IN_A_ROW} images in a row, up to {image.entry.key}, are not finite in fp32 either ({where}): the "
                 f"GPU ({self._card.name}) is sick, or the checkpoint holds such numbers; try another node"
             )
-        return replace(image, refused=(Reason.NOT_FINITE, f"not finite, in fp32 either: {where}")), None
+        return replace(image, refused=(RejectReason.NOT_FINITE, f"not finite, in fp32 either: {where}")), None
 
     def _once_more(self, prepared: Prepared) -> tuple[Regions, str | None]:
         """The result in fp32, and where it is not finite; on a GPU, with every operation compared with float64."""

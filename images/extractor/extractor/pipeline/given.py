@@ -15,7 +15,7 @@ from extractor.core.contract import Regions
 from extractor.core.exit_codes import ManifestInvalid
 from extractor.core.given import Asked, GivenBoxes
 from extractor.core.manifest import Entry, Manifest
-from extractor.core.rejection import Reason, Undecodable
+from extractor.core.rejection import RejectReason, Undecodable
 
 Number = TypeVar("Number", np.float32, np.int64)
 
@@ -32,7 +32,7 @@ def fetched(manifest: Manifest, entry: Entry) -> GivenBoxes:
         raise ManifestInvalid(f"{entry.key}: the manifest names no boxes of it; plan it with --given-boxes")
     if entry.given.boxes > MAX_GIVEN:
         detail = f"{entry.given.boxes:,} boxes are given; the limit is {MAX_GIVEN:,} an image: split them"
-        raise Undecodable(Reason.TOO_MANY_BOXES, detail)
+        raise Undecodable(RejectReason.TOO_MANY_BOXES, detail)
     uri = entry.given.uri or manifest.given_uri
     if uri is None:
         raise ManifestInvalid(f"{entry.key}: the manifest does not say in which file its boxes lie")

@@ -20,10 +20,10 @@ from extractor.core import storage
 from extractor.core.backbone_specs import GivenRule, Preprocessing
 from extractor.core.given import Asked, of_image
 from extractor.core.manifest import MAX_PIXELS, Entry, Manifest, etag_of_object
-from extractor.core.rejection import Reason, Undecodable
+from extractor.core.rejection import RejectReason, Undecodable
 from extractor.pipeline import given
 from extractor.pipeline.decode.facts import Reader
-from extractor.pipeline.decode.pool import Limits, shared
+from extractor.pipeline.decode.pool import DecodeLimits, shared
 from extractor.pipeline.machine import short_of_memory
 from extractor.stage_timer import stage
 
@@ -39,7 +39,7 @@ class LoadedImage:
     sha256: str = ""
     prepared: Prepared | None = None
     given: Asked | None = None
-    refused: tuple[Reason, str] | None = None
+    refused: tuple[RejectReason, str] | None = None
 
 
 class Room:
@@ -70,7 +70,7 @@ def load(
     prepare: Callable[..., Prepared],
     room: Room,
     reader: Reader,
-    limits: Limits,
+    limits: DecodeLimits,
     max_bytes: int,
     rule: GivenRule | None = None,
 ) -> LoadedImage:
@@ -83,13 +83,13 @@ def load(
     entry = manifest.entries[position]
     if entry.size > max_bytes:
         detail = f"{entry.size:,} bytes; the limit is {max_bytes:,}"
-        return LoadedImage(position, entry, refused=(Reason.TOO_LARGE, detail))
+        return LoadedImage(position, entry, refused=(RejectReason.TOO_LARGE, detail))
     uri = manifest.uri(entry)
     try:
         with stage("fetch"):
             data, etag = storage.read(uri)
     except storage.NotFound:
-        return LoadedImage(position, entry, refused=(Reason.MISSING, f"{uri} was listed and is gone"))
+        return LoadedImage(position, entry, refused=(RejectReason.MISSING, f"{uri} was listed and is gone"))
     sha256 = hashlib.sha256(data).hexdigest()
     # A local file's etag is its time stamp, which a copy changes without changing the image.
     if len(data) != entry.size or (storage.is_s3(uri) and etag != etag_of_object(entry.etag)):
@@ -97,7 +97,7 @@ def load(
             f"{uri} now is {etag} of {len(data):,} bytes, the manifest says {entry.etag} of {entry.size:,}: "
             "it was replaced since it was listed, and the next night takes it up"
         )
-        return LoadedImage(position, entry, sha256, refused=(Reason.CHANGED, detail))
+        return LoadedImage(position, entry, sha256, refused=(RejectReason.CHANGED, detail))
     try:
         boxes = given.fetched(manifest, entry) if rule is not None else None
         with shared().opened(data, limits, reader) as image, room.taken(image.pixels):
@@ -121,12 +121,12 @@ def _prepared(prepare: Callable[..., Prepared], pixels: NDArray[np.uint8]) -> Pr
     try:
         return prepare(pixels)
     except Unfit as error:
-        raise Undecodable(Reason.TOO_SMALL, str(error)) from error
+        raise Undecodable(RejectReason.TOO_SMALL, str(error)) from error
     except Exception as error:
         if short_of_memory(error):
             raise MemoryError(f"preparing an image of {pixels.shape[1]} x {pixels.shape[0]}: {error}") from error
         # Whatever it is: one image must not end a shard.
-        raise Undecodable(Reason.UNREADABLE, f"preparing it: {type(error).__name__}: {error}") from error
+        raise Undecodable(RejectReason.UNREADABLE, f"preparing it: {type(error).__name__}: {error}") from error
 
 
 def ahead(
@@ -137,7 +137,7 @@ def ahead(
     workers: int,
     window: int,
     reader: Reader,
-    limits: Limits,
+    limits: DecodeLimits,
     max_bytes: int,
     rule: GivenRule | None = None,
 ) -> Generator[LoadedImage]:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from extractor.core import contract, storage
 from extractor.core.contract import Provenance, Regions
 from extractor.core.exit_codes import ManifestInvalid, StorageError, UsageError
-from extractor.core.manifest import IndexEntry, Reason, Reject, dump, list_of, load
+from extractor.core.manifest import IndexEntry, Reject, RejectReason, dump, list_of, load
 from extractor.core.weights import sha256_of
 from extractor.log import log
 from extractor.pipeline import machine
@@ -126,7 +126,9 @@ def _stands(result: Result, held: Collection[str]) -> bool:
     """Whether an outcome needs no group, or one that a part holds: a taken id's is in the part of its first image."""
     if result.done is not None:
         return result.done.image_id in held
-    return result.reject is None or result.reject.reason is not Reason.DUPLICATE_ID or result.reject.image_id in held
+    return (
+        result.reject is None or result.reject.reason is not RejectReason.DUPLICATE_ID or result.reject.image_id in held
+    )
 
 
 def in_order(parts: Iterable[Part]) -> list[Part]:

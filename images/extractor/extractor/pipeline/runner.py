@@ -27,9 +27,9 @@ from extractor.core.backbone_specs import (
 from extractor.core.contract import Provenance, Regions, halved, image_bytes
 from extractor.core.defaults import MAX_REJECT_SHARE, PART_IMAGES, PART_SECONDS
 from extractor.core.exit_codes import Interrupted, Summary, TooManyRejects, WeightsInvalid
-from extractor.core.manifest import MAX_PIXELS, IndexEntry, Manifest, Reason, Reject
+from extractor.core.manifest import MAX_PIXELS, IndexEntry, Manifest, Reject, RejectReason
 from extractor.core.scratch import folder as scratch_folder
-from extractor.core.weights import Weights, resolve
+from extractor.core.weights import VerifiedWeights, resolve
 from extractor.gpu import startup
 from extractor.gpu.card import card_of
 from extractor.gpu.faults import check_card
@@ -37,7 +37,7 @@ from extractor.gpu.known_answer import KnownAnswers
 from extractor.log import log
 from extractor.pipeline import given, machine, parts
 from extractor.pipeline.batching import in_order
-from extractor.pipeline.decode.pool import Limits
+from extractor.pipeline.decode.pool import DecodeLimits
 from extractor.pipeline.finite import Finite
 from extractor.pipeline.loader import READERS, LoadedImage, ahead
 from extractor.pipeline.part_writer import Saver
@@ -73,7 +73,7 @@ class Request:
     workers: int = 8
     max_reject_share: float = MAX_REJECT_SHARE
     max_pixels: int = MAX_PIXELS
-    max_seconds: float = Limits.seconds
+    max_seconds: float = DecodeLimits.seconds
     max_bytes: int = 512 * 1024 * 1024
     scratch: Path | None = None
 
@@ -133,7 +133,7 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
 
 def _provenance(
     request: Request,
-    weights: Weights,
+    weights: VerifiedWeights,
     planned: str,
     progress: Progress,
     device: torch.device,
@@ -164,7 +164,7 @@ def _provenance(
     )
 
 
-def _revision(request: Request, weights: Weights) -> str:
+def _revision(request: Request, weights: VerifiedWeights) -> str:
     found = revision(
         request.backbone,
         weights.sha256,
@@ -226,7 +226,7 @@ def _featurise(
         workers=request.workers,
         window=max(2 * size, request.workers),
         reader=READERS[request.preprocessing],
-        limits=Limits(request.max_pixels, request.max_seconds),
+        limits=DecodeLimits(request.max_pixels, request.max_seconds),
         max_bytes=request.max_bytes,
         rule=request.rule if isinstance(request.rule, GivenRule) else None,
     )
@@ -275,11 +275,17 @@ def _outcome(
     refused = image.refused
     owner = owners.get(entry.image_id)
     if refused is None and owner is not None and owner.sha256 != image.sha256:
-        refused = (Reason.DUPLICATE_ID, f"id {entry.image_id!r} belongs to {owner.key}; {entry.key} holds other bytes")
+        refused = (
+            RejectReason.DUPLICATE_ID,
+            f"id {entry.image_id!r} belongs to {owner.key}; {entry.key} holds other bytes",
+        )
     if refused is None and owner is not None and digests.get(owner.key) != digests.get(entry.key):
-        refused = (Reason.DUPLICATE_ID, f"id {entry.image_id!r} belongs to {owner.key}; {entry.key} has other boxes")
+        refused = (
+            RejectReason.DUPLICATE_ID,
+            f"id {entry.image_id!r} belongs to {owner.key}; {entry.key} has other boxes",
+        )
     if refused is None and found is not None and not len(found.features):
-        refused = (Reason.NO_BOXES, "the detector finds no box with an area in it")
+        refused = (RejectReason.NO_BOXES, "the detector finds no box with an area in it")
     if refused is not None:
         return Result(position=image.position, reject=Reject(**facts, reason=refused[0], detail=refused[1]))
     boxes = owner.boxes if owner is not None else 0 if found is None else found.num_boxes

@@ -293,7 +293,7 @@ def _row(answer: Answer) -> Figures:
         "deviation": chosen.deviation,
         "bound": chosen.bound,
         "workspace_mib": round(chosen.workspace / 2**20),
-        "before": [str(attempt) for attempt in answer.attempts[:-1]],
+        "before": [str(trial) for trial in answer.trials[:-1]],
         "times_as_fast": answer.speedup,
     }
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import Connection
 
 from extractor.core import storage
-from extractor.core.manifest import Reason, dump
+from extractor.core.manifest import RejectReason, dump
 from extractor.core.storage import ObjectInfo
 from featurise.declaration import batches
 from featurise.declaration.feature_set import FeatureSetSpec
@@ -228,7 +228,7 @@ def _unusable(run: Run, item: ObjectInfo, error: ValidationError) -> Row:
     """The row of an image that has no usable id."""
     name = batches.image_id_of(run.spec, item.key, run.batch)
     facts = {"key": item.key, "etag": item.etag, "size": item.size, "image_id": name}
-    why = {"reason": Reason.UNSUPPORTED.value, "detail": error.errors()[0]["msg"]}
+    why = {"reason": RejectReason.UNSUPPORTED.value, "detail": error.errors()[0]["msg"]}
     return facts | why | {"batch": run.batch, "run_id": run.run_id}
 
 

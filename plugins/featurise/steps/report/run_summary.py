@@ -7,10 +7,10 @@ from pydantic import BaseModel
 from sqlalchemy import Connection, func, select
 
 from extractor.core import storage
-from extractor.core.manifest import Reason
+from extractor.core.manifest import RejectReason
 from featurise.declaration.run import Run
 from featurise.registry import feature_sets
-from featurise.registry.models import GpuAttempt, Image, Reject, Shard
+from featurise.registry.models import GpuAttempt, Image, RegisteredReject, RegisteredShard
 from featurise.registry.session import reading
 from featurise.registry.statistics import Statistics
 from featurise.steps.discover import step as discover
@@ -31,7 +31,7 @@ class RejectedImage(BaseModel):
     detail: str
 
 
-class File(BaseModel):
+class PublishedFile(BaseModel):
     """A published file."""
 
     name: str
@@ -57,7 +57,7 @@ class Tried(BaseModel):
     ended_at: datetime.datetime | None
 
 
-class Night(BaseModel):
+class EarlierBatch(BaseModel):
     """The files of one batch together."""
 
     batch: str
@@ -73,14 +73,14 @@ class RunSummary(BaseModel):
     synthetic: bool | None = None
     discovered: Discovered | None = None
     plan: Plan | None = None
-    files: list[File] = []
+    files: list[PublishedFile] = []
     given_away: int = 0
     """Images in the files that were rejects by the time they were registered: another image had got their id."""
     rejects: list[RejectedImage] = []
     attempts: list[Tried] = []
     samples: list[Sample] = []
     statistics: Statistics = Statistics()
-    nights: list[Night] = []
+    nights: list[EarlierBatch] = []
 
     @property
     def counts(self) -> dict[str, int]:
@@ -132,19 +132,29 @@ def _discovered(run: Run) -> Discovered | None:
 
 def _from_registry(connection: Connection, number: int, found: RunSummary) -> None:
     found.synthetic = feature_sets.synthetic(connection, number)
-    mine = (Shard.feature_set_id == number, Shard.batch == found.batch, Shard.run_id == found.run_id)
-    for row in connection.execute(select(Shard.__table__).where(*mine).order_by(Shard.name)):
-        found.files.append(File.model_validate(row, from_attributes=True))
+    mine = (
+        RegisteredShard.feature_set_id == number,
+        RegisteredShard.batch == found.batch,
+        RegisteredShard.run_id == found.run_id,
+    )
+    for row in connection.execute(select(RegisteredShard.__table__).where(*mine).order_by(RegisteredShard.name)):
+        found.files.append(PublishedFile.model_validate(row, from_attributes=True))
         found.samples += [Sample.model_validate(sample) for sample in row.samples]
     found.statistics = Statistics.of(
-        Statistics.model_validate(row) for row in connection.scalars(select(Shard.statistics).where(*mine))
+        Statistics.model_validate(row) for row in connection.scalars(select(RegisteredShard.statistics).where(*mine))
     )
-    refused = (Reject.feature_set_id == number, Reject.run_id == found.run_id, ~Reject.superseded)
-    rows = connection.execute(select(Reject.__table__).where(*refused).order_by(Reject.key))
+    refused = (
+        RegisteredReject.feature_set_id == number,
+        RegisteredReject.run_id == found.run_id,
+        ~RegisteredReject.superseded,
+    )
+    rows = connection.execute(select(RegisteredReject.__table__).where(*refused).order_by(RegisteredReject.key))
     found.rejects = [RejectedImage.model_validate(row, from_attributes=True) for row in rows]
     # A file's rows may also have gone to a later file, so only that many can be missing for their ids.
-    clashes = sum(one.reason == Reason.DUPLICATE_ID for one in found.rejects)
-    counted = select(func.count()).select_from(Image).join(Shard, Image.shard_id == Shard.id).where(*mine)
+    clashes = sum(one.reason == RejectReason.DUPLICATE_ID for one in found.rejects)
+    counted = (
+        select(func.count()).select_from(Image).join(RegisteredShard, Image.shard_id == RegisteredShard.id).where(*mine)
+    )
     without_row = sum(file.images for file in found.files) - connection.scalars(counted).one()
     found.given_away = min(max(without_row, 0), clashes)
     tried = (GpuAttempt.feature_set_id == number, GpuAttempt.batch == found.batch, GpuAttempt.run_id == found.run_id)
@@ -153,16 +163,18 @@ def _from_registry(connection: Connection, number: int, found: RunSummary) -> No
     found.nights = _nights(connection, number, found.batch)
 
 
-def _nights(connection: Connection, number: int, batch: str) -> list[Night]:
+def _nights(connection: Connection, number: int, batch: str) -> list[EarlierBatch]:
     """The latest batches before this one, the earliest first."""
-    before = (Shard.feature_set_id == number, Shard.batch < batch)
-    batches = select(Shard.batch).where(*before).distinct().order_by(Shard.batch.desc()).limit(NIGHTS)
+    before = (RegisteredShard.feature_set_id == number, RegisteredShard.batch < batch)
+    batches = (
+        select(RegisteredShard.batch).where(*before).distinct().order_by(RegisteredShard.batch.desc()).limit(NIGHTS)
+    )
     rows = connection.execute(
-        select(Shard.batch, Shard.statistics)
-        .where(Shard.feature_set_id == number, Shard.batch.in_(batches))
-        .order_by(Shard.batch)
+        select(RegisteredShard.batch, RegisteredShard.statistics)
+        .where(RegisteredShard.feature_set_id == number, RegisteredShard.batch.in_(batches))
+        .order_by(RegisteredShard.batch)
     )
     return [
-        Night(batch=name, statistics=Statistics.of(Statistics.model_validate(row.statistics) for row in members))
+        EarlierBatch(batch=name, statistics=Statistics.of(Statistics.model_validate(row.statistics) for row in members))
         for name, members in groupby(rows, key=lambda row: row.batch)
     ]

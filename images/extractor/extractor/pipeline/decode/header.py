@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from mmap import mmap
 
-from extractor.core.rejection import Reason, Undecodable
+from extractor.core.rejection import RejectReason, Undecodable
 from extractor.pipeline.decode import jpeg, pillow, png, tiff, webp
 from extractor.pipeline.decode.facts import Header
 
@@ -24,7 +24,7 @@ class Format:
     name: str
     begins: re.Pattern[bytes]
     header: Callable[[bytes | mmap], Header]
-    refusal: Callable[[bytes | mmap], tuple[Reason, str] | None]
+    refusal: Callable[[bytes | mmap], tuple[RejectReason, str] | None]
     """Why OpenCV may refuse such a file, as far as its bytes tell."""
 
 
@@ -78,25 +78,27 @@ def look(data: bytes | mmap) -> tuple[Format, Header]:
             return known, known.header(data)
     for name, begins in UNSUPPORTED:
         if re.match(begins, beginning, re.DOTALL):
-            raise Undecodable(Reason.UNSUPPORTED, f"{name}: expected one of {', '.join(each.name for each in FORMATS)}")
-    raise Undecodable(Reason.NOT_AN_IMAGE, f"no known image format; it begins with {beginning[:16]!r}")
+            raise Undecodable(
+                RejectReason.UNSUPPORTED, f"{name}: expected one of {', '.join(each.name for each in FORMATS)}"
+            )
+    raise Undecodable(RejectReason.NOT_AN_IMAGE, f"no known image format; it begins with {beginning[:16]!r}")
 
 
 def check(found: Header, max_pixels: int) -> None:
     """Raises Undecodable when the image is an animation, has more pixels than allowed, or costs more than they do."""
     if found.pixels > max_pixels:
         size = f"{found.width} x {found.height} is {found.pixels:,} pixels"
-        raise Undecodable(Reason.TOO_LARGE, f"{size}; the limit is {max_pixels:,}")
+        raise Undecodable(RejectReason.TOO_LARGE, f"{size}; the limit is {max_pixels:,}")
     if found.frames > 1:
         raise Undecodable(
-            Reason.UNSUPPORTED, f"an animation of {found.frames} frames; an image that stands still is expected"
+            RejectReason.UNSUPPORTED, f"an animation of {found.frames} frames; an image that stands still is expected"
         )
     if found.scans > MAX_SCANS:
-        raise Undecodable(Reason.TOO_COSTLY, f"{found.scans:,} scans in one JPEG; the limit is {MAX_SCANS}")
+        raise Undecodable(RejectReason.TOO_COSTLY, f"{found.scans:,} scans in one JPEG; the limit is {MAX_SCANS}")
     width, height = found.tile
     if width * height > max(MAX_TILE, 4 * found.pixels):
         raise Undecodable(
-            Reason.TOO_COSTLY,
+            RejectReason.TOO_COSTLY,
             f"a tile of {width} x {height} pixels for an image of {found.width} x {found.height}; "
             f"the limit is four times the image, or {MAX_TILE:,} pixels",
         )

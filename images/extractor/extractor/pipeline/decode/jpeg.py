@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mmap import mmap
 from typing import NamedTuple
 
-from extractor.core.rejection import Reason, Undecodable
+from extractor.core.rejection import RejectReason, Undecodable
 from extractor.pipeline.decode.facts import Header
 
 DHT, RESERVED, DAC, SOI, EOI, SOS, APP0, APP14, TEM, SOF_LS = 0xC4, 0xC8, 0xCC, 0xD8, 0xD9, 0xDA, 0xE0, 0xEE, 0x01, 0xF7
@@ -19,13 +19,13 @@ _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 """A marker: no stuffed zero, no fill byte, and no restart marker, which stand within a scan."""
 
 _WARNINGS = (
-    (re.compile("Premature end of JPEG file|premature end of data segment|found marker"), Reason.TRUNCATED),
-    (re.compile("bad Huffman code|bad arithmetic code|Inconsistent progression"), Reason.UNREADABLE),
+    (re.compile("Premature end of JPEG file|premature end of data segment|found marker"), RejectReason.TRUNCATED),
+    (re.compile("bad Huffman code|bad arithmetic code|Inconsistent progression"), RejectReason.UNREADABLE),
 )
 """What libjpeg warns of when it makes up pixels. Its other warnings are about oddities that change none."""
 
 
-class Segment(NamedTuple):
+class JpegSegment(NamedTuple):
     """A marker, and where its payload begins and ends."""
 
     marker: int
@@ -34,7 +34,7 @@ class Segment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Frame:
+class JpegFrame:
     """A frame header. `components` are ids."""
 
     process: int
@@ -54,18 +54,18 @@ class Scan:
     bits_left: int
 
 
-def segments(data: bytes | mmap) -> Iterator[Segment]:
+def segments(data: bytes | mmap) -> Iterator[JpegSegment]:
     """The segments of the file's first image, up to its end marker; the last may reach beyond the bytes."""
     place = 2
     while (found := _MARKER.search(data, place)) is not None:
         marker, place = found[1][0], found.end()
         if marker == EOI:
-            yield Segment(marker, place, place)
+            yield JpegSegment(marker, place, place)
             return
         if marker in (SOI, TEM):
             continue
         end = place + max(2, int.from_bytes(data[place : place + 2]))
-        yield Segment(marker, place + 2, end)
+        yield JpegSegment(marker, place + 2, end)
         place = end
 
 
@@ -79,12 +79,12 @@ def header(data: bytes | mmap) -> Header:
         return Header(frame.width, frame.height)  # it is OpenCV's to say whether it reads these
     scans = _scans(data, frame)
     if not scans:
-        raise Undecodable(Reason.TRUNCATED, f"it ends before its pixels begin ({len(data):,} bytes in all)")
+        raise Undecodable(RejectReason.TRUNCATED, f"it ends before its pixels begin ({len(data):,} bytes in all)")
     _check_told(frame, scans)
     return Header(frame.width, frame.height, scans=len(scans))
 
 
-def refusal(data: bytes | mmap) -> tuple[Reason, str] | None:
+def refusal(data: bytes | mmap) -> tuple[RejectReason, str] | None:
     """Why OpenCV refuses this JPEG: its kind, or an end that came too early."""
     frame = _frame(data)
     kind = [
@@ -93,15 +93,15 @@ def refusal(data: bytes | mmap) -> tuple[Reason, str] | None:
         "hierarchical JPEG" * (frame.process in (0xC5, 0xC6, 0xCD, 0xCE)),
     ]
     if any(kind):
-        return Reason.UNSUPPORTED, " ".join([word for word in kind if word] + ["JPEG"] * (not any(kind[1:])))
+        return RejectReason.UNSUPPORTED, " ".join([word for word in kind if word] + ["JPEG"] * (not any(kind[1:])))
     if frame.height == 0:
-        return Reason.UNSUPPORTED, "JPEG whose height stands behind its pixels (DNL)"
+        return RejectReason.UNSUPPORTED, "JPEG whose height stands behind its pixels (DNL)"
     if not any(segment.marker == EOI for segment in segments(data)):
-        return Reason.TRUNCATED, "it has no end marker"
+        return RejectReason.TRUNCATED, "it has no end marker"
     return None
 
 
-def complaint(warnings: str) -> tuple[Reason, str] | None:
+def complaint(warnings: str) -> tuple[RejectReason, str] | None:
     """What the warning that libjpeg wrote means, where it made pixels up."""
     for words, reason in _WARNINGS:
         if (found := words.search(warnings)) is not None:
@@ -127,19 +127,19 @@ def without_oddities(data: bytes) -> bytes:
     return bytes(plain)
 
 
-def _frame(data: bytes | mmap) -> Frame:
+def _frame(data: bytes | mmap) -> JpegFrame:
     for marker, start, end in segments(data):
         if marker in FRAMES and end - start >= 6 and end <= len(data):
             precision, height, width, count = struct.unpack_from(">BHHB", data, start)
-            return Frame(marker, precision, height, width, data[start + 6 : start + 6 + 3 * count : 3])
+            return JpegFrame(marker, precision, height, width, data[start + 6 : start + 6 + 3 * count : 3])
         if marker in FRAMES or end > len(data):
             break
         if marker in (SOS, EOI):
-            raise Undecodable(Reason.UNREADABLE, "a JPEG without a frame header")
-    raise Undecodable(Reason.TRUNCATED, f"its header breaks off ({len(data)} bytes in all)")
+            raise Undecodable(RejectReason.UNREADABLE, "a JPEG without a frame header")
+    raise Undecodable(RejectReason.TRUNCATED, f"its header breaks off ({len(data)} bytes in all)")
 
 
-def _scans(data: bytes | mmap, frame: Frame) -> list[Scan]:
+def _scans(data: bytes | mmap, frame: JpegFrame) -> list[Scan]:
     """The scans in order; one that holds all of a sequential image is the only one, and is not searched through."""
     found = []
     for marker, start, end in segments(data):
@@ -151,7 +151,7 @@ def _scans(data: bytes | mmap, frame: Frame) -> list[Scan]:
     return found
 
 
-def _check_told(frame: Frame, scans: list[Scan]) -> None:
+def _check_told(frame: JpegFrame, scans: list[Scan]) -> None:
     """Raises Undecodable when coefficients are missing: a progressive JPEG that was cut between scans looks whole."""
     bits_left = {id_: [16] * 64 for id_ in frame.components}
     for scan in scans:
@@ -164,6 +164,6 @@ def _check_told(frame: Frame, scans: list[Scan]) -> None:
         untold = [place for place, missing in enumerate(bits) if missing]
         if untold:
             raise Undecodable(
-                Reason.TRUNCATED,
+                RejectReason.TRUNCATED,
                 f"its {len(scans)} scans leave out all or part of {len(untold)} coefficients of component {id_}",
             )

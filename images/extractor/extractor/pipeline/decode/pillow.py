@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from extractor.core.rejection import Reason, Undecodable
+from extractor.core.rejection import RejectReason, Undecodable
 from extractor.pipeline.decode.facts import Header
 
 OPENED = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")
@@ -33,21 +33,21 @@ def header(kind: str, data: bytes | mmap) -> Header:
         raise
     except Exception as error:  # on bytes of unknown origin Pillow's readers raise anything
         if _breaks_off(kind, data) or _told_cut(error):
-            raise Undecodable(Reason.TRUNCATED, f"its header breaks off ({len(data):,} bytes in all)") from error
-        raise Undecodable(Reason.UNREADABLE, f"{kind} whose header cannot be read: {_told(error)}") from error
+            raise Undecodable(RejectReason.TRUNCATED, f"its header breaks off ({len(data):,} bytes in all)") from error
+        raise Undecodable(RejectReason.UNREADABLE, f"{kind} whose header cannot be read: {_told(error)}") from error
 
 
-def refusal(kind: str, data: bytes | mmap) -> tuple[Reason, str] | None:
+def refusal(kind: str, data: bytes | mmap) -> tuple[RejectReason, str] | None:
     """Why OpenCV refuses it, as far as its lengths and Pillow tell."""
     if _breaks_off(kind, data):
-        return Reason.TRUNCATED, f"its end is missing ({len(data):,} bytes in all)"
+        return RejectReason.TRUNCATED, f"its end is missing ({len(data):,} bytes in all)"
     try:
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             image.load()
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - on bytes of unknown origin Pillow's readers raise anything
-        reason = Reason.TRUNCATED if _told_cut(error) else Reason.UNREADABLE
+        reason = RejectReason.TRUNCATED if _told_cut(error) else RejectReason.UNREADABLE
         return reason, f"it cannot be read to its end: {_told(error)}"
     return None
 
@@ -63,7 +63,7 @@ def pixels(data: bytes | mmap) -> NDArray[np.uint8]:
     except MemoryError:
         raise
     except Exception as error:  # on bytes of unknown origin Pillow's readers raise anything
-        reason = Reason.TRUNCATED if _told_cut(error) else Reason.UNREADABLE
+        reason = RejectReason.TRUNCATED if _told_cut(error) else RejectReason.UNREADABLE
         raise Undecodable(reason, f"Pillow does not read it, nor could the reference: {_told(error)}") from error
 
 

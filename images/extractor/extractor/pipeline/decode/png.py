@@ -3,7 +3,7 @@
 import struct
 from mmap import mmap
 
-from extractor.core.rejection import Reason, Undecodable
+from extractor.core.rejection import RejectReason, Undecodable
 from extractor.pipeline.decode.facts import Header
 
 
@@ -18,12 +18,14 @@ def header(data: bytes | mmap) -> Header:
         length, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
         body, place = place + 8, place + 12 + length
         if len(kind) < 4:
-            raise Undecodable(Reason.TRUNCATED, f"its end chunk is missing ({len(data):,} bytes in all)")
+            raise Undecodable(RejectReason.TRUNCATED, f"its end chunk is missing ({len(data):,} bytes in all)")
         if place > len(data):
-            raise Undecodable(Reason.TRUNCATED, f"a chunk claims {length:,} bytes, {place - len(data):,} too many")
+            raise Undecodable(
+                RejectReason.TRUNCATED, f"a chunk claims {length:,} bytes, {place - len(data):,} too many"
+            )
         if not found:
             if kind != b"IHDR" or length != 13:
-                raise Undecodable(Reason.UNREADABLE, f"a PNG that begins with {kind!r} in place of its header")
+                raise Undecodable(RejectReason.UNREADABLE, f"a PNG that begins with {kind!r} in place of its header")
             found = data[body : body + 8]
         elif kind == b"acTL" and length >= 4:
             frames = int.from_bytes(data[body : body + 4])
@@ -31,6 +33,6 @@ def header(data: bytes | mmap) -> Header:
     return Header(width, height, frames=frames)
 
 
-def refusal(_: bytes | mmap) -> tuple[Reason, str] | None:
+def refusal(_: bytes | mmap) -> tuple[RejectReason, str] | None:
     """Why OpenCV may refuse it: its chunks are whole, and no kind of PNG is refused."""
     return None

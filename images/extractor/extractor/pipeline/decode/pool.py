@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractor.core.manifest import MAX_PIXELS
-from extractor.core.rejection import Reason, Undecodable
+from extractor.core.rejection import RejectReason, Undecodable
 from extractor.pipeline.decode.facts import Reader
 from extractor.pipeline.decode.memory import memory_file
 
@@ -33,7 +33,7 @@ CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.S
 
 
 @dataclass(frozen=True)
-class Limits:
+class DecodeLimits:
     """What one image may cost: pixels, seconds of CPU time to decode it, bytes of memory meanwhile.
 
     The bytes are several times what any format's decoder takes: beyond them lies what no honest image asks for.
@@ -79,13 +79,13 @@ class Decoders:
         self._places = threading.Semaphore(len(os.sched_getaffinity(0)))
 
     @contextmanager
-    def opened(self, data: bytes, limits: Limits, reader: Reader = Reader.OPENCV) -> Iterator[Opened]:
+    def opened(self, data: bytes, limits: DecodeLimits, reader: Reader = Reader.OPENCV) -> Iterator[Opened]:
         """An image with its header read, for the block to decode once there is room for its pixels.
 
         Raises Undecodable with the reason; MemoryError and DecoderEnded, which are no properties of the image.
         """
         if not data:
-            raise Undecodable(Reason.EMPTY, "the object holds no bytes")
+            raise Undecodable(RejectReason.EMPTY, "the object holds no bytes")
         process = self._taken()
         give_back = cache(partial(self._give_back, process))  # once
         try:
@@ -128,7 +128,7 @@ def shared() -> Decoders:
     return decoders
 
 
-def decode(data: bytes, limits: Limits = Limits(), reader: Reader = Reader.OPENCV) -> NDArray[np.uint8]:
+def decode(data: bytes, limits: DecodeLimits = DecodeLimits(), reader: Reader = Reader.OPENCV) -> NDArray[np.uint8]:
     """The pixels of one image, uint8 [H, W, 3] in the reader's channel order.
 
     Raises Undecodable with the reason: empty, not an image, unsupported, truncated, unreadable, too large, too costly.
@@ -150,12 +150,12 @@ class _Process:
                 command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
             )
         self.pid = self._process.pid
-        self._limits = Limits()
+        self._limits = DecodeLimits()
         self._hung = self.rests = False
         if self._receive(START_SECONDS) is None:
             raise DecoderEnded(f"a decoding process ended before it began ({self._how_it_ended()}): {command}")
 
-    def open(self, data: bytes, limits: Limits, reader: Reader) -> int:
+    def open(self, data: bytes, limits: DecodeLimits, reader: Reader) -> int:
         self._limits, self.rests = limits, False
         request = {**asdict(limits), "reader": reader}
         with memory_file("image", data) as file:
@@ -192,7 +192,7 @@ class _Process:
         answer, files = received
         if "reason" in answer:
             self.rests = True
-            raise Undecodable(Reason(answer["reason"]), answer["detail"])
+            raise Undecodable(RejectReason(answer["reason"]), answer["detail"])
         if "memory" in answer:
             self.rests = True
             raise MemoryError(f"decoding an image: {answer['memory']}")
@@ -215,12 +215,12 @@ class _Process:
         code = self._process.wait()
         if self._hung or code == -signal.SIGPROF:
             return Undecodable(
-                Reason.TOO_COSTLY,
+                RejectReason.TOO_COSTLY,
                 f"decoding it takes more than {self._limits.seconds:g} seconds of CPU time, "
                 f"or {WALL_FACTOR * self._limits.seconds:g} in all",
             )
         if -code in CRASHES:
-            return Undecodable(Reason.UNREADABLE, f"the decoder crashes on it ({self._how_it_ended()})")
+            return Undecodable(RejectReason.UNREADABLE, f"the decoder crashes on it ({self._how_it_ended()})")
         if code == -signal.SIGKILL:
             return MemoryError("a decoding process was killed, as the kernel does when memory is short")
         return DecoderEnded(f"a decoding process was ended by somebody else: {self._how_it_ended()}")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from extractor.core.rejection import Reason, Undecodable
+from extractor.core.rejection import RejectReason, Undecodable
 from extractor.pipeline.decode import header, jpeg, pillow
 from extractor.pipeline.decode.facts import Reader
 from extractor.pipeline.decode.memory import memory_file
@@ -47,11 +47,16 @@ def read(file: int, data: mmap, kind: header.Format, reader: Reader, told: Stand
     if kind.name == "JPEG" and pixels is not None:
         _check_blocks(data, warnings, told)
     if pixels is None:
-        reason, why = kind.refusal(data) or (Reason.UNREADABLE, " ".join(warnings.split()) or "it does not say why")
+        reason, why = kind.refusal(data) or (
+            RejectReason.UNREADABLE,
+            " ".join(warnings.split()) or "it does not say why",
+        )
         raise Undecodable(reason, f"{why}; cv2.imread reads nothing of it, and the references could not either")
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         got = f"{pixels.dtype} {list(pixels.shape)}"
-        raise Undecodable(Reason.UNSUPPORTED, f"{kind.name} that cv2.imread reads as {got}; expected uint8 [H, W, 3]")
+        raise Undecodable(
+            RejectReason.UNSUPPORTED, f"{kind.name} that cv2.imread reads as {got}; expected uint8 [H, W, 3]"
+        )
     return pixels
 
 

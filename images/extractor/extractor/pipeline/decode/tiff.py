@@ -6,7 +6,7 @@ from mmap import mmap
 import numpy as np
 from numpy.typing import NDArray
 
-from extractor.core.rejection import Reason, Undecodable
+from extractor.core.rejection import RejectReason, Undecodable
 from extractor.pipeline.decode.facts import Header
 
 WIDTH, HEIGHT, BITS, COMPRESSION, ORIENTATION, SAMPLES = 256, 257, 258, 259, 274, 277
@@ -37,11 +37,11 @@ def header(data: bytes | mmap) -> Header:
     tags = _directory(data)
     width, height = _one(tags, WIDTH), _one(tags, HEIGHT)
     if not width or not height:
-        raise Undecodable(Reason.UNREADABLE, "a TIFF whose first directory says no width and height")
+        raise Undecodable(RejectReason.UNREADABLE, "a TIFF whose first directory says no width and height")
     return Header(width, height, tile=(_one(tags, TILE_WIDTH), _one(tags, TILE_HEIGHT)))
 
 
-def refusal(data: bytes | mmap) -> tuple[Reason, str] | None:
+def refusal(data: bytes | mmap) -> tuple[RejectReason, str] | None:
     """Why OpenCV refuses it: pixels that are not there, or a kind of TIFF."""
     tags = _directory(data)
     for offsets, lengths in PIECES:
@@ -49,7 +49,7 @@ def refusal(data: bytes | mmap) -> tuple[Reason, str] | None:
             ends = tags[offsets].astype(np.float64) + tags[lengths]
             if (ends > len(data)).any():
                 missing = int(ends.max()) - len(data)
-                return Reason.TRUNCATED, f"{missing:,} bytes are missing ({len(data):,} bytes in all)"
+                return RejectReason.TRUNCATED, f"{missing:,} bytes are missing ({len(data):,} bytes in all)"
     compression, orientation = _one(tags, COMPRESSION, 1), _one(tags, ORIENTATION, 1)
     kinds = (
         (compression not in COMPRESSIONS, f"compressed by {_NAMES.get(compression, 'method')} ({compression})"),
@@ -59,7 +59,7 @@ def refusal(data: bytes | mmap) -> tuple[Reason, str] | None:
         (5 <= orientation <= 8, f"of orientation {orientation}"),
     )
     told = [kind for holds, kind in kinds if holds]
-    return (Reason.UNSUPPORTED, f"TIFF {', '.join(told)}") if told else None
+    return (RejectReason.UNSUPPORTED, f"TIFF {', '.join(told)}") if told else None
 
 
 def _one(tags: Directory, tag: int, default: int = 0) -> int:
@@ -71,7 +71,7 @@ def _directory(data: bytes | mmap) -> Directory:
         return _read_directory(data)
     except (struct.error, ValueError, OverflowError) as error:  # it lies beyond the file's end
         raise Undecodable(
-            Reason.TRUNCATED, f"its directory is cut off or not there ({len(data):,} bytes in all)"
+            RejectReason.TRUNCATED, f"its directory is cut off or not there ({len(data):,} bytes in all)"
         ) from error
 
 

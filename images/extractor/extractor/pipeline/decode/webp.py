@@ -2,7 +2,7 @@
 
 from mmap import mmap
 
-from extractor.core.rejection import Reason, Undecodable
+from extractor.core.rejection import RejectReason, Undecodable
 from extractor.pipeline.decode.facts import Header
 
 ANIMATED = 2
@@ -17,7 +17,7 @@ def header(data: bytes | mmap) -> Header:
     beginning = data[12:30]
     kind, body = beginning[:4], beginning[8:]
     if len(body) < 10:
-        raise Undecodable(Reason.TRUNCATED, f"its header breaks off ({len(data):,} bytes in all)")
+        raise Undecodable(RejectReason.TRUNCATED, f"its header breaks off ({len(data):,} bytes in all)")
     if kind == b"VP8X":
         width, height = (int.from_bytes(body[place : place + 3], "little") + 1 for place in (4, 7))
         return Header(width, height, frames=_frames(data) if body[0] & ANIMATED else 1)
@@ -27,13 +27,15 @@ def header(data: bytes | mmap) -> Header:
     if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
         width, height = (int.from_bytes(body[place : place + 2], "little") & 0x3FFF for place in (6, 8))
         return Header(width, height)
-    raise Undecodable(Reason.UNREADABLE, f"a WebP that begins with {kind!r}, which is no header")
+    raise Undecodable(RejectReason.UNREADABLE, f"a WebP that begins with {kind!r}, which is no header")
 
 
-def refusal(data: bytes | mmap) -> tuple[Reason, str] | None:
+def refusal(data: bytes | mmap) -> tuple[RejectReason, str] | None:
     """Why OpenCV may refuse it: an end that is missing."""
     missing = int.from_bytes(data[4:8], "little") + 8 - len(data)
-    return (Reason.TRUNCATED, f"{missing:,} bytes are missing ({len(data):,} bytes in all)") if missing > 0 else None
+    return (
+        (RejectReason.TRUNCATED, f"{missing:,} bytes are missing ({len(data):,} bytes in all)") if missing > 0 else None
+    )
 
 
 def _frames(data: bytes | mmap) -> int:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from extractor.core.rejection import Reason, Undecodable
+from extractor.core.rejection import RejectReason, Undecodable
 from extractor.pipeline.decode import header
 from extractor.pipeline.decode.facts import Reader
 from extractor.pipeline.decode.memory import memory_file
@@ -93,12 +93,12 @@ def _answer(
         if memory.was_limited:
             return {"memory": str(error)}
         limit = f"{request['bytes']:,} bytes and {request['bytes_a_pixel']} a pixel"
-        return _reject(Reason.TOO_COSTLY, f"decoding it takes more memory than {limit} ({error})")
+        return _reject(RejectReason.TOO_COSTLY, f"decoding it takes more memory than {limit} ({error})")
     except Exception as error:  # noqa: BLE001 - one image must not end a shard, whatever a decoder raises on it
-        return _reject(Reason.UNREADABLE, f"{type(error).__name__}: {error}")
+        return _reject(RejectReason.UNREADABLE, f"{type(error).__name__}: {error}")
 
 
-def _reject(reason: Reason, detail: str) -> dict[str, Any]:
+def _reject(reason: RejectReason, detail: str) -> dict[str, Any]:
     return {"reason": reason, "detail": detail[:1000]}
 
 
