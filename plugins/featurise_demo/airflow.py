@@ -30,7 +30,7 @@ if "scheduler" in sys.argv:
 
 
 @dataclass(frozen=True)
-class Settings:
+class AirflowSettings:
     """One installation. `port` is the API server's; `database` and `database_async` are SQLAlchemy URLs."""
 
     home: Path
@@ -42,6 +42,7 @@ class Settings:
     """Extractions at a time: slots of the pool that stands for the machine's GPU."""
     refresh_seconds: int = 30
     """How often a DAG file is read again."""
+    schedulers: int = 1
     others: Mapping[str, str] = field(default_factory=dict)
     """Roles of further people, by name; all have the same password."""
 
@@ -72,7 +73,7 @@ class Airflow:
             child.must_run()
 
 
-def environment(settings: Settings) -> dict[str, str]:
+def environment(settings: AirflowSettings) -> dict[str, str]:
     """Airflow's configuration as environment variables; passwords and keys are made once per home and kept there."""
     kept = _secrets(settings)
     options = {
@@ -109,7 +110,7 @@ def environment(settings: Settings) -> dict[str, str]:
     return {"AIRFLOW_HOME": str(settings.home), "AIRFLOW_CONFIG": str(settings.home / "airflow.cfg"), **names}
 
 
-def _secrets(settings: Settings) -> dict[str, str]:
+def _secrets(settings: AirflowSettings) -> dict[str, str]:
     home = settings.home
     file = home / "secrets.json"
     if not file.exists():
@@ -125,7 +126,7 @@ def _secrets(settings: Settings) -> dict[str, str]:
 
 
 @contextmanager
-def run(settings: Settings, variables: Mapping[str, str]) -> Iterator[Airflow]:
+def run(settings: AirflowSettings, variables: Mapping[str, str]) -> Iterator[Airflow]:
     """Start all four with `variables` in their environment, wait until they are healthy, end them afterwards."""
     command = str(Path(sys.executable).with_name("airflow"))
     env = {**os.environ, **variables, **environment(settings)}
@@ -141,6 +142,7 @@ def run(settings: Settings, variables: Mapping[str, str]) -> Iterator[Airflow]:
         "dag-processor": ["dag-processor"],
         "triggerer": ["triggerer", "--skip-serve-logs"],
     }
+    argv |= {f"scheduler-{number}": argv["scheduler"] for number in range(2, settings.schedulers + 1)}
     children: list[processes.Child] = []
     try:
         for name, arguments in argv.items():

@@ -1,7 +1,7 @@
 """What the `kubernetes` launcher costs, through Airflow's processes and the stand-in of a cluster: `make bench`.
 
 Latency: from a pod's end to the start of its shard's publication. A crowd: what 50 deferred pods ask of the API and of
-the triggerer.
+the triggerer. A large plan: how long its first extraction waits, and how long another DAG's runs wait meanwhile.
 """
 
 import json
@@ -14,14 +14,24 @@ from pathlib import Path
 
 from installation import Installation, install
 
-LONE, CROWD = 12, 50
+LONE, CROWD, PLAN = 12, 50, 1000
 PAGE = 4096
+GPUS = 8
+"""In use at a time while the large plan is mapped; each of its shards takes some 40 s."""
+TICK = """
+with DAG(dag_id="tick", start_date=datetime(2026, 1, 1), schedule=None):
+    task(task_id="tick")(lambda: None)()
+"""
+TICKS, EVERY_SECONDS = 25, 4.0
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="featurise-") as folder, install(Path(folder)) as installation:
         tell("from a pod's end to its publication", **latency(installation))
         tell(f"{CROWD} deferred pods, one triggerer", **crowd(installation))
+    for schedulers in (1, 2):
+        with tempfile.TemporaryDirectory(prefix="featurise-") as folder, install(Path(folder), schedulers) as crowded:
+            tell(f"a plan of {PLAN} shards, schedulers: {schedulers}", **large_plan(crowded))
 
 
 def tell(what: str, **numbers: float) -> None:
@@ -35,8 +45,7 @@ def latency(installation: Installation) -> dict[str, float]:
     run = finished(installation, "lone")
     publications = installation.tasks("lone", run, "shard.publish")
     waits = [
-        datetime.fromisoformat(publications[name]["start_date"]).timestamp()
-        - (installation.stub / f"{name}.done").stat().st_mtime
+        moment(publications[name]["start_date"]) - (installation.stub / f"{name}.done").stat().st_mtime
         for name in shards
     ]
     return {"median_seconds": statistics.median(waits), "least": min(waits), "most": max(waits)}
@@ -66,6 +75,38 @@ def crowd(installation: Installation) -> dict[str, float]:
         "triggerer_cores": used / 20,
         "triggerer_mib": memory_mib(triggerer),
     }
+
+
+def large_plan(installation: Installation) -> dict[str, float]:
+    """Seconds from the plan's end to the first extraction, and from the start of another DAG's runs to their tasks'."""
+    api = installation.airflow.api
+    api.pool("gpu", GPUS, "GPUs of the large plan")
+    dags = installation.settings.dags / "shards.py"
+    dags.write_text(dags.read_text() + TICK)
+    installation.script("large", {f"shard-{n:05d}": {"images": 80, "seconds": 0.5} for n in range(PLAN)})
+    large = installation.start("large")
+    installation.wait(lambda: "tick" in api.dag_ids(), 180, "DAG tick to appear")
+    api.pause("tick", paused=False)
+    for _ in range(TICKS):
+        api.call("POST", "/dags/tick/dagRuns", {"logical_date": None})
+        time.sleep(EVERY_SECONDS)
+    runs = {run["dag_run_id"]: moment(run["queued_at"]) for run in api.runs("tick")}
+    installation.wait(lambda: all(run["state"] == "success" for run in api.runs("tick")), 300, "the end of all of tick")
+    waits = [moment(api.tasks("tick", run)[0]["start_date"]) - queued for run, queued in runs.items()]
+    begun = api.call(
+        "GET", f"/dags/large/dagRuns/{large}/taskInstances", order_by="start_date", state="success", limit=2
+    )
+    plan, extract = begun["task_instances"]
+    return {
+        "first_extraction": moment(extract["start_date"]) - moment(plan["end_date"]),
+        "median_wait": statistics.median(waits),
+        "longest_wait": max(waits),
+    }
+
+
+def moment(text: str) -> float:
+    """Seconds since the epoch."""
+    return datetime.fromisoformat(text).timestamp()
 
 
 def finished(installation: Installation, dag: str, run: str | None = None) -> str:

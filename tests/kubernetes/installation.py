@@ -51,7 +51,7 @@ class Installation:
     folder: Path
     stub: Path
     cluster: StandIn
-    settings: airflow.Settings
+    settings: airflow.AirflowSettings
     airflow: airflow.Airflow
     spec: FeatureSetSpec
     registry: str
@@ -137,7 +137,7 @@ class Installation:
 
 
 @contextmanager
-def install(folder: Path) -> Iterator[Installation]:
+def install(folder: Path, schedulers: int = 1) -> Iterator[Installation]:
     """Everything at work, with its files in `folder`."""
     stub, templates = folder / "stub", folder / "pods"
     for made in (stub, templates, folder / "pod-logs", folder / "airflow" / "config"):
@@ -186,7 +186,7 @@ def install(folder: Path) -> Iterator[Installation]:
             "AIRFLOW__WORKERS__API_RETRIES": "3",
             "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120",
         }
-        settings = airflow.Settings(
+        settings = airflow.AirflowSettings(
             home=folder / "airflow",
             dags=dags,
             database=database,
@@ -194,6 +194,7 @@ def install(folder: Path) -> Iterator[Installation]:
             port=embedded.free_ports(1)[0],
             slots=SLOTS,
             refresh_seconds=600,
+            schedulers=schedulers,
         )
         running = stack.enter_context(airflow.run(settings, variables))
         yield Installation(folder, stub, cluster, settings, running, spec, registry, {**os.environ, **variables})
