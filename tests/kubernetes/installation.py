@@ -136,6 +136,21 @@ class Installation:
         return [json.loads(line) for line in (self.stub / f"{shard}.attempts").read_text().splitlines()]
 
 
+def declared() -> FeatureSetSpec:
+    """The feature set whose shards these tests extract."""
+    return FeatureSetSpec.model_validate(
+        {
+            "dataset": "images",
+            "backbone": "resnet101",
+            "bucket": "images",
+            "start_date": "2026-01-01",
+            "weights": {"uri": "s3://weights/resnet101.pkl", "sha256": "ab" * 32},
+            "launcher": "kubernetes",
+            "limits": {"retries": 2, "pool": "gpu"},
+        }
+    )
+
+
 @contextmanager
 def install(folder: Path, schedulers: int = 1) -> Iterator[Installation]:
     """Everything at work, with its files in `folder`."""
@@ -147,17 +162,7 @@ def install(folder: Path, schedulers: int = 1) -> Iterator[Installation]:
     (folder / "airflow" / "config" / "airflow_local_settings.py").write_text(
         "import featurise.airflow.operators.kubernetes\n"
     )
-    spec = FeatureSetSpec.model_validate(
-        {
-            "dataset": "images",
-            "backbone": "resnet101",
-            "bucket": "images",
-            "start_date": "2026-01-01",
-            "weights": {"uri": "s3://weights/resnet101.pkl", "sha256": "ab" * 32},
-            "launcher": "kubernetes",
-            "limits": {"retries": 2, "pool": "gpu"},
-        }
-    )
+    spec = declared()
     (stub / "feature set.json").write_text(spec.model_dump_json())
     template = json.loads(json.dumps(TEMPLATE))
     template["spec"]["containers"][0]["env"] = [{"name": "STUB_FOLDER", "value": str(stub)}]

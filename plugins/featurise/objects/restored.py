@@ -15,7 +15,7 @@ from featurise.objects import catalogue
 from featurise.objects.catalogue import Version
 from featurise.registry import feature_sets, locations, outcomes
 from featurise.registry.bulk import insert_into
-from featurise.registry.models import Image, Shard
+from featurise.registry.models import Image, RegisteredShard
 from featurise.registry.outcomes import live
 from featurise.registry.session import reading, writing
 
@@ -68,7 +68,9 @@ def _of_batch(
     written_at: datetime.datetime,
 ) -> set[str]:
     mine = (Image.feature_set_id == number, Image.batch == batch)
-    statement = select(Image.key, Image.etag, live(Image), Shard.published_at).join_from(Image, Shard)
+    statement = select(Image.key, Image.etag, live(Image), RegisteredShard.published_at).join_from(
+        Image, RegisteredShard
+    )
     known = {(row.key, row.etag): row for row in connection.execute(statement.where(*mine))}
     counting = {image for image, row in known.items() if row[2] and row.published_at <= written_at}
     gone = {key for key, _ in counting - rows.keys()} - {key for key, _ in rows}
@@ -85,7 +87,7 @@ def _of_batch(
 def _copy(connection: Connection, number: int, folder: str, row: Row) -> dict[str, Any] | None:
     """The row of an image that no list of a file names; None where its file was not taken in."""
     uri = row["file"] if row["file"].startswith("s3://") else storage.join(folder, row["file"])
-    shard = connection.scalar(select(Shard.id).where(Shard.uri == uri))
+    shard = connection.scalar(select(RegisteredShard.id).where(RegisteredShard.uri == uri))
     if shard is None:
         return None
     facts = {name: row[name] for name in ("key", "etag", "image_id", "batch", "size", "sha256", "boxes")}
