@@ -257,7 +257,7 @@ def _halved(image: LoadedImage, found: Regions) -> tuple[LoadedImage, Regions | 
     try:
         return image, halved(found)
     except OverflowError as error:
-        return replace(image, refused=(Reason.NOT_FINITE, f"{error}; declare float32")), None
+        return replace(image, refused=(RejectReason.NOT_FINITE, f"{error}; declare float32")), None
 
 
 def _check_stop(stop: threading.Event, left: str) -> None:
