@@ -72,6 +72,12 @@ class Settings(BaseSettings):
         ge=1,
         description="seconds that a pod waits for a node with a free GPU before the attempt is given up and put off",
     )
+    pod_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="address of a pod in a dashboard or log store, for the attempts page while the pod lives; `{pod}` "
+        "stands for its name",
+    )
     pod_start_seconds: int = Field(
         default=1200,
         ge=1,

@@ -128,6 +128,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "FEATURISE"))}
     ours = {"AIRFLOW_HOME": str(home), "FEATURISE_REGISTRY": registry}
     ours |= {"FEATURISE_DECLARATION": str(home / "featurise.yaml"), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    ours["FEATURISE_POD_URL"] = "https://dashboard.example/pods/{pod}"
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("pages_server.py")), str(port)],
         env={**clean, **ours},

@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from featurise.registry import engine
 from featurise.registry.alerts import AlertRow
+from featurise.registry.models import GpuAttempt
 
 NOW = datetime.datetime.now(datetime.UTC)
 HOSTILE = "<script>alert(1)</script>\u202e\x07=cmd\r\nSet-Cookie: a=b"
@@ -115,12 +116,29 @@ def test_an_attempt_leads_to_its_task_and_log(pages: Any, attempts: list[int]) -
     assert pages.get("/api/attempts/99999999999").status_code == 404
 
 
+def test_an_attempt_leads_to_its_pod_while_it_lives(pages: Any, rows: Callable[..., Any], attempts: list[int]) -> None:
+    facts = {"number": 1, "try_number": 1, "launcher": "kubernetes", "place": "pod-4", "batch": "b", "run_id": "run-1"}
+    facts |= {"images": 0, "images_per_second": 0.0, "message": "", "started_at": NOW, "shard": "shard-00004"}
+    alive = rows(GpuAttempt, feature_set_id=1, **facts)
+    link = 'href="https://dashboard.example/pods/pod-4"'
+    assert link in pages.get(f"/attempts/{alive}").text
+    assert "dashboard.example" not in pages.get(f"/attempts/{attempts[1]}").text
+
+
 def test_a_night_is_a_timeline_of_its_shards(pages: Any, attempts: list[int]) -> None:
     shown = pages.get("/night?dag_id=birds__resnet101&live=30")
     assert shown.headers["Refresh"] == "30"
     assert shown.text.count('class="track"') == 3
     assert "attempt 1 on gpu-2: gpu_fault" in shown.text
     assert pages.get("/night?dag_id=cats__resnet101&run_id=run-1").text.count('class="track"') == 0
+
+
+def test_features_are_for_those_who_may_read_and_say_why_there_are_none(pages: Any, attempts: list[int]) -> None:
+    path = "/images/features?image=images/birds/a.jpg&feature_set=birds"
+    assert pages.get(path, None).status_code == 401
+    found = pages.get(path, "viewer")
+    assert (found.status_code, "has no features of images/birds/a.jpg" in found.text) == (404, True)
+    assert pages.get("/images/features?image=a", "viewer").status_code == 422
 
 
 def test_the_words_of_others_are_shown_as_text(pages: Any, attempts: list[int]) -> None:

@@ -52,3 +52,18 @@ def test_a_fault_without_a_name_is_one_all_the_same():
     assert read(["the GPU failed while detecting"]) == UNNAMED
     assert UNNAMED.counts
     assert read([]) == UNNAMED
+
+
+@pytest.mark.parametrize(
+    ("lines", "name", "action"),
+    [
+        (["CUDA error: x; try another node; recovery action: GPU Reset Required"], "recovery action", NodeAction.RESET),
+        (["CUDA error: x; recovery action: Node Reboot Required"], "recovery action", NodeAction.REBOOT),
+        (["CUDA error: x; recovery action: Drain P2P"], "recovery action", NodeAction.RESET),
+        (["CUDA error: x; recovery action: Recover the IMEX domain"], "recovery action", NodeAction.LOOK),
+        (["Xid (PCI:0000:3b:00): 13", "recovery action: GPU Reset Required"], "Xid 13", NodeAction.RESET),
+    ],
+)
+def test_what_the_driver_asks_for_is_what_the_node_needs(lines, name, action):
+    fault = read(lines)
+    assert (fault.name, fault.action) == (name, action)

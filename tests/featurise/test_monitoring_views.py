@@ -1,8 +1,13 @@
 """What the monitoring pages read beside attempts: standings, images by how their keys begin, one image's boxes."""
 
+import io
+
+import h5py
+import numpy
 import pytest
 
 from extractor.core import storage
+from featurise.airflow.web import image_views
 from featurise.objects import remote_file
 from featurise.registry import coverage, image_search, overview
 from featurise.registry.session import reading
@@ -53,3 +58,20 @@ def test_a_damaged_file_is_an_error_that_the_page_knows(featurised, bucket):
     storage.write_bytes(uri, b"no HDF5")
     with pytest.raises(OSError, match="signature"):
         remote_file.detections(uri, "bird_3")
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_an_image_s_features_are_saved_as_they_lie_in_the_file(featurised, tmp_path):
+    with reading() as connection:
+        places = image_views.places(connection, "bird_3", frozenset({"birds__resnet101"}))
+    (place,) = places
+    data = image_views.download(places, place.feature_set)
+    saved = numpy.load(io.BytesIO(data), allow_pickle=False)
+    storage.download(place.uri, tmp_path / "file.h5")
+    with h5py.File(tmp_path / "file.h5") as file:
+        held = {name: field[()] for name, field in file[place.image_id].items()}
+    assert set(saved.files) == set(held) >= {"features", "boxes", "obj_id"}
+    assert all((saved[name] == held[name]).all() for name in held)
+    assert saved["features"].shape[1] == 2048
+    assert image_views.download(places, "another") is None
+    assert image_views.download([], place.feature_set) is None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from http_endpoint import Posts, endpoint
 
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.registry import engine, schema
@@ -56,6 +57,8 @@ class Installation:
     spec: FeatureSetSpec
     registry: str
     variables: dict[str, str]
+    posts: Posts
+    """What alerts were posted."""
 
     def restart(self, dead: processes.Child) -> None:
         """Start one of Airflow's processes again."""
@@ -147,8 +150,15 @@ def declared() -> FeatureSetSpec:
             "weights": {"uri": "s3://weights/resnet101.pkl", "sha256": "ab" * 32},
             "launcher": "kubernetes",
             "limits": {"retries": 2, "pool": "gpu"},
+            "alerts": {"webhook": "ops"},
         }
     )
+
+
+def declaration(spec: FeatureSetSpec) -> str:
+    """The file that declares it."""
+    facts = {name: spec.model_dump(mode="json")[name] for name in ("bucket", "start_date", "weights", "alerts")}
+    return yaml.safe_dump({"defaults": facts, "datasets": {spec.dataset: {"backbones": [spec.backbone]}}})
 
 
 @contextmanager
@@ -163,6 +173,7 @@ def install(folder: Path, schedulers: int = 1) -> Iterator[Installation]:
         "import featurise.airflow.operators.kubernetes\n"
     )
     spec = declared()
+    (folder / "featurise.yaml").write_text(declaration(spec))
     (stub / "feature set.json").write_text(spec.model_dump_json())
     template = json.loads(json.dumps(TEMPLATE))
     template["spec"]["containers"][0]["env"] = [{"name": "STUB_FOLDER", "value": str(stub)}]
@@ -178,7 +189,10 @@ def install(folder: Path, schedulers: int = 1) -> Iterator[Installation]:
             )
         )
         database = stack.enter_context(embedded.postgres(folder / "postgres"))
+        url, posts = stack.enter_context(endpoint())
         variables = {
+            "FEATURISE_DECLARATION": str(folder / "featurise.yaml"),
+            "AIRFLOW_CONN_OPS": json.dumps({"conn_type": "http", "host": url}),
             "KUBECONFIG": str(cluster.kubeconfig),
             "FEATURISE_REGISTRY": registry,
             "FEATURISE_POD_TEMPLATES": str(templates),
@@ -202,4 +216,4 @@ def install(folder: Path, schedulers: int = 1) -> Iterator[Installation]:
             schedulers=schedulers,
         )
         running = stack.enter_context(airflow.run(settings, variables))
-        yield Installation(folder, stub, cluster, settings, running, spec, registry, {**os.environ, **variables})
+        yield Installation(folder, stub, cluster, settings, running, spec, registry, {**os.environ, **variables}, posts)

@@ -1,25 +1,30 @@
 """Nights with a bad node, on the stand-in: it loses a handful of attempts, and the others finish the work."""
 
+import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from airflow.sdk.exceptions import TaskDeferred
+from http_endpoint import Posts, endpoint
 
 import stand_in
+from featurise.airflow.notifier import AlertNotifier
 from featurise.airflow.operators.kubernetes import PodOperator
 from featurise.declaration.run import Run
 from featurise.registry import attempt_history, nodes, session
 from featurise.registry.attempt_history import Filter, ShownAttempt
+from featurise.settings import settings
 from featurise.steps.extract import AttemptFailed
 from featurise.steps.plan import Shard
 from featurise_demo import processes
 from installation import IMAGE
 from one_task import BATCH, RUN, context, furnished, spec
 
-SHARDS = 30
+SHARDS, MANY = 30, 200
 GPUS = 3
 """Pods at a time, as the pool allows."""
 ILLEGAL = "CUDA error: an illegal memory access was encountered"
@@ -35,13 +40,14 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[stand_i
         yield running
 
 
-Night = Callable[[], list[ShownAttempt]]
+Night = Callable[..., list[ShownAttempt]]
 
 
 @pytest.fixture
 def night(cluster: stand_in.StandIn) -> Night:
-    """One night of all shards, as Airflow's tasks work through them; its attempts."""
+    """One night of so many shards, as Airflow's tasks work through them and call at their end; its attempts."""
     run = Run(spec(), BATCH, RUN)
+    told = AlertNotifier(run.spec, "attempt")
 
     def start(name: str, tried: int) -> PodOperator | None:
         task = PodOperator(
@@ -57,8 +63,8 @@ def night(cluster: stand_in.StandIn) -> Night:
             return task
         return None
 
-    def work() -> list[ShownAttempt]:
-        waiting = deque((f"shard-{number:05}", 1) for number in range(SHARDS))
+    def work(shards: int = SHARDS) -> list[ShownAttempt]:
+        waiting = deque((f"shard-{number:05}", 1) for number in range(shards))
         under_way: dict[str, tuple[PodOperator, str, int]] = {}
         while waiting or under_way:
             while waiting and len(under_way) < GPUS:
@@ -77,6 +83,7 @@ def night(cluster: stand_in.StandIn) -> Night:
             try:
                 task.trigger_reentry(context(task, tried), event)
             except AttemptFailed as error:
+                told({})
                 if not error.step.retry:
                     raise
                 waiting.append((name, tried + 1))
@@ -111,11 +118,29 @@ def _done(made: list[ShownAttempt]) -> set[str]:
     return {one.shard for one in made if one.outcome == "succeeded"}
 
 
-def test_a_node_that_swallows_pods_loses_a_handful_and_is_one_incident(cluster: Any, night: Night) -> None:
-    cluster.furnish(["hole", "well-1", "well-2"], refusing=frozenset({"hole"}))
-    made = night()
+@pytest.fixture
+def posts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Posts]:
+    """What is posted to the place that a declaration names."""
+    weights = {"uri": "s3://models/w.pkl", "sha256": "a" * 64}
+    facts = {"bucket": "images", "start_date": "2026-11-01", "weights": weights, "alerts": {"webhook": "ops"}}
+    declared = {"defaults": facts, "datasets": {"birds": {"backbones": ["resnet101"]}}}
+    (tmp_path / "featurise.yaml").write_text(yaml.safe_dump(declared))
+    monkeypatch.setenv("FEATURISE_DECLARATION", str(tmp_path / "featurise.yaml"))
+    settings.cache_clear()
+    with endpoint() as (url, taken):
+        monkeypatch.setenv("AIRFLOW_CONN_OPS", json.dumps({"conn_type": "http", "host": url}))
+        yield taken
 
-    assert len(_done(made)) == SHARDS
+
+def test_a_node_that_swallows_pods_loses_a_handful_and_is_one_incident_and_one_alert(
+    cluster: Any, night: Night, posts: Posts
+) -> None:
+    cluster.furnish(["hole", "well-1", "well-2"], refusing=frozenset({"hole"}))
+    made = night(MANY)
+
+    assert len(_done(made)) == MANY
+    ((_, told),) = posts
+    assert (told["kind"], told["state"], told["title"].split(":")[0]) == ("node", "open", "node hole")
     lost = [one for one in made if one.node == "hole"]
     assert 2 <= len(lost) <= GPUS
     assert {one.reason for one in lost} == {"gpu_fault"}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from featurise.registry import engine, nodes
 from installation import IMAGE, SECRET, Installation
 from stand_in import Fault
 
@@ -180,6 +181,16 @@ def test_the_next_attempt_keeps_away_from_the_bad_node(run: Run) -> None:
     assert [term["matchFields"] for term in affinity["nodeSelectorTerms"]] == [expected]
     first = run.pods("xid")[0]["spec"].get("affinity", {}).get("nodeAffinity", {})
     assert "requiredDuringSchedulingIgnoredDuringExecution" not in first
+
+
+def test_airflow_s_own_tasks_tell_people_of_each_incident_once(run: Run) -> None:
+    def told() -> list[str]:
+        return sorted(told["subject"] for _, told in run.installation.posts if told["kind"] == "node")
+
+    with engine.of(run.installation.registry).connect() as connection:
+        expected = sorted(f"incident {one.id}" for one in nodes.incidents(connection))
+    assert expected
+    run.installation.wait(lambda: told() == expected, 120, "an alert for each incident")
 
 
 def test_the_exception_says_it_all(run: Run) -> None:

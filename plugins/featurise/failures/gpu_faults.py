@@ -74,7 +74,13 @@ XIDS: dict[int, tuple[str, NodeAction]] = {
 }
 _RECOVERY = 154
 """The Xid by which drivers since R570 say in words what the GPU needs."""
-_RECOVERIES = (("Node Reboot Required", _REBOOT), ("GPU Reset Required", _RESET), ("Drain", _RESET))
+_RECOVERIES = (
+    ("Reboot", _REBOOT),
+    ("Reset", _RESET),
+    ("Drain", _RESET),
+)
+"""The driver's words for what the GPU needs, in Xid 154 and, as the extractor tells it, in NVML's recovery action."""
+_TOLD = re.compile(r"recovery action: ([\w ]{1,40})")
 
 _XID = re.compile(r"\bXid\b(?:\s*\([^)\n]{0,80}\))?\s*[:=]?\s*(\d{1,3})\b", re.IGNORECASE)
 _WORDS: tuple[tuple[str, str, NodeAction], ...] = (
@@ -90,18 +96,27 @@ UNNAMED = Fault("GPU fault", "the GPU or its driver failed", NodeAction.LOOK)
 
 
 def read(lines: Iterable[str]) -> Fault:
-    """The first fault that these lines name, an Xid before CUDA's words; `UNNAMED` where they name none."""
+    """The first fault that these lines name, an Xid before CUDA's words; `UNNAMED` where they name none.
+
+    What the driver itself asks for, where it does, is what the node needs.
+    """
     kept = list(lines)
+    asked = next((found[1] for line in kept if (found := _TOLD.search(line))), None)
     for line in kept:
         if found := _XID.search(line):
             number = int(found[1])
             meaning, action = XIDS.get(number, ("not in the table of this version", NodeAction.LOOK))
             if number == _RECOVERY:
-                meaning = "the driver's recovery action"
-                action = next((action for words, action in _RECOVERIES if words in line), NodeAction.LOOK)
-            return Fault(f"Xid {number}", meaning, action)
+                meaning, action = "the driver's recovery action", _recovery(line)
+            return Fault(f"Xid {number}", meaning, _recovery(asked) if asked else action)
+    if asked is not None:
+        return Fault("recovery action", f"the driver asks for: {asked.strip()}", _recovery(asked))
     for pattern, name, action in _WORDS:
         for line in kept:
             if re.search(pattern, line, re.IGNORECASE):
                 return Fault(name, name, action)
     return UNNAMED
+
+
+def _recovery(words: str) -> NodeAction:
+    return next((action for word, action in _RECOVERIES if word in words), NodeAction.LOOK)

@@ -62,6 +62,20 @@ class _Object(io.RawIOBase):
         return len(data)
 
 
+def features(uri: str, image_id: str) -> dict[str, Any] | None:
+    """Everything that a published file holds of an image, an array for each field; None when it is not there.
+
+    Raises as `detections` does.
+    """
+    there = storage.head(uri)
+    if there is None:
+        return None
+    with io.BufferedReader(_Object(uri, there.size), BLOCK) as source, h5py.File(source, "r") as file:
+        if image_id not in file:
+            return None
+        return {name: field[()] for name, field in file[image_id].items()}
+
+
 def detections(uri: str, image_id: str) -> Detections | None:
     """What a published file says of an image; None when the file, or the image in it, is not there.
 

@@ -5,16 +5,15 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from email.message import Message as Mail
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
+from http_endpoint import Posts, endpoint
 
 from featurise.airflow import alerts
 from featurise.airflow.notifier import AlertNotifier, notifiers
@@ -58,30 +57,13 @@ def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
 
 
 @pytest.fixture
-def posts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+def posts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Posts]:
     """Path and body of what an HTTP server was sent; the connections `ops` and `chat` lead to it."""
-    taken: list[tuple[str, dict[str, Any]]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            taken.append((self.path, json.loads(body)))
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"ok")
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("AIRFLOW_CONN_OPS", json.dumps({"conn_type": "http", "host": f"{url}/hooks/ops"}))
-    chat = {"conn_type": "slackwebhook", "host": url, "password": "/T0/B0/secret"}
-    monkeypatch.setenv("AIRFLOW_CONN_CHAT", json.dumps(chat))
-    yield taken
-    server.shutdown()
-    server.server_close()
+    with endpoint() as (url, taken):
+        monkeypatch.setenv("AIRFLOW_CONN_OPS", json.dumps({"conn_type": "http", "host": f"{url}/hooks/ops"}))
+        chat = {"conn_type": "slackwebhook", "host": url, "password": "/T0/B0/secret"}
+        monkeypatch.setenv("AIRFLOW_CONN_CHAT", json.dumps(chat))
+        yield taken
 
 
 def hostile() -> wording.Message:

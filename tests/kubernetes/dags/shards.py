@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, task, task_group
 
 from featurise.airflow import run_context
+from featurise.airflow.notifier import notifiers
 from featurise.airflow.operators.kubernetes import PodOperator
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.steps.plan import Shard
@@ -33,6 +34,7 @@ def build(name: str, spec: FeatureSetSpec) -> DAG:
                 shard=shard,
                 pool=spec.limits.pool,
                 map_index_template="{{ task.shard['name'] }}",
+                on_retry_callback=notifiers(spec, "attempt"),
             )
             extract >> publish(shard)
 

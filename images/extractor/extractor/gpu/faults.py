@@ -7,6 +7,7 @@ import torch
 
 from extractor.core.backbone_specs import Precision
 from extractor.core.exit_codes import ExtractorError, GpuFault, GpuOutOfMemory, UsageError
+from extractor.gpu import recovery
 from extractor.gpu.card import GIB, Memory
 
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -30,7 +31,7 @@ def fault_of(error: BaseException, doing: str) -> ExtractorError | None:
     if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and _MEMORY.search(text)):
         return GpuOutOfMemory(f"the GPU's memory did not suffice {doing}, retry with half the batch size: {text}")
     if isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and _FAULT.search(text)):
-        return GpuFault(f"the GPU failed {doing}: {text}; try another node")
+        return GpuFault(f"the GPU failed {doing}: {text}; try another node{recovery.told()}")
     return None
 
 

@@ -1,7 +1,7 @@
 """The last task of a run: its report, its asset event and the end of its claims, whatever happened before."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
@@ -11,6 +11,10 @@ from airflow.sdk.exceptions import AirflowRescheduleException
 from featurise.airflow import abandoned, assets, run_context
 from featurise.airflow.retry_policy import outages_waited_out
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.declaration.run import Run
+
+if TYPE_CHECKING:  # boto3 and HDF5 come with it, and parsing has no need of them
+    from featurise.steps.report.step import Reported
 
 PAGE = "/featurise/report/{dag_id}/{run_id}"
 """Where `web` shows a report, below Airflow's address."""
@@ -42,6 +46,7 @@ class ReportOperator(BaseOperator):
     def __init__(self, *, spec: FeatureSetSpec, **kwargs: Any) -> None:
         super().__init__(outlets=[assets.feature_set(spec)], **kwargs)
         self.spec = spec
+        self._closed: tuple[Run, Reported] | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Close the run; returns the page's address, a line of text, and counts.
@@ -56,6 +61,7 @@ class ReportOperator(BaseOperator):
             if not self._at_work(context["ti"]):
                 abandoned.close(each for each in attempts.open_ones(self.spec) if each.run_id == run.run_id)
             done = report.run(run)
+            self._closed = run, done
         self.log.info("%s\n%s", done.text, done.uri)
         if at_work := self._at_work(context["ti"]):
             self.log.info("Reporting again after %s, which started meanwhile.", ", ".join(at_work))
@@ -69,6 +75,12 @@ class ReportOperator(BaseOperator):
         else:
             self.outlets = []  # an outlet of a task that succeeds is an event
         return done.model_dump(mode="json")
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:  # noqa: ARG002 - the provider's signature
+        """What Airflow's OpenLineage provider asks for, where it is switched on; None of a run that is not closed."""
+        from featurise.airflow import lineage
+
+        return lineage.of_run(*self._closed) if self._closed is not None else None
 
     def _at_work(self, ti: Any) -> list[str]:
         """The run's other tasks that have not ended."""

@@ -1,8 +1,10 @@
 """One image as the page shows it: drawn with the boxes that each backbone found, and its history."""
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
+import numpy
 from botocore.exceptions import BotoCoreError, ClientError
 from sqlalchemy import Connection
 
@@ -45,12 +47,33 @@ def shown(found: Sequence[Place]) -> list[dict[str, Any]]:
     return [_drawn(place) for place in found if place.state == LIVE and place.uri is not None]
 
 
+def download(found: Sequence[Place], feature_set: str) -> bytes | None:
+    """An image's features in a feature set, as numpy's .npz; None where it has none that count.
+
+    Raises an error of UNREADABLE.
+    """
+    place = next((one for one in found if (one.feature_set, one.state) == (feature_set, LIVE) and one.uri), None)
+    held = remote_file.features(str(place.uri), place.image_id) if place is not None else None
+    if held is None:
+        return None
+    data = io.BytesIO()
+    numpy.savez(data, **held)
+    return data.getvalue()
+
+
 def _declared() -> list[FeatureSetSpec]:
     return [one for one in declaration.load(settings().declaration) if isinstance(one, FeatureSetSpec)]
 
 
 def _drawn(place: Place) -> dict[str, Any]:
-    one: dict[str, Any] = {"feature_set": place.feature_set, "drawn": None, "image": ImageView(), "thin": 1, "why": ""}
+    one: dict[str, Any] = {
+        "feature_set": place.feature_set,
+        "key": place.key,
+        "drawn": None,
+        "image": ImageView(),
+        "thin": 1,
+        "why": "",
+    }
     try:
         read = remote_file.detections(str(place.uri), place.image_id)
         if read is None:

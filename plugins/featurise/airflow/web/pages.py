@@ -18,6 +18,7 @@ from featurise.registry import attempt_history, image_search, nodes
 from featurise.registry.attempt_history import OUTCOMES, Count, Filter, ShownAttempt
 from featurise.registry.overview import Standing, standings
 from featurise.registry.session import writing
+from featurise.settings import settings
 from featurise.steps.report import charts
 
 MOODS = {"success": "good", "failed": "bad"}
@@ -180,6 +181,9 @@ def _links(place: dict[str, Any], one: ShownAttempt) -> list[tuple[str, str]]:
         task = f"{run}/tasks/shard.extract/mapped/{one.map_index}"
         shown += [("task", task), ("log", f"{task}?try_number={one.try_number}")]
     shown.append(("night", f"{place['base']}/night{render.query(dag_id=one.dag_id, run_id=one.run_id)}"))
+    pod_url = settings().pod_url
+    if one.outcome == "open" and one.launcher == "kubernetes" and one.place and pod_url is not None:
+        shown.append(("pod", pod_url.replace("{pod}", quote(one.place, safe=""))))
     if one.node:
         shown.append(("the node's attempts", f"{place['base']}/attempts{render.query(node=one.node)}"))
     return shown
@@ -298,3 +302,26 @@ def images(request: Request, dags: VisibleDags, text: Text = None, after: Text =
     return render.page(
         "images", **frame(request, "images"), text=asked, places=places, keys=keys, more=more, shown=shown
     )
+
+
+@router.get("/images/features", response_class=Response)
+def features(
+    request: Request,
+    dags: VisibleDags,
+    image: Annotated[str, Query(min_length=1, max_length=1024), AfterValidator(storable)],
+    feature_set: Annotated[str, Query(min_length=1, max_length=1024), AfterValidator(storable)],
+) -> Response:
+    """An image's features, all fields of the file, to be saved as numpy's .npz."""
+    with views.registry() as connection:
+        places = image_views.places(connection, image, dags)
+    place = frame(request, "images")
+    try:
+        data = image_views.download(places, feature_set)
+    except image_views.UNREADABLE as error:
+        return render.page("message", status=502, **place, title="Images", text=f"The features cannot be read: {error}")
+    if data is None:
+        told = f"{feature_set} has no features of {image} that count and that you may read."
+        return render.page("message", status=404, **place, title="Images", text=told)
+    name = quote(image.rpartition("/")[2], safe="")
+    saved = {"Content-Disposition": f"attachment; filename*=UTF-8''{name}.npz", "X-Content-Type-Options": "nosniff"}
+    return Response(data, media_type="application/octet-stream", headers=saved)
