@@ -40,7 +40,8 @@ DAY = "2026-11-23"
 MIB = 1024 * 1024
 
 
-def _spec(**changes: Any) -> FeatureSetSpec:
+def spec_of(**changes: Any) -> FeatureSetSpec:
+    """The dataset that is measured."""
     facts = {"dataset": "bench", "backbone": "resnet101", "bucket": "bench", "start_date": datetime.date(2026, 11, 1)}
     weights = Weights(uri="weights", sha256="0" * 64)
     return FeatureSetSpec.model_validate({**facts, "weights": weights, "ready": {"settle_seconds": 0}, **changes})
@@ -87,7 +88,7 @@ def _shard(connection: Connection, number: int, name: str) -> int:
 @app.command
 def registry(objects: int = 1_000_000, per_shard: int = 10_000) -> None:
     """Image rows into PostgreSQL, shard by shard as `register` writes them; then the status query; then discovery."""
-    spec = _spec(prefix=recorded.PREFIX)
+    spec = spec_of(prefix=recorded.PREFIX)
     with tempfile.TemporaryDirectory() as folder, _postgres(Path(folder)):
         with writing() as connection:
             number = feature_sets.ensure(connection, spec)
@@ -139,7 +140,7 @@ def hdf5(images: int = 2_000, rounds: int = 3, folder: Path | None = None) -> No
     planned = Manifest("", tuple(entries), manifest.digest(entries))
     lines = [IndexEntry(**entry.model_dump(exclude={"bucket"}), sha256=entry.etag, boxes=36) for entry in entries]
     random = np.random.default_rng(0)
-    found = [_regions(random) for _ in range(32)]
+    found = [regions(random) for _ in range(32)]
     written: list[tuple[float, float]] = []
     validated: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -150,7 +151,7 @@ def hdf5(images: int = 2_000, rounds: int = 3, folder: Path | None = None) -> No
             seconds = _timed(lambda: _write(path, found, images))
             written.append((seconds, _timed(lambda: _write_plainly(plain, path.stat().st_size))))
             _forget(path)
-            seconds = _timed(lambda: shard_file.file(_spec(), DAY, path, planned, lines, []))
+            seconds = _timed(lambda: shard_file.file(spec_of(), DAY, path, planned, lines, []))
             validated.append((seconds, _timed(lambda: _read_plainly(path))))
         mib = path.stat().st_size / MIB
     _tell("hdf5 write", **_shares(mib, written))
@@ -169,7 +170,8 @@ def _shares(mib: float, rounds: list[tuple[float, float]]) -> dict[str, float]:
     }
 
 
-def _regions(random: np.random.Generator) -> Regions:
+def regions(random: np.random.Generator) -> Regions:
+    """36 boxes that a detector might find."""
     corners = np.sort(random.uniform(0, 480, (36, 2, 2)), axis=1).reshape(36, 4)
     return Regions(
         features=random.gamma(1, 1, (36, 2048)).astype(np.float32),

@@ -8,6 +8,7 @@ import json
 import pickle
 from abc import abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -21,7 +22,7 @@ from featurise.export.selection import ExportFailed, Options
 from featurise.export.source import Source
 from featurise.export.writer import Writer
 
-BATCH = 128
+BATCH = 64
 """Images in one transaction: what is repeated when the map was too small."""
 MIB = 1024 * 1024
 KEY_BYTES = 511
@@ -39,6 +40,9 @@ class _Lightning(Writer):
         _check_keys(sources)
         self._size = int(self.share * sum(source.bytes for source in sources)) + 64 * MIB
         self._pending: list[tuple[bytes, bytes]] = []
+        # One transaction is written while the images of the next one are read and encoded.
+        self._beside = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
 
     @classmethod
     def targets(cls, dataset: str, options: Options) -> tuple[str, ...]:
@@ -75,13 +79,15 @@ class _Lightning(Writer):
         del source
         self._pending.append(self.keys())
         self._write()
+        self._wait()
         self._environment.sync(True)
         return 0
 
     def close(self) -> None:
-        self._environment.close()
+        self.release()
 
     def release(self) -> None:
+        self._beside.shutdown()
         if "_environment" in self.__dict__:
             self._environment.close()
 
@@ -89,7 +95,8 @@ class _Lightning(Writer):
     def _environment(self) -> lmdb.Environment:
         where = self.folder / f"{self.dataset}{self.suffix}"
         where.mkdir(parents=True, exist_ok=True)
-        return lmdb.open(str(where), map_size=self._size, subdir=True, meminit=False)
+        # A crash of the machine may take back the last transaction, and the journal counts on none before `commit`.
+        return lmdb.open(str(where), map_size=self._size, subdir=True, meminit=False, metasync=False)
 
     @cached_property
     def _keys(self) -> dict[bytes, None]:
@@ -98,15 +105,25 @@ class _Lightning(Writer):
         return dict.fromkeys([] if value is None else self.listed(value))
 
     def _write(self) -> None:
-        while True:
-            try:
-                with self._environment.begin(write=True) as transaction:
-                    for key, value in self._pending:
-                        transaction.put(key, value)
-                self._pending.clear()
-                return
-            except lmdb.MapFullError:
-                self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+        self._wait()
+        self._written = self._beside.submit(_put, self._environment, self._pending)
+        self._pending = []
+
+    def _wait(self) -> None:
+        if self._written is not None:
+            self._written.result()
+            self._written = None
+
+
+def _put(environment: lmdb.Environment, items: Sequence[tuple[bytes, bytes]]) -> None:
+    while True:
+        try:
+            with environment.begin(write=True) as transaction:
+                for key, value in items:
+                    transaction.put(key, value)
+            return
+        except lmdb.MapFullError:
+            environment.set_mapsize(2 * environment.info()["map_size"])
 
 
 class Volta(_Lightning):

@@ -7,6 +7,7 @@ Field names and dtypes are those of the reference extractors' own files (VOLTA /
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
 from enum import IntFlag
 from functools import cache, lru_cache
 from math import prod
@@ -252,17 +253,22 @@ def read_image(group: h5py.Group) -> Regions:
 
     Raises KeyError when a required field is missing.
     """
-    return Regions(
-        features=as_float32(group["features"][()]),
-        boxes=group["boxes"][()],
-        obj_id=group["obj_id"][()],
-        obj_conf=group["obj_conf"][()],
-        num_boxes=int(group["num_boxes"][()]),
-        img_w=int(group["img_w"][()]),
-        img_h=int(group["img_h"][()]),
-        attr_id=group["attr_id"][()] if "attr_id" in group else None,
-        attr_conf=group["attr_conf"][()] if "attr_conf" in group else None,
-        cls_prob=group["cls_prob"][()] if "cls_prob" in group else None,
-        box_ids=group["box_ids"][()] if "box_ids" in group else None,
-        box_flags=group["box_flags"][()] if "box_flags" in group else None,
-    )
+    there = {name.decode() for name in group.id}
+    found: dict[str, Any] = {
+        each.name: _array(group, each.name) for each in dataclass_fields(Regions) if each.name in there
+    }
+    if missing := [name for name in _REQUIRED if name not in there]:
+        raise KeyError(f"{', '.join(missing)} of {group.name}")
+    numbers = {name: int(found[name]) for name in ("num_boxes", "img_w", "img_h")}
+    return Regions(**found | numbers | {"features": as_float32(found["features"])})
+
+
+_REQUIRED = tuple(field.name for field in fields(attributes=False))
+
+
+def _array(group: h5py.Group, name: str) -> NDArray[Any]:
+    # HDF5's own calls, as in `write_image`.
+    dataset = h5d.open(group.id, name.encode())
+    values = np.empty(dataset.shape, dataset.dtype)
+    dataset.read(h5s.ALL, h5s.ALL, values)
+    return values
