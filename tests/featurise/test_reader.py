@@ -217,6 +217,24 @@ def test_the_way_from_installation_to_training_is_as_the_page_says(spec, featuri
     assert [line.split()[0] for line in done.stdout.splitlines()[-2:]] == ["0", "1"]
 
 
+def test_the_example_notebook_runs_from_its_first_cell_to_its_last(spec, upload, night, extract, tmp_path):
+    photo = (ROOT / "tests/golden/images/china.jpg").read_bytes()
+    find = extract.find
+    extract.find = lambda data: find(data, height=427)  # as china.jpg has it
+    upload({f"{DAY}/china.jpg": photo} | {f"{DAY}/later_{n}.jpg": str(n).encode() for n in range(4)})
+    night(DAY)
+    notebook = json.loads((ROOT / "reader/example.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    script = "\n".join(["import os", f"os.environ['FEATURES'] = {address(spec)!r}", *cells])
+    done = subprocess.run([WITH_TORCH, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert told[0].startswith(f"{spec.feature_set} version")
+    assert [line.split()[:2] for line in told[-4:-2]] == [["epoch", "0"], ["epoch", "1"]]
+    assert told[-2:] == ["10 samples of 5 images", "True"]
+
+
 def test_the_reader_needs_neither_airflow_nor_the_registry():
     code = "import sys, featurise_reader; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
