@@ -13,6 +13,7 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from extractor.core.exit_codes import ExtractorError
+from featurise.cluster.command import check_cluster
 from featurise.console import AsJson, console, errors, lines, moment, say, say_json, table, warn
 from featurise.declaration import load as declaration
 from featurise.declaration.feature_set import FeatureSetSpec
@@ -71,6 +72,9 @@ def _checked(one: FeatureSetSpec | Broken) -> dict[str, str]:
     if isinstance(one, Broken):
         return {"mistake": one.message}
     return {"dag_id": one.dag_id, "feature_set": one.feature_set}
+
+
+app.command(name="cluster")(check_cluster)
 
 
 @app.command(name="status")
@@ -134,7 +138,7 @@ def show_attempts(
     Parameters
     ----------
     outcome
-        `failed`, `succeeded`, `stopped`, `open`, or a reason such as `gpu_fault`.
+        `failed`, `succeeded`, `stopped`, `open`, `queued`, or a reason such as `gpu_fault`.
     dataset
         Only of this dataset.
     backbone

@@ -70,7 +70,14 @@ class Settings(BaseSettings):
     pod_schedule_seconds: int = Field(
         default=900,
         ge=1,
-        description="seconds that a pod waits for a node with a free GPU before the attempt is given up and put off",
+        description="seconds that a pod waits for a node that could take it at all, such as one that an autoscaler "
+        "brings, before the attempt is given up and put off",
+    )
+    pod_queue_seconds: int = Field(
+        default=86_400,
+        ge=1,
+        description="seconds that a pod keeps its place in a queue (Kueue's, a quota's, a full cluster's) before the "
+        "attempt fails",
     )
     pod_url: str | None = Field(
         default=None,

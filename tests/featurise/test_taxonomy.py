@@ -15,6 +15,7 @@ ACTIONS = {
     Reason.INTERRUPTED: Action.NOW,
     Reason.NODE_LOST: Action.NOW,
     Reason.UNSCHEDULABLE: Action.LATER,
+    Reason.QUEUE_TIMEOUT: Action.LATER,
     Reason.IMAGE_PULL: Action.FAIL,
     Reason.IMAGE_REGISTRY: Action.LATER,
     Reason.GPU_FAULT: Action.ELSEWHERE,

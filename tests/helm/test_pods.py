@@ -12,6 +12,7 @@ from helm_python.errors import HelmError
 from kubernetes.utils.quantity import parse_quantity
 
 from charts import merged, one
+from featurise.cluster.templates import lost
 from given import FULL, IMAGE, KUBERNETES, pod, prepare, render
 from pod_security import violations
 
@@ -67,6 +68,7 @@ def test_the_operator_reads_the_template(tmp_path: Path) -> None:
     file = tmp_path / "resnet101.yaml"
     file.write_text(yaml.safe_dump(pod(**FULL)))
 
+    assert lost(pod(**FULL)) == []
     read = PodGenerator.deserialize_model_file(str(file))
 
     assert read.metadata.namespace == "featurise"
@@ -109,6 +111,7 @@ def test_a_backbone_s_pods_may_differ() -> None:
 
     kubernetes_validate.validate(merged(spec, {"metadata": {"name": "x"}}), KUBERNETES, strict=True)
     assert violations({**spec["spec"], "initContainers": []}) == []
+    assert lost(spec) == []
     assert spec["metadata"]["labels"]["team"] == "vision"
     for field in ("affinity", "topologySpreadConstraints", "initContainers", "resourceClaims", "nodeSelector"):
         assert spec["spec"][field] == RICH[field]

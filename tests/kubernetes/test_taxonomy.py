@@ -41,7 +41,7 @@ CASES = {
     "vanished": Case("node_lost", "retry immediately", LONG, Fault.VANISHED, "gone"),
     "collected": Case("node_lost", "retry immediately", {}, Fault.COLLECTED, "gone"),
     "killed": Case("crash", "retry", LONG, Fault.KILLED, "SIGKILL"),
-    "unschedulable": Case("unschedulable", "retry later", {}, Fault.UNSCHEDULABLE, "Insufficient nvidia.com/gpu", 0),
+    "unschedulable": Case("unschedulable", "retry later", {}, Fault.UNSCHEDULABLE, "didn't match Pod's node", 0),
     "image-pull": Case("image_pull", "a retry cannot succeed", {}, Fault.IMAGE_PULL, IMAGE, 1),
     "no-cdi": Case("gpu_fault", "another node", {}, Fault.NO_CDI, "unresolvable CDI devices"),
     "topology": Case("gpu_fault", "another node", {}, Fault.TOPOLOGY, "TopologyAffinityError"),

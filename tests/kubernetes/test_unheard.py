@@ -133,4 +133,6 @@ def test_a_task_is_not_resumed_while_the_scheduler_may_not_know_that_it_waits(mo
     with pytest.raises(TimeoutError):
         asyncio.run(told_within(0.2))
     monkeypatch.setattr(pod_trigger, "SETTLE_SECONDS", 0.0)
-    assert asyncio.run(told_within(60)).payload == {"status": "success", "last_seen": None}
+    assert asyncio.run(told_within(60)).payload == {
+        "status": "success", "last_seen": None, "last_lines": [], "limit": ""
+    }  # fmt: skip

@@ -62,6 +62,6 @@ def close_of_ended_runs(ti: Any, spec: Any = None) -> list[Open]:
 def _remove(attempt: Open) -> None:
     # A local process ends with its task.
     if attempt.launcher == "kubernetes" and attempt.place is not None:
-        from featurise.airflow.operators.kubernetes import remove_pod
+        from featurise.airflow.pods import remove_pod
 
         remove_pod(attempt.place, attempt.backbone, attempt.id)

@@ -84,7 +84,7 @@ def _outside(ti: Any, specs: Any) -> Any:
     backbones = sorted({spec.backbone for spec in specs if spec.launcher == "kubernetes"})
     if not backbones:
         return Outside(over=abandoned.run_is_over(ti), pods=None, close=abandoned.close)
-    from featurise.airflow.operators.kubernetes import pods_there, remove_pod
+    from featurise.airflow.pods import pods_there, remove_pod
 
     return Outside(
         over=abandoned.run_is_over(ti),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from extractor.core.exit_codes import Exit, Summary
 from extractor.core.redact import fit
+from featurise.failures.scheduling import Quota, quota
 from featurise.failures.taxonomy import RULES, Reason, Rule, Step
 
 LOG_LINES = 10
@@ -65,10 +66,14 @@ class Evidence:
     """Somebody other than this task asked for the pod's deletion."""
     deadline: str = ""
     """The time limit that was passed, in words."""
+    queued: bool = False
+    """Whether that limit is the queue's: the pod waited for its turn."""
     refused: str = ""
     """Why the cluster did not accept the pod."""
     log_tail: tuple[str, ...] = ()
     progress: str = ""  # how far the attempt was when it last said so; for those that leave no summary
+    images: int = 0
+    """Done by then."""
 
 
 @dataclass(frozen=True)
@@ -227,8 +232,7 @@ def _disrupted(evidence: Evidence) -> _Found:
 
 def _start(evidence: Evidence) -> _Found:
     if evidence.refused:
-        quota = any(words in evidence.refused for words in ("exceeded quota", "status unknown for quota"))
-        return Reason.UNSCHEDULABLE if quota else Reason.MISCONFIGURED, f"the cluster refused: {evidence.refused}"
+        return _refused(evidence), f"the cluster refused: {evidence.refused}"
     words = f"{evidence.waiting}: {evidence.waiting_message}".strip(": ")
     if evidence.waiting in _PULL_FINAL | _PULL_WAITS:
         causes = [*(event.message for event in evidence.events if "pull" in event.message), evidence.waiting_message]
@@ -243,6 +247,12 @@ def _start(evidence: Evidence) -> _Found:
             return Reason.GPU_FAULT, said
         return Reason.TIMEOUT if _BUSY.search(said) else Reason.MISCONFIGURED, said
     return None
+
+
+def _refused(evidence: Evidence) -> Reason:
+    if evidence.queued:
+        return Reason.QUEUE_TIMEOUT
+    return Reason.UNSCHEDULABLE if quota(evidence.refused) is Quota.FULL else Reason.MISCONFIGURED
 
 
 def pull_is_final(waiting: str, causes: Iterable[str], image: str) -> bool:
@@ -273,8 +283,14 @@ def _taken_away(evidence: Evidence) -> _Found:
         return Reason.EVICTED, f"the pod was deleted while it worked: {killing.message}"
     if evidence.terminated in _FORGOTTEN:
         return Reason.NODE_LOST, evidence.message or "the node no longer knows how the container ended"
+    return _deleted(evidence)
+
+
+def _deleted(evidence: Evidence) -> _Found:
     if evidence.deleted:
         return Reason.EVICTED, "the pod was deleted while it worked, by somebody other than this task"
+    if evidence.gone and evidence.unscheduled:
+        return Reason.EVICTED, f"the pod was deleted while it waited for a node: {evidence.unscheduled}"
     if evidence.gone:
         return Reason.NODE_LOST, "the pod is gone and left nothing to read"
     return None
@@ -306,7 +322,8 @@ def _device(evidence: Evidence) -> _Found:
 
 def _limits(evidence: Evidence) -> _Found:
     if evidence.unscheduled:
-        return Reason.UNSCHEDULABLE, evidence.unscheduled
+        said = f"{evidence.deadline}; {evidence.unscheduled}" if evidence.queued else evidence.unscheduled
+        return Reason.QUEUE_TIMEOUT if evidence.queued else Reason.UNSCHEDULABLE, said
     if evidence.pod_reason == _DEADLINE:
         return Reason.TIMEOUT, evidence.pod_message or "the pod was active for longer than its deadline"
     if evidence.pod_reason and evidence.exit_code is None and not evidence.terminated:

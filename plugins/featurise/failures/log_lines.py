@@ -52,6 +52,19 @@ def last_progress(lines: Sequence[str]) -> str:
     return next((readable(line) for line in reversed(lines) if '"event": "progress"' in line), "")
 
 
+def images_done(lines: Sequence[str]) -> int:
+    """How many images the last of these lines that says so calls done."""
+    for line in reversed(lines):
+        if '"event": "progress"' in line:
+            try:
+                done = json.loads(line).get("done")
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(done, int):
+                return done
+    return 0
+
+
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

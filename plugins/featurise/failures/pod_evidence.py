@@ -4,13 +4,14 @@ Pods and events are taken as the API sends them: JSON objects with camelCase nam
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from extractor.core.exit_codes import Summary
 from featurise.failures.classify import Condition, Event, Evidence
-from featurise.failures.log_lines import last_progress, readable
+from featurise.failures.log_lines import images_done, last_progress, readable
 
 TAIL_LINES = 20
 CONTAINER = "base"
@@ -26,6 +27,7 @@ def gather(
     name: str | None = None,
     log: Sequence[str] = (),
     deadline: str = "",
+    queued: bool = False,
     gone: bool = False,
 ) -> Evidence:
     """The facts about one failed attempt.
@@ -36,16 +38,19 @@ def gather(
         name: the pod's name, for the case that it is gone.
         log: the last lines of the container's log.
         deadline: the platform's time limit that was passed, in words; empty when none was.
+        queued: whether that limit is the queue's.
         gone: whether the API no longer knows the pod.
     """
     seen = tuple(Event(event.get("reason") or "", event.get("message") or "") for event in events)
     tail = tuple(readable(line) for line in log[-TAIL_LINES:])
     if pod is None:
-        return Evidence(pod=name, gone=True, events=seen, log_tail=tail, deadline=deadline)
+        nobody = Evidence(pod=name, gone=True, events=seen, log_tail=tail, deadline=deadline)
+        return replace(nobody, progress=last_progress(log), images=images_done(log))
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
     container = _container(status)
     state = container.get("state") or {}
-    ended, waits = state.get("terminated") or {}, _waiting(status)
+    # A pod that is gone did not end as it was last seen to wait: it may have come further since.
+    ended, waits = state.get("terminated") or {}, {} if gone else _waiting(status)
     summary, message = last_word(ended.get("message"))
     return Evidence(
         pod=pod["metadata"]["name"],
@@ -59,18 +64,24 @@ def gather(
         waiting_message=waits.get("message") or "",
         pod_reason=status.get("reason") or "",
         pod_message=status.get("message") or "",
-        conditions=tuple(
-            Condition(each["type"], each.get("reason") or "", each.get("message") or "")
-            for each in status.get("conditions") or ()
-            if each.get("status") == "True"
-        ),
+        conditions=_conditions(status),
         unscheduled=_unscheduled(status),
         events=seen,
         deleted=pod["metadata"].get("deletionTimestamp") is not None,
         gone=gone,
         deadline=deadline,
+        queued=queued,
         log_tail=tail,
         progress=last_progress(log),
+        images=images_done(log),
+    )
+
+
+def _conditions(status: Json) -> tuple[Condition, ...]:
+    return tuple(
+        Condition(each["type"], each.get("reason") or "", each.get("message") or "")
+        for each in status.get("conditions") or ()
+        if each.get("status") == "True"
     )
 
 

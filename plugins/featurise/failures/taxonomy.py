@@ -20,6 +20,7 @@ class Reason(StrEnum):
     INTERRUPTED = "interrupted"
     NODE_LOST = "node_lost"
     UNSCHEDULABLE = "unschedulable"
+    QUEUE_TIMEOUT = "queue_timeout"
     IMAGE_PULL = "image_pull"
     IMAGE_REGISTRY = "image_registry"
     GPU_FAULT = "gpu_fault"
@@ -76,7 +77,10 @@ RULES: dict[Reason, Rule] = {
     Reason.INTERRUPTED: _free("SIGTERM ended the process on this machine"),
     Reason.NODE_LOST: _free("the node was lost"),
     Reason.UNSCHEDULABLE: Rule(
-        "no node with a free GPU in time", Action.LATER, delay=timedelta(minutes=5), counted=False, at_most=12
+        "no node could take the pod", Action.LATER, delay=timedelta(minutes=5), counted=False, at_most=12
+    ),
+    Reason.QUEUE_TIMEOUT: Rule(
+        "the pod's turn did not come within the queue's limit", Action.LATER, counted=False, at_most=1
     ),
     Reason.IMAGE_PULL: Rule("the container image is unknown, denied or badly named", Action.FAIL),
     Reason.IMAGE_REGISTRY: Rule(
@@ -129,13 +133,17 @@ def next_step(failed: Failed, earlier: Sequence[Failed], tries: int, patience: t
     if rule.action is Action.FAIL:
         return Step(False, timedelta(0), str(Action.FAIL))
     if rule.at_most is not None and same >= rule.at_most:
-        return Step(False, timedelta(0), f"fail: {same} attempts ended for this reason, the limit is {rule.at_most}")
+        return Step(False, timedelta(0), f"fail: {_times(same)} for this reason, the limit is {rule.at_most}")
     if count[-1] and used >= tries:
         return Step(False, timedelta(0), f"fail: all {tries} tries are used")
     delay = min(rule.delay * 2 ** (same - 1) if rule.action is Action.BACK_OFF else rule.delay, LONGEST_DELAY)
     when = f" in {delay.total_seconds():.0f} s" if delay else ""
     left = f" ({used} of {tries} tries used)" if count[-1] or rule.outage else ""
     return Step(True, delay, f"{rule.action}{when}{left}")
+
+
+def _times(attempts: int) -> str:
+    return "1 attempt ended" if attempts == 1 else f"{attempts} attempts ended"
 
 
 def _counted(failures: Iterable[Failed], patience: timedelta) -> Iterator[bool]:

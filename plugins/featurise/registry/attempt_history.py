@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import ColumnElement, Connection, Float, Select, and_, case, func, select, type_coerce
 
+from featurise.failures.scheduling import QUEUED
 from featurise.failures.taxonomy import Reason
 from featurise.registry.models import FeatureSet, GpuAttempt
 
@@ -28,7 +29,7 @@ class Filter(BaseModel):
     dataset: str | None = None
     backbone: str | None = None
     outcome: str | None = None
-    """A reason of the taxonomy, or `failed`, `succeeded`, `stopped`, `open`."""
+    """A reason of the taxonomy, or `failed`, `succeeded`, `stopped`, `open`, `queued`."""
     node: str | None = None
     batch: str | None = None
     run_id: str | None = None
@@ -68,9 +69,9 @@ class ShownAttempt(BaseModel):
 
     @property
     def outcome(self) -> str:
-        """In a word: the reason of its failure, `succeeded`, `stopped`, or `open`."""
+        """In a word: the reason of its failure, `succeeded`, `stopped`, `open`, or `queued`: open without a node."""
         if self.ended_at is None:
-            return "open"
+            return "queued" if self.message.startswith(QUEUED) else "open"
         return self.reason or ("succeeded" if self.exit_code == 0 else "stopped")
 
     @property
@@ -185,6 +186,7 @@ def _ended_as(outcome: str) -> ColumnElement[bool]:
     ended, reason = GpuAttempt.ended_at.is_not(None), GpuAttempt.reason
     known = {
         "open": GpuAttempt.ended_at.is_(None),
+        "queued": and_(GpuAttempt.ended_at.is_(None), GpuAttempt.message.startswith(QUEUED)),
         "failed": reason.is_not(None),
         "succeeded": and_(ended, reason.is_(None), GpuAttempt.exit_code == 0),
         "stopped": and_(ended, reason.is_(None), GpuAttempt.exit_code.is_(None)),
@@ -192,7 +194,7 @@ def _ended_as(outcome: str) -> ColumnElement[bool]:
     return known.get(outcome, reason == outcome)
 
 
-OUTCOMES: Sequence[str] = ("failed", "succeeded", "stopped", "open", *Reason)
+OUTCOMES: Sequence[str] = ("failed", "succeeded", "stopped", "open", "queued", *Reason)
 """What attempts can be filtered by."""
 
 

@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from extractor.core.exit_codes import Summary
 from featurise.declaration.feature_set import FeatureSetSpec
@@ -153,6 +153,19 @@ def begin(
         return connection.scalars(row.returning(GpuAttempt.id)).one()
 
 
+def seen(attempt: int, *, node: str | None = None, message: str = "") -> None:
+    """Write down how an attempt stands that is under way: its node, or what it waits for.
+
+    One that has ended is left alone. Raises engine.RegistryUnavailable.
+    """
+    with session.writing() as connection:
+        connection.execute(
+            update(GpuAttempt)
+            .where(GpuAttempt.id == attempt, GpuAttempt.ended_at.is_(None))
+            .values(node=func.coalesce(node, GpuAttempt.node), message=message)
+        )
+
+
 def succeeded(attempt: int, node: str | None, summary: Summary | None) -> None:
     """Write down that an attempt did all of its shard.
 
@@ -171,6 +184,7 @@ def failed(attempt: int, evidence: Evidence, reason: Reason, action: str, messag
         evidence.node,
         evidence.summary,
         speaks_against=_fault(evidence) if RULES[reason].machine else None,
+        **({"images": evidence.images} if evidence.summary is None and evidence.images else {}),
         reason=reason.value,
         action=action,
         message=message,
@@ -226,10 +240,11 @@ def _close(
         closed = connection.execute(
             update(GpuAttempt)
             .where(GpuAttempt.id == attempt, GpuAttempt.ended_at.is_(None))
-            .values(node=node, ended_at=now, **done, **columns)
-            .returning(GpuAttempt.started_at, GpuAttempt.exit_code)
+            # The node that it was seen on, where nothing at its end says which.
+            .values(node=func.coalesce(node, GpuAttempt.node), ended_at=now, **done, **columns)
+            .returning(GpuAttempt.started_at, GpuAttempt.exit_code, GpuAttempt.node)
         ).first()
-        if closed is None or node is None:
+        if closed is None or (node := closed.node) is None:
             return
         if speaks_against is not None:
             nodes.failed(connection, node, speaks_against, now)

@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurise.airflow.operators.kubernetes import pod_name
+from featurise.airflow.pods import pod_name
 from featurise.declaration.feature_set import NAME, FeatureSetSpec, Weights
 from featurise.declaration.run import Run
 

@@ -132,6 +132,9 @@ class Api:
     async def delete(self, request: web.Request) -> web.StreamResponse:
         pod = self._pod(request)
         body = await request.json() if request.can_read_body else {}
+        only = (body or {}).get("preconditions") or {}
+        if any(pod["metadata"][name] != value for name, value in only.items()):
+            return failure(409, "Conflict", f"the object is not as the preconditions say: {only}")
         grace = request.query.get("gracePeriodSeconds") or (body or {}).get("gracePeriodSeconds")
         self.kubelet.delete(pod, None if grace is None else float(grace))
         return web.json_response(pod)

@@ -24,6 +24,9 @@ class Fault(StrEnum):
     KILLED = auto()
     """SIGKILL from outside, and no word of why."""
     UNSCHEDULABLE = auto()
+    """No node could ever take the pod."""
+    GATED = auto()
+    """A scheduling gate, such as Kueue's, holds the pod until the fault's delay has passed."""
     IMAGE_PULL = auto()
     REGISTRY_AWAY = auto()
     """The image registry cannot be reached until the fault's delay has passed; then the kubelet's pull succeeds."""
@@ -35,7 +38,7 @@ class Fault(StrEnum):
     DEADLINE = auto()
     """The pod is active for longer than its deadline."""
     SLOW_START = auto()
-    """No node is free until the fault's delay has passed."""
+    """Every node is full until the fault's delay has passed."""
     DEVICE_LOST = auto()
     """The node's device plugin cannot hand out the GPU that the scheduler saw."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,7 +14,16 @@ from stand_in.store import Json, Store, now
 
 MESSAGE_BYTES = 4096
 TAIL_BYTES = 2048
-NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+NO_NODE = (
+    "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector. preemption: 0/3 nodes are "
+    "available: 3 Preemption is not helpful for scheduling."
+)
+FULL = (
+    "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available: 3 No preemption "
+    "victims found for incoming pod."
+)
+GATED = "Scheduling is blocked due to non-empty scheduling gates"
+GATE = {"name": "kueue.x-k8s.io/admission"}
 
 
 class Kubelet:
@@ -40,6 +50,8 @@ class Kubelet:
         """Nodes whose device plugin is dead: they refuse what the scheduler gives them, at once."""
         self.instead: Mapping[str, Sequence[str]] = {}
         """By node, what containers run there instead of their image."""
+        self.room = False
+        """Whether what waits in a queue waits no more."""
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._nodes = 0
@@ -100,14 +112,8 @@ class Kubelet:
 
     async def _live(self, pod: Json) -> None:
         fault, after = self.faults.take(pod["metadata"].get("labels") or {}) or (None, 0.0)
-        if fault is Fault.UNSCHEDULABLE:
-            self._condition(pod, "PodScheduled", "False", "Unschedulable", NO_GPU)
-            self.event(pod, "FailedScheduling", NO_GPU)
+        if not await self._placed(pod, fault, after):
             return
-        if fault is Fault.SLOW_START:
-            self._condition(pod, "PodScheduled", "False", "Unschedulable", NO_GPU)
-            self.event(pod, "FailedScheduling", NO_GPU)
-            await asyncio.sleep(after)
         node = pod["spec"]["nodeName"] = self._schedule(pod["spec"])
         self._condition(pod, "PodScheduled", "True")
         base = pod["spec"]["containers"][0]
@@ -134,6 +140,27 @@ class Kubelet:
             return
         if pod["metadata"].get("deletionTimestamp") is None:
             await self._run(pod, base, fault, after)
+
+    async def _placed(self, pod: Json, fault: Fault | None, after: float) -> bool:
+        """Wait as the pod has to; whether a node is to be found for it then."""
+        if fault is Fault.GATED:
+            pod["spec"]["schedulingGates"] = [GATE]
+            self._condition(pod, "PodScheduled", "False", "SchedulingGated", GATED)
+            await self._held(after)
+            del pod["spec"]["schedulingGates"]
+        if fault in {Fault.UNSCHEDULABLE, Fault.SLOW_START}:
+            why = FULL if fault is Fault.SLOW_START else NO_NODE
+            self._condition(pod, "PodScheduled", "False", "Unschedulable", why)
+            self.event(pod, "FailedScheduling", why)
+            if fault is Fault.SLOW_START:
+                await self._held(after)
+        gone = self.store.get("pods", pod["metadata"]["namespace"], pod["metadata"]["name"]) is not pod
+        return fault is not Fault.UNSCHEDULABLE and not gone
+
+    async def _held(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.room:
+            await asyncio.sleep(0.1)
 
     async def _no_registry(self, pod: Json, image: str, seconds: float) -> None:
         why = f'failed to pull image "{image}": dial tcp: lookup registry.example on 10.0.0.1:53: no such host'
@@ -241,7 +268,7 @@ class Kubelet:
                 _signal(process, signal.SIGKILL)
             case Fault.NODE_LOST:
                 self._disrupt(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
-                meta |= {"deletionTimestamp": now(), "deletionGracePeriodSeconds": 1}
+                meta |= {"deletionTimestamp": now(1), "deletionGracePeriodSeconds": 1}
                 self.store.put("pods", pod)
                 _signal(process, signal.SIGKILL)
             case Fault.DEADLINE:
@@ -264,7 +291,8 @@ class Kubelet:
         meta = pod["metadata"]
         process = self._processes.get(meta["uid"])
         if process is not None and process.returncode is None:
-            meta |= {"deletionTimestamp": now(), "deletionGracePeriodSeconds": int(grace if grace is not None else 30)}
+            left = int(grace if grace is not None else pod["spec"].get("terminationGracePeriodSeconds") or 30)
+            meta |= {"deletionTimestamp": now(left), "deletionGracePeriodSeconds": left}
             self.store.put("pods", pod)
             self.event(pod, "Killing", "Stopping container base", "Normal")
             await self._terminate(pod, process, grace)

@@ -27,6 +27,8 @@ class Objects:
         """Add the paths; pods' own come before them."""
         router.add_get("/version/", self.version)
         router.add_post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", self.review)
+        reviews = "/apis/authorization.k8s.io/v1/namespaces/{namespace}/localsubjectaccessreviews"
+        router.add_post(reviews, self.review)
         router.add_post("/api/v1/namespaces", self.create_namespace)
         router.add_get("/api/v1/namespaces/{namespace}", self.get_namespace)
         router.add_delete("/api/v1/namespaces/{namespace}", self.delete_namespace)
@@ -35,22 +37,28 @@ class Objects:
             router.add_post(group + "/namespaces/{namespace}/{kind}", self.create)
 
     def refusal(self, request: web.Request) -> str | None:
-        """Why the caller may not; None when it may. Only service accounts are limited."""
+        """Why the caller may not; None when it may. Only service accounts are limited; anyone may ask for reviews."""
         account = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not account.startswith(TOKEN):
+        if not account.startswith(TOKEN) or "/apis/authorization.k8s.io/" in request.path:
             return None
         namespace = request.match_info.get("namespace", "")
         after = request.path.partition(f"/namespaces/{namespace}/")[2].split("/")
         resource = "/".join([after[0], *after[2:]])
         watching = request.query.get("watch") in {"true", "True", "1"}
         verb = VERBS.get(request.method) or ("watch" if watching else "get" if len(after) > 1 else "list")
-        granted = any(
+        return (
+            None
+            if self._granted(namespace, resource, verb)
+            else f"{account.removeprefix(TOKEN)} cannot {verb} {resource} in namespace {namespace!r}"
+        )
+
+    def _granted(self, namespace: str, resource: str, verb: str) -> bool:
+        return any(
             resource in rule["resources"] and verb in rule["verbs"]
             for (place, kind, _), role in self._kept.items()
             if (place, kind) == (namespace, "roles")
             for rule in role["rules"]
         )
-        return None if granted else f"{account.removeprefix(TOKEN)} cannot {verb} {resource} in namespace {namespace!r}"
 
     async def version(self, request: web.Request) -> web.StreamResponse:
         names = ("buildDate", "compiler", "gitCommit", "gitTreeState", "goVersion", "platform")
@@ -58,7 +66,12 @@ class Objects:
         return web.json_response(number | dict.fromkeys(names, "stand-in"))
 
     async def review(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({**await request.json(), "status": {"allowed": True}}, status=201)
+        asked = await request.json()
+        limited = "user" in asked["spec"] or TOKEN in request.headers.get("Authorization", "")
+        wanted = asked["spec"]["resourceAttributes"]
+        resource = "/".join(filter(None, (wanted["resource"], wanted.get("subresource"))))
+        allowed = not limited or self._granted(wanted.get("namespace", ""), resource, wanted["verb"])
+        return web.json_response({**asked, "status": {"allowed": allowed}}, status=201)
 
     async def create_namespace(self, request: web.Request) -> web.StreamResponse:
         made = await request.json()

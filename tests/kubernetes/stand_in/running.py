@@ -67,6 +67,10 @@ class StandIn:
         """Give the cluster nodes, some of which may be bad; see the kubelet's own words."""
         self._kubelet.nodes, self._kubelet.refusing, self._kubelet.instead = nodes, refusing, instead or {}
 
+    def make_room(self) -> None:
+        """Let the pods that are gated, or wait for a full cluster, have a node."""
+        self._kubelet.room = True
+
     @property
     def kubeconfig(self) -> Path:
         """A kubeconfig file that leads here."""

@@ -5,55 +5,48 @@ what differs from attempt to attempt. An attempt is a row in the registry before
 follows from the row: the next task or trigger, after a worker or a triggerer died, finds both again.
 """
 
-import hashlib
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
-import yaml
-from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
-from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import KubernetesApiException
 from airflow.providers.cncf.kubernetes.operators.pod import POD_IDENTIFIER_STATE_KEY, KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
-from airflow.providers.cncf.kubernetes.utils.pod_manager import detect_pod_terminate_early_issues
+from airflow.sdk.exceptions import AirflowRescheduleException
 from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
-from kubernetes.utils.quantity import parse_quantity
 from urllib3.exceptions import HTTPError
 
 from extractor.core.exit_codes import Exit
 from extractor.core.redact import fit
 from featurise.airflow import run_context
 from featurise.airflow.abandoned import ATTEMPT
+from featurise.airflow.pods import ended, has_run, in_sight, keep_away, more_memory, pod_name, why
 from featurise.airflow.retry_policy import OutOfSight, extract_options, first_try, outages_waited_out
-from featurise.airflow.triggers.pod import PodTrigger, is_lost, lease_of
+from featurise.airflow.triggers.pod import QUEUE, START, PodTrigger, lease_of
+from featurise.cluster import templates
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.declaration.run import Run
 from featurise.failures.classify import DETAIL_BYTES, Evidence
 from featurise.failures.log_lines import readable
 from featurise.failures.pod_evidence import CONTAINER, gather
+from featurise.failures.scheduling import QUEUED, Place, Quota, quota, standing
 from featurise.failures.taxonomy import Failed
-from featurise.registry import attempts
-from featurise.registry.nodes import Avoid
-from featurise.registry.remains import Pod
+from featurise.registry import attempts, leases
 from featurise.settings import settings
 from featurise.steps.extract import AttemptFailed, Launch, begin, conclude, prepare, specification
 from featurise.steps.plan import Shard
 
 TERMINATION_MESSAGE = "/dev/termination-log"
+QUEUED_SINCE = "queued"
+"""The key in a task's state below which it is kept since when which attempt waits for a quota."""
 POLL_SECONDS = 2
 START_POLL_SECONDS = 5
 PROGRESS_SECONDS = 15
 API_SECONDS = 20
 SLACK = timedelta(minutes=10)
 """Between the cluster's own deadline for a pod and the task's, which is for pods that nobody ends."""
-HEAVIEST = 100
-"""Of the weights that Kubernetes takes for a preference."""
-DATASET_LETTERS = 20
-"""Of a dataset's name in its pods' names, which have 63 at the most."""
+LOOKS = 5
+"""At a pod that changes again and again while it is to be taken back."""
 
 
 class PodOperator(KubernetesPodOperator):
@@ -63,14 +56,14 @@ class PodOperator(KubernetesPodOperator):
 
     def __init__(self, *, spec: FeatureSetSpec, shard: Any, **kwargs: Any) -> None:
         ours = settings()
-        waiting = timedelta(seconds=ours.pod_schedule_seconds + ours.pod_start_seconds)
+        waiting = timedelta(seconds=ours.pod_queue_seconds + ours.pod_schedule_seconds + ours.pod_start_seconds)
         running = timedelta(minutes=spec.limits.extract_timeout_minutes)
         super().__init__(
             deferrable=True,
             durable=True,
             do_xcom_push=False,
             random_name_suffix=False,
-            pod_template_file=str(ours.pod_templates / f"{spec.backbone}.yaml"),
+            pod_template_file=str(templates.path(spec.backbone)),
             base_container_name=CONTAINER,
             schedule_timeout_seconds=ours.pod_schedule_seconds,
             startup_timeout_seconds=ours.pod_start_seconds,
@@ -92,6 +85,7 @@ class PodOperator(KubernetesPodOperator):
         self.spec = spec
         self.shard = shard
         self._known: Launch | None = None
+        self._taken_back = False
 
     @property
     def verdicts(self) -> Sequence[Failed] | None:
@@ -106,7 +100,7 @@ class PodOperator(KubernetesPodOperator):
 
     def execute(self, context: Any) -> None:
         """Start the next attempt, or take up the one that is under way, and wait for it without a worker."""
-        with outages_waited_out(context), _in_sight():
+        with outages_waited_out(context), in_sight(self.spec.backbone, self.hook):
             self._prepare(context)
             launch = self._launch
             if launch.registered is not None:
@@ -123,12 +117,46 @@ class PodOperator(KubernetesPodOperator):
 
     def trigger_reentry(self, context: Any, event: dict[str, Any]) -> None:
         """The pod has ended, has passed a limit, is gone, or the trigger met something that it does not know."""
-        with outages_waited_out(context), _in_sight():
+        with outages_waited_out(context), in_sight(self.spec.backbone, self.hook):
             self._prepare(context)
             self.pod = self._read(event["name"], event["namespace"])
-            if event["status"] == "error" and self.pod is not None and not _ended(self.pod):
+            if event["status"] == "error" and self.pod is not None and not ended(self.pod):
                 raise OutOfSight(f"pod {event['name']} is running, but cannot be watched: {event['message']}")
+            if not self._still_as(event):
+                self.log.info("Pod %s has come further than when it was given up; waiting on.", event["name"])
+                self.invoke_defer_method(last_log_time=event.get("last_log_time"), context=context)
             self._conclude(event)
+
+    def _still_as(self, event: dict[str, Any]) -> bool:
+        """Whether the pod, as it was just read, still is as it was when it was given up; then it is taken back.
+
+        A pod that starts at that moment changes, and the API refuses to delete what is not as it was read.
+        Raises OutOfSight.
+        """
+        for _ in range(LOOKS):
+            if self.pod is None or ended(self.pod) or not (limit := event.get("limit")):
+                return self.pod is None or ended(self.pod) or event["status"] != "failed"
+            payload = self.client.api_client.sanitize_for_serialization(self.pod)
+            if has_run(self.pod) or (limit != START and standing(payload).place is Place.ASSIGNED):
+                return False
+            meta = self.pod.metadata
+            only = k8s.V1Preconditions(uid=meta.uid, resource_version=meta.resource_version)
+            try:
+                self.client.delete_namespaced_pod(
+                    meta.name,
+                    meta.namespace,
+                    body=k8s.V1DeleteOptions(preconditions=only),
+                    _request_timeout=API_SECONDS,
+                )
+            except ApiException as error:
+                if error.status == 409:
+                    self.pod = self._read(meta.name, meta.namespace)
+                    continue
+                if error.status != 404:
+                    raise
+            self._taken_back = True
+            return True
+        raise OutOfSight(f"pod {event['name']} changes again and again; it is looked at later")
 
     def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Any) -> k8s.V1Pod:
         """The attempt's pod: the one that is there already, else a new one.
@@ -146,7 +174,11 @@ class PodOperator(KubernetesPodOperator):
             return found
         elif (context["task_state_store"].get(POD_IDENTIFIER_STATE_KEY) or {}).get("name") == name:
             conclude(self._launch, gather(None, self._events(name, namespace), name=name))
-        _keep_away(pod_request_obj.spec, self._launch.avoid)
+        try:
+            templates.check(templates.path(self.spec.backbone))
+        except templates.TemplateBroken as error:
+            conclude(self._launch, Evidence(pod=name, refused=str(error)))
+        keep_away(pod_request_obj.spec, self._launch.avoid)
         found_by = self._annotations(context["ti"])
         pod_request_obj.metadata.annotations = {**(pod_request_obj.metadata.annotations or {}), **found_by}
         try:
@@ -155,8 +187,29 @@ class PodOperator(KubernetesPodOperator):
             if error.status == 409:  # an earlier answer of the API was lost; the pod is ours, its name says so
                 return self.hook.get_pod(name, namespace)
             if error.status in {400, 403, 422}:
-                conclude(self._launch, Evidence(pod=name, refused=_why(error)))
+                conclude(self._launch, Evidence(pod=name, refused=why(error), queued=self._queue(why(error), context)))
             raise
+
+    def _queue(self, refused: str, context: Any) -> bool:
+        """Wait for a quota that others use up; returns False when it is no such, True when it was for too long.
+
+        Raises AirflowRescheduleException, or leases.LeaseLost.
+        """
+        if quota(refused) is not Quota.FULL:
+            return False
+        now, state = datetime.now(UTC), context["task_state_store"]
+        row, since = state.get(QUEUED_SINCE) or [self._launch.row, now.isoformat()]
+        if row != self._launch.row:
+            since = now.isoformat()
+        state.set(QUEUED_SINCE, [self._launch.row, since])
+        if now - datetime.fromisoformat(since) > timedelta(seconds=settings().pod_queue_seconds):
+            return True
+        leases.renew_if_possible(self._launch.run)
+        if self._launch.row is not None:
+            attempts.seen(self._launch.row, message=QUEUED + refused)
+        self.log.info("Queued: %s", refused)
+        later = now + timedelta(seconds=settings().outage_poll_seconds)
+        raise AirflowRescheduleException(later)  # type: ignore[no-untyped-call]
 
     def build_pod_request_obj(self, context: Any = None, *, dry_run: bool = False) -> k8s.V1Pod:
         """The template with this attempt's job and memory."""
@@ -164,7 +217,7 @@ class PodOperator(KubernetesPodOperator):
         pod.metadata.labels["attempt"] = str(self._launch.attempt.number)
         base = next(each for each in pod.spec.containers if each.name == CONTAINER)
         base.termination_message_path = TERMINATION_MESSAGE
-        _more_memory(base, self._launch.attempt.memory_factor)
+        more_memory(pod.spec, self._launch.attempt.memory_factor)
         return pod
 
     def _annotations(self, ti: Any) -> dict[str, str]:
@@ -208,14 +261,15 @@ class PodOperator(KubernetesPodOperator):
             # Seen to succeed, then collected by the cluster before it could be read.
             conclude(self._launch, Evidence(exit_code=Exit.OK))
             return
-        log = self._log(name, namespace, event.get("last_log_time")) if _has_run(self.pod) else []
+        log = self._log(name, namespace, event.get("last_log_time")) if has_run(self.pod) else event.get("last_lines")
         payload = self.client.api_client.sanitize_for_serialization(self.pod) or event.get("last_seen")
         evidence = gather(
             payload,
             self._events(name, namespace),
             name=name,
-            log=log,
+            log=log or (),
             deadline=event["message"] if event["status"] == "timeout" else "",
+            queued=event.get("limit") == QUEUE,
             gone=self.pod is None,
         )
         try:
@@ -227,7 +281,7 @@ class PodOperator(KubernetesPodOperator):
 
     def _dispose(self) -> None:
         """Delete the pod; one on a lost node stays for a while, so it is marked as read, too."""
-        if self.pod is not None:
+        if self.pod is not None and not self._taken_back:
             self.patch_already_checked(self.pod, reraise=False)
             self.pod_manager.delete_pod(self.pod)
 
@@ -246,7 +300,7 @@ class PodOperator(KubernetesPodOperator):
                 namespace, field_selector=f"involvedObject.name={name}", _request_timeout=API_SECONDS
             )
         except ApiException as error:
-            self.log.warning("The events of pod %s cannot be read: %s", name, _why(error))
+            self.log.warning("The events of pod %s cannot be read: %s", name, why(error))
             return []
         items = self.client.api_client.sanitize_for_serialization(found.items)
         return sorted(items, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
@@ -281,114 +335,3 @@ class PodOperator(KubernetesPodOperator):
                 self.log.warning("Deleting pod %s, a leftover of this task.", pod.metadata.name)
                 self.patch_already_checked(pod, reraise=False)
                 self.pod_manager.delete_pod(pod)
-
-
-def remove_pod(name: str, backbone: str, attempt: int) -> None:
-    """Delete the pod of an attempt that nobody waits for any more; none, or one of another attempt, is left alone.
-
-    Raises retry_policy.OutOfSight.
-    """
-    hook, namespace = _cluster(backbone)
-    with _in_sight():
-        try:
-            pod = hook.get_pod(name, namespace)
-            if (pod.metadata.annotations or {}).get(ATTEMPT, str(attempt)) == str(attempt):
-                hook.core_v1_client.delete_namespaced_pod(name, namespace, _request_timeout=API_SECONDS)
-        except ApiException as error:
-            if error.status != 404:
-                raise
-
-
-def pods_there(backbones: Iterable[str]) -> list[Pod]:
-    """The pods of attempts, other than those that are being deleted, in the namespaces of these backbones' pods.
-
-    Raises retry_policy.OutOfSight.
-    """
-    found: dict[str, Pod] = {}
-    for backbone in backbones:
-        hook, namespace = _cluster(backbone)
-        with _in_sight():
-            listed = hook.core_v1_client.list_namespaced_pod(
-                namespace, label_selector=f"attempt,backbone={backbone}", _request_timeout=API_SECONDS
-            )
-        for pod in listed.items:
-            number = (pod.metadata.annotations or {}).get(ATTEMPT, "")
-            if number.isdecimal() and pod.metadata.deletion_timestamp is None:
-                found[pod.metadata.name] = Pod(pod.metadata.name, backbone, int(number))
-    return list(found.values())
-
-
-def _cluster(backbone: str) -> tuple[KubernetesHook, str]:
-    """The cluster, and the namespace of a backbone's pods."""
-    hook = KubernetesHook(conn_id=KubernetesHook.default_conn_name)
-    template = yaml.safe_load((settings().pod_templates / f"{backbone}.yaml").read_text())
-    return hook, template.get("metadata", {}).get("namespace") or hook.get_namespace() or "default"
-
-
-@contextmanager
-def _in_sight() -> Iterator[None]:
-    """Turn trouble on the way to the cluster into an outage, after which the pod is found again."""
-    try:
-        yield
-    except (HTTPError, ApiException, KubernetesApiException) as error:
-        why = _why(error) if isinstance(error, ApiException) else fit(str(error), DETAIL_BYTES)
-        raise OutOfSight(f"the Kubernetes API does not answer as expected: {why}; a running pod continues") from error
-
-
-def _ended(pod: k8s.V1Pod) -> bool:
-    """Whether a pod has come to its end, or to a start that it will not get beyond."""
-    return (
-        pod.status.phase in {"Succeeded", "Failed"}
-        or is_lost(pod.metadata.deletion_timestamp, pod.metadata.deletion_grace_period_seconds)
-        or detect_pod_terminate_early_issues(pod) is not None
-    )
-
-
-def _has_run(pod: k8s.V1Pod | None) -> bool:
-    statuses = (pod.status.container_statuses if pod is not None else None) or []
-    return any(each.name == CONTAINER and (each.state.running or each.state.terminated) for each in statuses)
-
-
-def _why(error: ApiException) -> str:
-    return fit(f"{error.status} {error.reason}: {error.body or ''}".strip(), DETAIL_BYTES)
-
-
-def pod_name(run: Run, shard: str, number: int) -> str:
-    """A name that only this attempt can have: a pod that exists is found again, and is never made twice."""
-    identity = f"{run.spec.feature_set} {run.batch} {run.run_id} {shard}"
-    readable_part = f"{run.spec.dataset[:DATASET_LETTERS]}-{run.spec.backbone}-{shard}"
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
-    return f"{re.sub('[^a-z0-9]+', '-', readable_part.lower())}-{digest}-{number}"
-
-
-def _more_memory(container: k8s.V1Container, factor: float) -> None:
-    if factor == 1 or container.resources is None:
-        return
-    for amounts in (container.resources.limits, container.resources.requests):
-        if amounts and "memory" in amounts:
-            amounts["memory"] = str(int(float(parse_quantity(amounts["memory"])) * factor))
-
-
-def _keep_away(spec: k8s.V1PodSpec, avoid: Avoid) -> None:
-    """Exclude nodes, and let the scheduler prefer others to some."""
-    if not (avoid.required or avoid.preferred):
-        return
-    affinity = spec.affinity = spec.affinity or k8s.V1Affinity()
-    of_nodes = affinity.node_affinity = affinity.node_affinity or k8s.V1NodeAffinity()
-    if avoid.required:
-        required = of_nodes.required_during_scheduling_ignored_during_execution
-        terms = required.node_selector_terms if required else [k8s.V1NodeSelectorTerm()]
-        for term in terms:  # terms are alternatives, so each must exclude the nodes
-            term.match_fields = [*(term.match_fields or []), *_none_of(avoid.required)]
-        of_nodes.required_during_scheduling_ignored_during_execution = k8s.V1NodeSelector(node_selector_terms=terms)
-    if avoid.preferred:
-        others = k8s.V1NodeSelectorTerm(match_fields=_none_of(avoid.preferred))
-        of_nodes.preferred_during_scheduling_ignored_during_execution = [
-            *(of_nodes.preferred_during_scheduling_ignored_during_execution or []),
-            k8s.V1PreferredSchedulingTerm(weight=HEAVIEST, preference=others),
-        ]
-
-
-def _none_of(nodes: Sequence[str]) -> list[k8s.V1NodeSelectorRequirement]:
-    """By the nodes' names: their hostname labels may differ. Kubernetes takes one name for each requirement."""
-    return [k8s.V1NodeSelectorRequirement(key="metadata.name", operator="NotIn", values=[node]) for node in nodes]

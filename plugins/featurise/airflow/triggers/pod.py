@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -23,8 +24,11 @@ from pydantic import TypeAdapter
 
 from extractor.core.redact import fit, fit_all
 from featurise.declaration.run import Run
-from featurise.failures.classify import pull_is_final
+from featurise.failures.classify import DETAIL_BYTES, pull_is_final
 from featurise.failures.log_lines import readable
+from featurise.failures.pod_evidence import TAIL_LINES
+from featurise.failures.scheduling import QUEUED, Place, Standing, standing
+from featurise.settings import settings
 
 OUTAGE_SECONDS = 900
 """How long an API that does not answer is waited for; the pod works on meanwhile."""
@@ -38,6 +42,8 @@ FRESH_SECONDS = 1.0
 SETTLE_SECONDS = 10.0
 """How long a trigger lives at least: the scheduler takes a task for dead that is resumed before it has noted the
 deferral (apache/airflow#72716), and on a busy machine it takes seconds to do so."""
+QUEUE, SCHEDULE, START = "queue", "schedule", "start"
+"""The limits that end a wait for a start, as the trigger's event names them."""
 _TRANSIENT = {409, 429, 500, 502, 503, 504}
 
 
@@ -50,11 +56,10 @@ def _passes(error: BaseException) -> bool:
 class _PatientHook(AsyncKubernetesHook):
     """One trigger's connection, which knows its pod.
 
-    Waits an outage of the API out, asks once a second at the most, and remembers a pod that is asked to leave, which is
-    gone before anyone reads why.
+    Waits an outage of the API out, asks once a second at the most, and remembers the pod as it was last seen: one that
+    is deleted, evicted or on a lost node is gone before anyone reads why.
     """
 
-    leaving: dict[str, Any] | None = None
     _seen: Any = None
     _seen_at = 0.0
 
@@ -71,30 +76,82 @@ class _PatientHook(AsyncKubernetesHook):
         reraise=True,
     )
     async def _ask(self, name: str, namespace: str) -> Any:
-        pod = await super().get_pod(name, namespace)
-        if pod.metadata.deletion_timestamp is not None:
-            async with ApiClient() as api:
-                self.leaving = {
-                    "metadata": {"name": name, "deletionTimestamp": str(pod.metadata.deletion_timestamp)},
-                    "spec": {"nodeName": pod.spec.node_name},
-                    "status": api.sanitize_for_serialization(pod.status),
-                }
-        return pod
+        return await super().get_pod(name, namespace)
+
+    async def last_seen(self) -> dict[str, Any] | None:
+        """What a verdict needs of the pod as it was last seen; None when nobody saw it."""
+        return None if self._seen is None else await _plain(self._seen)
+
+
+async def _plain(pod: Any) -> dict[str, Any]:
+    """The part of a pod that is judged, as the API sends it."""
+    async with ApiClient() as api:
+        whole = api.sanitize_for_serialization(pod)
+    meta, spec = whole["metadata"], whole.get("spec") or {}
+    base = [{"name": each["name"], "image": each.get("image")} for each in spec.get("containers") or ()]
+    return {
+        "metadata": {"name": meta["name"], "deletionTimestamp": meta.get("deletionTimestamp")},
+        "spec": {"containers": base, **{name: spec[name] for name in ("nodeName", "schedulingGates") if name in spec}},
+        "status": whole.get("status") or {},
+    }
 
 
 class _PodManager(AsyncPodManager):
     """Waits for a pull that may yet succeed, and tells the container's lines as people read them.
 
-    A log that cannot be read now is read later.
+    A log that cannot be read now is read later. `limit` is the one that ended the wait for a start; `tail` has the last
+    lines of the container's log as it wrote them.
     """
+
+    def __init__(self, *, async_hook: AsyncKubernetesHook, tell: Callable[[Standing, str | None], None]) -> None:
+        super().__init__(async_hook=async_hook)
+        self.limit = ""
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._told_until = ""
+        self._tell = tell
 
     async def await_pod_start(
         self, pod: Any, schedule_timeout: int = 120, startup_timeout: int = 120, check_interval: float = 1
     ) -> None:
-        """As the parent, and on, within the limit, while a pull fails for a cause that may pass.
+        """As the parent, but a queue has its own limit, and a pull that fails for a cause that may pass is waited for.
 
         Raises PodLaunchFailedException, or PodLaunchTimeoutException.
         """
+        await self._scheduled(pod, schedule_timeout, check_interval)
+        self.limit = START
+        await self._started(pod, schedule_timeout, startup_timeout, check_interval)
+        self.limit = ""
+
+    async def _scheduled(self, pod: Any, schedule_timeout: int, check_interval: float) -> None:
+        """Wait until the pod has a node. The clock of `schedule_timeout` runs only while no node could take it.
+
+        Raises PodLaunchTimeoutException.
+        """
+        before: Standing | None = None
+        nowhere_since = time.monotonic()
+        while True:
+            now = await self.read_pod(pod)
+            found = standing(await _plain(now))
+            if found != before:
+                self._tell(found, now.spec.node_name)
+            if found.place is Place.ASSIGNED:
+                return
+            if found.place is Place.QUEUED:
+                nowhere_since = time.monotonic()
+                self._check_queue(now.metadata.creation_timestamp, found)
+            elif time.monotonic() - nowhere_since >= schedule_timeout:
+                self.limit = SCHEDULE
+                raise PodLaunchTimeoutException(f"no node could take the pod for {schedule_timeout} s: {found.why}")
+            before = found
+            await asyncio.sleep(check_interval)
+
+    def _check_queue(self, since: datetime, found: Standing) -> None:
+        longest = settings().pod_queue_seconds
+        if datetime.now(UTC) - since > timedelta(seconds=longest):
+            self.limit = QUEUE
+            raise PodLaunchTimeoutException(f"the pod was queued for more than {longest} s: {found.why}")
+
+    async def _started(self, pod: Any, schedule_timeout: int, startup_timeout: int, check_interval: float) -> None:
         end: float | None = None
         while True:
             try:
@@ -141,6 +198,11 @@ class _PodManager(AsyncPodManager):
             return since_time
 
     def _emit_container_logs(self, logs: list[str], now: Any, container_name: str) -> None:
+        for line in logs:
+            stamp, _, said = line.partition(" ")
+            if stamp > self._told_until:  # what is read again begins with a second that was read before
+                self._told_until = stamp
+                self.tail.append(said)
         super()._emit_container_logs([_told(line) for line in logs], now, container_name)
 
 
@@ -180,6 +242,8 @@ class PodTrigger(KubernetesPodTrigger):
         self.attempt = attempt
         self._told = False
         self._ending: asyncio.Task[None] | None = None
+        self._notes: list[asyncio.Task[None]] = []
+        self._noting = asyncio.Lock()
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """What the triggerer makes this trigger from."""
@@ -203,9 +267,30 @@ class PodTrigger(KubernetesPodTrigger):
         )
 
     @cached_property
-    def pod_manager(self) -> AsyncPodManager:
+    def pod_manager(self) -> "_PodManager":
         """Reads pods and their logs."""
-        return _PodManager(async_hook=self.hook)
+        return _PodManager(async_hook=self.hook, tell=self._standing)
+
+    def _standing(self, found: Standing, node: str | None) -> None:
+        """Tell in the task's log and in the registry what the pod waits for, or its node."""
+        if found.place is Place.QUEUED:
+            self.log.info("Queued: %s; the pod keeps its place.", fit(found.why))
+        elif found.place is Place.NOWHERE:
+            self.log.info("No node could take the pod so far: %s", fit(found.why))
+        message = fit(f"{QUEUED}{found.why}", DETAIL_BYTES) if found.place is Place.QUEUED else ""
+        self._notes.append(asyncio.create_task(self._note(node, message)))
+
+    async def _note(self, node: str | None, message: str) -> None:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        from featurise.errors import FeaturiseError
+        from featurise.registry import attempts
+
+        async with self._noting:  # in their order
+            try:
+                await asyncio.to_thread(attempts.seen, self.attempt, node=node, message=message)
+            except (FeaturiseError, SQLAlchemyError) as error:
+                self.log.warning("The registry was not told how the pod stands: %s", fit(str(error)))
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch the pod to its end, keeping the run's leases alive."""
@@ -214,7 +299,15 @@ class PodTrigger(KubernetesPodTrigger):
         try:
             async for event in super().run():
                 # Airflow keeps it in its database.
-                event.payload = fit_all({**event.payload, "last_seen": self.hook.leaving})
+                event.payload = fit_all(
+                    {
+                        **event.payload,
+                        "last_seen": await self.hook.last_seen(),
+                        "last_lines": list(self.pod_manager.tail),
+                        "limit": self.pod_manager.limit if event.payload["status"] == "timeout" else "",
+                    }
+                )
+                await asyncio.gather(*self._notes)
                 await settled
                 self._told = True
                 yield event
@@ -251,7 +344,7 @@ class PodTrigger(KubernetesPodTrigger):
         """The container's state; failed when the pod's node is lost and will never tell."""
         state = super().define_pod_container_state(pod)
         if state in {ContainerState.RUNNING, ContainerState.WAITING, ContainerState.UNDEFINED} and is_lost(
-            pod.metadata.deletion_timestamp, pod.metadata.deletion_grace_period_seconds
+            pod.metadata.deletion_timestamp
         ):
             return ContainerState.FAILED
         return state
@@ -272,9 +365,12 @@ class PodTrigger(KubernetesPodTrigger):
                 self.log.warning("%s", missed)
 
 
-def is_lost(deleted_at: datetime | str | None, grace: int | None) -> bool:
-    """Whether a pod should have been gone for so long that its node must be lost."""
+def is_lost(deleted_at: datetime | str | None) -> bool:
+    """Whether a pod should have been gone for so long that its node must be lost.
+
+    `deleted_at` is its deletionTimestamp: when its grace has passed, not when somebody asked.
+    """
     if deleted_at is None:
         return False
-    asked = parse_time(deleted_at) if isinstance(deleted_at, str) else deleted_at
-    return datetime.now(UTC) > asked + timedelta(seconds=(grace or 0) + LOST_SECONDS)
+    due = parse_time(deleted_at) if isinstance(deleted_at, str) else deleted_at
+    return datetime.now(UTC) > due + timedelta(seconds=LOST_SECONDS)

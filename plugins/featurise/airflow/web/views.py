@@ -185,9 +185,13 @@ def needs(connection: Connection, shown: Sequence[Line], dags: frozenset[str]) -
     recent = attempt_history.counts(connection, "feature_set", now() - NO_GPU_WITHIN, Filter(dag_ids=dags))
     for one in recent:
         if one.reason == Reason.UNSCHEDULABLE:
-            what = f"{one.of}: {one.attempts} attempts found no free GPU in the last two hours."
+            what = f"{one.of}: no node could take {one.attempts} attempts in the last two hours."
             found.append(
-                Need(what=what, next="Look whether GPU nodes are there, and what else uses them.", page="nodes")
+                Need(
+                    what=what,
+                    next="Look whether GPU nodes are there that the pods may run on.",
+                    page="nodes",
+                )
             )
     opened = attempt_history.open_since(connection, now() - OPEN_FOR_LONG, Filter(dag_ids=dags))
     if opened:
