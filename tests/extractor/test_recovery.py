@@ -78,3 +78,15 @@ def test_where_torch_has_lost_the_gpu_nothing_is_asked(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "pynvml", binding(1))
     monkeypatch.setattr(torch.cuda, "current_device", lost)
     assert recovery.told() == ""
+
+
+def test_the_actions_are_those_of_nvidia_s_own_binding(card: None) -> None:
+    import pynvml
+
+    prefix = "NVML_GPU_RECOVERY_ACTION_"
+    known = {value: name.removeprefix(prefix) for name, value in vars(pynvml).items() if name.startswith(prefix)}
+    assert known.pop(0) == "NONE"
+    assert known.keys() == recovery.ACTIONS.keys()
+    assert "REBOOT" in known[2]
+    assert "Reboot" in recovery.ACTIONS[2]
+    assert recovery.told() == "", "without a driver, or for a card that it does not know"

@@ -167,6 +167,15 @@ def test_a_dry_run_tells_nothing(registry, told, upload, places):
     assert (places.deliver(), places.got) == ([], [])
 
 
+def test_a_night_without_its_bucket_is_told_in_the_store_s_own_words(registry, told, places):
+    look.after_run(Run(told.model_copy(update={"bucket": "no-such-bucket"}), DAY, RUN), now())
+    places.deliver()
+    assert [subject for _, subject in places.got] == 2 * [f"birds under resnet101, night of {DAY}: discovery failed"]
+    with reading() as connection:
+        (one,) = alerts.open_ones(connection)
+    assert "bucket 'no-such-bucket' does not exist" in one.facts["what"][0]
+
+
 def fail(run: Run, shard: str, node: str | None, reason: Reason = Reason.GPU_FAULT, said: str = OFF_THE_BUS) -> None:
     row = attempts.begin(run, shard, number=1, try_number=1, launcher="kubernetes", place=shard)
     attempts.failed(row, Evidence(node=node, log_tail=(said,)), reason, "retry", said)

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 def after_run(run: Run) -> None:
     """Tell what needs a person after a run.
 
-    Raises NotSent, storage.StorageError, or engine.RegistryUnavailable.
+    Raises NotSent, or engine.RegistryUnavailable.
     """
     look.after_run(run, datetime.now(UTC))
     deliver()

@@ -60,7 +60,8 @@ def _failed(spec: FeatureSetSpec, facts: NightFacts) -> Iterable[Told]:
     if allowed is None:
         return
     if not facts.looked:
-        yield "failed", "discovery failed", "The run ended before it knew which images are new."
+        why = f": {facts.trouble}" if facts.trouble else ""
+        yield "failed", "discovery failed", f"The run ended before it knew which images are new{why}."
     elif facts.shards == 0 and facts.pending:
         yield "failed", "planning failed", f"The run ended before its {facts.pending:,} new images had shards."
     elif facts.failed > allowed * facts.shards:
@@ -92,7 +93,7 @@ def _drifted(spec: FeatureSetSpec, facts: NightFacts) -> Iterable[Told]:
 
 def _todo(facts: NightFacts) -> str:
     if not facts.looked:
-        return "See the log of the task discover, mend what it names, and clear the task."
+        return "See the log of the task discover, mend what it names, and clear the run's failed tasks."
     if facts.pending:
         return "See why in the run's attempts, mend it, then clear the run's failed tasks; what is done is skipped."
     return "Nothing waits. Look at the run's report, and decide whether the new images are what was expected."

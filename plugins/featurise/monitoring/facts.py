@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, func, select
 
+from extractor.core.exit_codes import StorageError
 from featurise.declaration.run import Run
 from featurise.failures.taxonomy import Reason
 from featurise.registry import overview
@@ -28,6 +29,8 @@ class NightFacts:
     failed: int = 0
     looked: bool = True
     """Whether it came so far as to know what is new."""
+    trouble: str = ""
+    """Why nothing else is known of it: what object storage said."""
     found: int = 0
     rejected: int = 0
     pending: int = 0
@@ -57,11 +60,11 @@ class NoGpu:
 
 
 def of_run(connection: Connection, run: Run) -> NightFacts | None:
-    """How a run's night stands; None of one that had nothing to do here (a dry run, or another run's batch).
-
-    Raises storage.StorageError.
-    """
-    found = run_summary.of_run(run)
+    """How a run's night stands; None of one that had nothing to do here (a dry run, or another run's batch)."""
+    try:
+        found = run_summary.of_run(run)
+    except StorageError as error:
+        return NightFacts(batch=run.batch, run_id=run.run_id, looked=False, trouble=str(error))
     if found.discovered is None:
         return NightFacts(batch=run.batch, run_id=run.run_id, looked=False)
     if found.discovered.left is not None or (found.plan is not None and found.plan.dry_run):

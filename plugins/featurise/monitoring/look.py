@@ -21,7 +21,7 @@ FORGOTTEN = datetime.timedelta(days=30)
 def after_run(run: Run, now: datetime.datetime) -> None:
     """Settle what is to be told of a run that has ended.
 
-    Raises storage.StorageError, or engine.RegistryUnavailable.
+    Raises engine.RegistryUnavailable.
     """
     with reading() as connection:
         night = facts.of_run(connection, run)

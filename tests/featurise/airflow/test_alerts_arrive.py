@@ -146,6 +146,12 @@ def test_a_failed_attempt_is_told_by_what_its_task_calls(registry, spec, mailbox
     ]
     assert len(posts) == 1
 
+    argv = [str(Path(sys.executable).with_name("featurise")), "alerts"]
+    listed = subprocess.run([*argv, "--json"], capture_output=True, text=True, check=True)
+    (one,) = map(json.loads, listed.stdout.splitlines())
+    assert (one["kind"], one["subject"], one["closed_at"]) == ("node", "incident 1", None)
+    assert "gpu-4" in subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
 
 def test_the_command_line_sends_a_test(mailbox, posts, tmp_path: Path) -> None:
     file = tmp_path / "featurise.yaml"
