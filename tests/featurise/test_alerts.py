@@ -11,6 +11,7 @@ from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
 from featurise.failures.classify import Evidence
+from featurise.failures.scheduling import QUEUED
 from featurise.failures.taxonomy import Reason
 from featurise.monitoring import look, outbox
 from featurise.registry import alerts, attempts, nodes
@@ -217,6 +218,20 @@ def test_no_gpu_is_told_after_its_time_and_is_over_with_the_first_attempt_that_g
     look.after_attempt([told], now() + HOUR)
     places.deliver()
     assert [one.startswith("over: pool gpu") for _, one in places.got] == [False, False, True, True]
+
+
+def test_attempts_that_wait_in_a_queue_have_no_gpu_and_those_beside_one_at_work_only_wait(registry, told, places):
+    run = Run(told, DAY, RUN)
+    row = attempts.begin(run, "shard-1", number=1, try_number=1, launcher="kubernetes", place="pod-1")
+    attempts.seen(row, message=f"{QUEUED}: 0/3 nodes are available")
+    other = attempts.begin(run, "shard-2", number=1, try_number=1, launcher="kubernetes", place="pod-2")
+    look.after_attempt([told], now() + HOUR)
+    places.deliver()
+    assert [subject.partition(":")[0] for _, subject in places.got] == ["pool gpu", "pool gpu"]
+    attempts.seen(other, node="gpu-1")
+    look.after_attempt([told], now() + HOUR)
+    places.deliver()
+    assert [subject.partition(":")[0] for _, subject in places.got[2:]] == ["over", "over"]
 
 
 def test_late_and_stale_are_told_and_over_when_the_night_is_finished(registry, told, upload, night, places):

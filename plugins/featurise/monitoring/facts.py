@@ -4,11 +4,13 @@ import datetime
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import Connection, func, select
 
 from extractor.core.exit_codes import StorageError
 from featurise.declaration.run import Run
+from featurise.failures.scheduling import QUEUED
 from featurise.failures.taxonomy import Reason
 from featurise.registry import overview
 from featurise.registry.models import Batch, FeatureSet, GpuAttempt, Incident, Lease
@@ -52,7 +54,7 @@ class BatchFacts:
 
 @dataclass(frozen=True)
 class NoGpu:
-    """Since when every attempt of a feature set that ended has found no free GPU."""
+    """Since when no attempt of a feature set has found a free GPU."""
 
     since: datetime.datetime
     attempts: int
@@ -120,27 +122,39 @@ def batches(connection: Connection, feature_set: str) -> dict[str, BatchFacts]:
 
 
 def no_gpu(connection: Connection, feature_sets: Collection[str], now: datetime.datetime) -> dict[str, NoGpu]:
-    """Feature sets whose latest attempts have all ended without a GPU."""
+    """Feature sets whose latest attempts have all ended without a GPU, or wait for one still."""
     rows = connection.execute(
-        select(FeatureSet.name, GpuAttempt.reason, GpuAttempt.started_at)
-        .join_from(GpuAttempt, FeatureSet, GpuAttempt.feature_set_id == FeatureSet.id)
-        .where(
-            FeatureSet.name.in_(sorted(feature_sets)),
-            GpuAttempt.started_at >= now - LOOK_BACK,
-            GpuAttempt.ended_at.is_not(None),
+        select(
+            FeatureSet.name,
+            GpuAttempt.reason,
+            GpuAttempt.node,
+            GpuAttempt.started_at,
+            GpuAttempt.ended_at,
+            GpuAttempt.message.startswith(QUEUED, autoescape=True).label("queued"),
         )
-        .order_by(GpuAttempt.ended_at.desc())
+        .join_from(GpuAttempt, FeatureSet, GpuAttempt.feature_set_id == FeatureSet.id)
+        .where(FeatureSet.name.in_(sorted(feature_sets)), GpuAttempt.started_at >= now - LOOK_BACK)
+        .order_by(GpuAttempt.id)
     )
     found: dict[str, NoGpu] = {}
     over: set[str] = set()
-    for name, reason, started_at in rows:
-        if reason != Reason.UNSCHEDULABLE:
-            over.add(name)
-        elif name not in over:
-            earlier = found.get(name, NoGpu(started_at, 0, 0))
-            found[name] = NoGpu(min(earlier.since, started_at), earlier.attempts + 1, 0)
+    # What is under way first, and of that what has a node.
+    for row in sorted(rows, key=lambda row: (row.ended_at or now, row.node is not None), reverse=True):
+        if _without_gpu(row):
+            if row.name not in over:
+                earlier = found.get(row.name, NoGpu(row.started_at, 0, 0))
+                found[row.name] = NoGpu(min(earlier.since, row.started_at), earlier.attempts + 1, 0)
+        elif row.ended_at is not None or row.node is not None:
+            over.add(row.name)
     waits = pending(connection, found)
     return {name: NoGpu(one.since, one.attempts, waits.get(name, 0)) for name, one in found.items()}
+
+
+def _without_gpu(row: Any) -> bool:
+    """Whether an attempt ended without a GPU, or waits for one."""
+    if row.ended_at is None:
+        return row.node is None and bool(row.queued)
+    return row.reason in (Reason.UNSCHEDULABLE, Reason.QUEUE_TIMEOUT)
 
 
 def pending(connection: Connection, feature_sets: Collection[str]) -> dict[str, int]:

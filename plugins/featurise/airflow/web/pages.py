@@ -182,7 +182,7 @@ def _links(place: dict[str, Any], one: ShownAttempt) -> list[tuple[str, str]]:
         shown += [("task", task), ("log", f"{task}?try_number={one.try_number}")]
     shown.append(("night", f"{place['base']}/night{render.query(dag_id=one.dag_id, run_id=one.run_id)}"))
     pod_url = settings().pod_url
-    if one.outcome == "open" and one.launcher == "kubernetes" and one.place and pod_url is not None:
+    if one.ended_at is None and one.launcher == "kubernetes" and one.place and pod_url is not None:
         shown.append(("pod", pod_url.replace("{pod}", quote(one.place, safe=""))))
     if one.node:
         shown.append(("the node's attempts", f"{place['base']}/attempts{render.query(node=one.node)}"))
