@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     outage_poll_seconds: int = Field(
         default=30, ge=1, description="seconds between two looks whether what was down is back"
     )
+    retry_delay_seconds: float = Field(
+        default=60,
+        ge=0,
+        description="seconds before an extraction that crashed or took too long is tried again; half of it after a "
+        "failure of storage, twice of it after one of memory; doubled each time, up to half an hour",
+    )
     pod_schedule_seconds: int = Field(
         default=900,
         ge=1,
@@ -95,6 +101,11 @@ class Settings(BaseSettings):
     def outage(self) -> timedelta:
         """How long an outage may last before it uses up retries."""
         return timedelta(seconds=self.outage_seconds)
+
+    @property
+    def retry_delay(self) -> timedelta:
+        """The unit of the delays between attempts."""
+        return timedelta(seconds=self.retry_delay_seconds)
 
 
 @cache

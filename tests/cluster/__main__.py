@@ -83,6 +83,7 @@ def prepare(folder: Path, bucket: str, namespace: Namespace) -> dict[str, str]:
         "KUBECONFIG": str(namespace.kubeconfig),
         "FEATURISE_REGISTRY": registry,
         "FEATURISE_DECLARATION": str(folder / "featurise.yaml"),
+        "FEATURISE_RETRY_DELAY_SECONDS": "2",
         "FEATURISE_POD_TEMPLATES": str(namespace.templates),
         "AIRFLOW_CONN_KUBERNETES_DEFAULT": "kubernetes://",
     }

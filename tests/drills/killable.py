@@ -60,6 +60,7 @@ class Installation:
             "FEATURISE_BUCKET": BUCKET,
             "FEATURISE_REGISTRY": self.registry,
             "FEATURISE_DECLARATION": str(folder / "featurise.yaml"),
+            "FEATURISE_RETRY_DELAY_SECONDS": "2",
             "FEATURISE_EXTRACTOR": str(self._extractor()),
             "TMPDIR": str(folder / "tmp"),
             "PATH": os.environ["PATH"],

@@ -219,6 +219,7 @@ def installation() -> Iterator[Installation]:
         (folder / "featurise.yaml").write_text(DECLARATION)
         variables = {
             "FEATURISE_DECLARATION": str(folder / "featurise.yaml"),
+            "FEATURISE_RETRY_DELAY_SECONDS": "2",
             "FEATURISE_EXTRACTOR": str(_extractor(folder)),
             "RESNET101_WEIGHTS": str(checkpoint.path),
             "RESNET101_SHA256": checkpoint.sha256,

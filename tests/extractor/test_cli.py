@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import re
 
 import pytest
 from shards import Shard, image, index, rejects
 
+from extractor import cli
 from extractor.core.exit_codes import Exit
 from extractor.core.manifest import RejectReason
 
@@ -215,3 +217,12 @@ def test_a_checkpoint_that_cannot_be_written_is_named(command, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     code, text = command("weights", "make", "resnet101", tmp_path / "file" / "x.pkl")
     assert (code, str(tmp_path / "file") in text) == (Exit.STORAGE, True)
+
+
+def test_a_lack_of_memory_says_who_has_how_much_and_what_to_do():
+    code, told = cli._classed(MemoryError("a batch of 8 images did not fit"))
+    assert code == 21
+    assert re.search(
+        r"did not fit\); this process took \d+\.\d GiB at most; the machine has \d+\.\d of \d+\.\d GiB free now", told
+    )
+    assert told.endswith("give it more, run fewer processes beside it, or a smaller --batch-size")

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from extractor.core import s3_client, storage
-from extractor.core.exit_codes import StorageError
+from extractor.core.exit_codes import StorageDenied, StorageError
 from featurise_demo.embedded import object_store
 
 
@@ -131,6 +131,21 @@ def test_missing_credentials_are_no_outage(nobody, given, tmp_path):
     for attempt in (storage.read_bytes, storage.head, lambda uri: storage.download(uri, tmp_path / "x")):
         with pytest.raises(StorageError, match=r"s3://images/x: no credentials .*; set AWS_ACCESS_KEY_ID and"):
             attempt("s3://images/x")
+
+
+@pytest.mark.parametrize("wrong", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+def test_refused_credentials_are_named_and_no_outage(prefix, monkeypatch, wrong):
+    monkeypatch.setenv(wrong, "not-the-one")
+    s3_client.client.cache_clear()
+    told = r"s3://\S+: http://\S+ refused the credentials \(\w+: .*\); check the access key, its secret"
+    try:
+        for attempt in (storage.read_bytes, storage.head, lambda uri: storage.write_bytes(uri, b"x")):
+            with pytest.raises(StorageDenied, match=told) as caught:
+                attempt(f"{prefix}/x")
+            assert caught.value.exit == 27
+    finally:
+        monkeypatch.undo()
+        s3_client.client.cache_clear()
 
 
 def test_an_address_that_no_store_can_have_is_no_outage(nobody):

@@ -225,7 +225,7 @@ def test_the_text_says_it_all() -> None:
         )
     )
 
-    said = text(found, next_step(Failed(found.reason, datetime.now(UTC)), [], 3, timedelta(0)))
+    said = text(found, next_step(Failed(found.reason, datetime.now(UTC)), [], 3, timedelta(0), timedelta(0)))
 
     for part in (
         "gpu_out_of_memory: the batch did not fit into GPU memory",
@@ -248,7 +248,7 @@ def test_a_failure_tells_no_secret_of_what_others_said(monkeypatch: pytest.Monke
         exit_code=1, message="no answer from http://me:hunter22@store", log_tail=("a library signed with open-sesame",)
     )
     failure = classify(evidence)
-    told = text(failure, next_step(Failed(failure.reason, datetime.now(UTC)), [], 3, timedelta(0)))
+    told = text(failure, next_step(Failed(failure.reason, datetime.now(UTC)), [], 3, timedelta(0), timedelta(0)))
     assert "http://me:***@store" in told
     assert "a library signed with ***" in told
     assert not any(secret in told + failure.detail for secret in ("hunter22", "open-sesame"))
@@ -258,7 +258,9 @@ def test_a_pod_is_evicted_and_a_process_interrupted() -> None:
     assert classify(Evidence(exit_code=143, pod="extract-1")).reason is Reason.EVICTED
     process = classify(Evidence(exit_code=143, node="this-machine"))
     assert process.reason is Reason.INTERRUPTED
-    assert "the cluster" not in text(process, next_step(Failed(process.reason, datetime.now(UTC)), [], 3, timedelta(0)))
+    assert "the cluster" not in text(
+        process, next_step(Failed(process.reason, datetime.now(UTC)), [], 3, timedelta(0), timedelta(0))
+    )
 
 
 PULLS = {
@@ -287,7 +289,7 @@ def test_only_a_cause_that_cannot_pass_is_final(name: str) -> None:
     image = "registry.example/not-found/denied:unknown"
     waiting, said, reason = PULLS[name]
     seen = Evidence(image=image, waiting=waiting, waiting_message=said.format(image=image), deadline="1200 s")
-    step = next_step(Failed(reason, datetime.now(UTC)), [], 4, timedelta(hours=1))
+    step = next_step(Failed(reason, datetime.now(UTC)), [], 4, timedelta(hours=1), timedelta(0))
 
     assert classify(seen).reason is reason
     assert step.retry is (reason is Reason.IMAGE_REGISTRY)

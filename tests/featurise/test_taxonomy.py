@@ -22,10 +22,11 @@ ACTIONS = {
     Reason.WEIGHTS_INVALID: Action.FAIL,
     Reason.TOO_MANY_REJECTS: Action.FAIL,
     Reason.STORAGE: Action.BACK_OFF,
-    Reason.TIMEOUT: Action.AGAIN,
-    Reason.CRASH: Action.AGAIN,
+    Reason.STORAGE_DENIED: Action.FAIL,
+    Reason.TIMEOUT: Action.BACK_OFF,
+    Reason.CRASH: Action.BACK_OFF,
     Reason.MISCONFIGURED: Action.FAIL,
-    Reason.UNKNOWN: Action.AGAIN,
+    Reason.UNKNOWN: Action.BACK_OFF,
 }
 
 
@@ -36,6 +37,7 @@ def test_each_reason_has_one_action(reason: Reason) -> None:
 
 
 PATIENCE = timedelta(hours=1)
+PACE = timedelta(minutes=1)
 LONG_AGO = datetime(2026, 11, 23, tzinfo=UTC)
 
 
@@ -43,7 +45,7 @@ def step(reason: Reason, earlier: list[Reason], tries: int, *, minutes: float = 
     """What follows when attempts end for these reasons, this many minutes apart."""
     ends = (LONG_AGO + n * timedelta(minutes=minutes) for n in count())
     *before, last = (Failed(each, at) for each, at in zip([*earlier, reason], ends, strict=False))
-    return next_step(last, before, tries, PATIENCE)
+    return next_step(last, before, tries, PATIENCE, PACE)
 
 
 @pytest.mark.parametrize("reason", [Reason.PREEMPTED, Reason.EVICTED, Reason.INTERRUPTED, Reason.NODE_LOST])
@@ -60,21 +62,33 @@ def test_a_cluster_that_never_lets_a_pod_live_ends_the_task() -> None:
     assert not step(Reason.EVICTED, [Reason.EVICTED] * 49, tries=3).retry
 
 
-def test_more_memory_is_tried_once() -> None:
-    assert step(Reason.HOST_OUT_OF_MEMORY, [], tries=5).retry
+def test_more_memory_is_tried_twice_and_outlasts_a_node_that_lacks_it_for_two_minutes() -> None:
+    first = step(Reason.HOST_OUT_OF_MEMORY, [], tries=5)
+    assert first.retry
+    assert first.delay == timedelta(minutes=2)
+    second = step(Reason.HOST_OUT_OF_MEMORY, [Reason.HOST_OUT_OF_MEMORY], tries=5)
+    assert second.retry
+    assert second.delay == timedelta(minutes=4)
     assert memory_factor([]) == 1.0
     assert memory_factor([Reason.HOST_OUT_OF_MEMORY]) == 1.5
-    assert not step(Reason.HOST_OUT_OF_MEMORY, [Reason.HOST_OUT_OF_MEMORY], tries=5).retry
+    assert not step(Reason.HOST_OUT_OF_MEMORY, [Reason.HOST_OUT_OF_MEMORY] * 2, tries=5).retry
 
 
 def test_each_gpu_out_of_memory_halves_the_batch() -> None:
     assert [batch_divisor([Reason.GPU_OUT_OF_MEMORY] * n + [Reason.EVICTED]) for n in range(4)] == [1, 2, 4, 8]
 
 
-def test_storage_backs_off_up_to_a_limit() -> None:
-    delays = [step(Reason.STORAGE, [Reason.STORAGE] * n, tries=99).delay for n in (0, 1, 2, 12)]
+@pytest.mark.parametrize(
+    ("reason", "first"), [(Reason.STORAGE, 30), (Reason.CRASH, 60), (Reason.TIMEOUT, 60), (Reason.UNKNOWN, 60)]
+)
+def test_a_delay_doubles_up_to_a_limit(reason: Reason, first: int) -> None:
+    delays = [step(reason, [reason] * n, tries=999).delay.total_seconds() for n in (0, 1, 2, 12, 200)]
 
-    assert delays == [timedelta(seconds=30), timedelta(seconds=60), timedelta(seconds=120), timedelta(minutes=30)]
+    assert delays == [first, 2 * first, 4 * first, 1800, 1800]
+
+
+def test_a_batch_that_did_not_fit_is_halved_at_once() -> None:
+    assert step(Reason.GPU_OUT_OF_MEMORY, [], tries=5).delay == timedelta(0)
 
 
 def test_a_store_that_is_down_uses_up_tries_only_when_it_is_for_longer_than_the_patience() -> None:

@@ -198,6 +198,7 @@ def install(folder: Path, schedulers: int = 1) -> Iterator[Installation]:
             "FEATURISE_POD_TEMPLATES": str(templates),
             "FEATURISE_POD_SCHEDULE_SECONDS": "15",
             "FEATURISE_POD_START_SECONDS": "25",
+            "FEATURISE_RETRY_DELAY_SECONDS": "4",
             "STUB_FOLDER": str(stub),
             "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(
                 {"conn_type": "kubernetes", "extra": {"namespace": NAMESPACE}}

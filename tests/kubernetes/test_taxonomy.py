@@ -147,7 +147,7 @@ def test_where_no_retry_can_help_the_task_fails_at_once(run: Run, name: str) -> 
     assert run.state(name) == "failed"
 
 
-@pytest.mark.parametrize(("name", "seconds"), [("storage", 30), ("unschedulable", 300)])
+@pytest.mark.parametrize(("name", "seconds"), [("storage", 2), ("unschedulable", 300)])
 def test_a_later_retry_waits_without_a_pod(run: Run, name: str, seconds: float) -> None:
     first, *later = run.attempts(name)
 

@@ -1,6 +1,7 @@
 """The command line: `extractor run`, `extractor inspect`, `extractor weights`."""
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from cyclopts.validators import Number
 
 from extractor import __version__, arguments, cli_weights, log
 from extractor.cli_weights import check_backbone
+from extractor.core import memory
 from extractor.core.backbone_specs import ClsProb, FeaturesDtype, Precision, Preprocessing, specs
 from extractor.core.box_files import BoxFormat, Coordinates
 from extractor.core.defaults import MAX_REJECT_SHARE, PART_IMAGES, PART_SECONDS
@@ -304,7 +306,9 @@ def _classed(error: Exception) -> tuple[Exit, str]:
     if (fault := fault_of(error, "outside a batch")) is not None:
         return fault.exit, str(fault)
     if isinstance(error, MemoryError):
-        return Exit.HOST_OUT_OF_MEMORY, f"the machine's memory did not suffice, give it more: {text}"
+        seen = "; ".join(filter(None, (memory.peak(resource.RUSAGE_SELF, "this process"), memory.left())))
+        do = "give it more, run fewer processes beside it, or a smaller --batch-size"
+        return Exit.HOST_OUT_OF_MEMORY, f"memory did not suffice ({text}); {seen}; {do}"
     return Exit.CRASH, text
 
 

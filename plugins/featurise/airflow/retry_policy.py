@@ -88,6 +88,7 @@ class Taxonomy(RetryPolicy):
 
     def evaluate(self, exception: BaseException, *_: Any, **__: Any) -> RetryDecision:
         """Decide by the exception alone; see RetryPolicy."""
+        from extractor.core.exit_codes import StorageDenied
         from featurise.objects.own import NotOwn
         from featurise.registry.leases import LeaseLost
         from featurise.steps.extract import AttemptFailed
@@ -101,6 +102,8 @@ class Taxonomy(RetryPolicy):
             return RetryDecision.fail("it would be refused again; clear the task that handed the address on")
         if isinstance(exception, ValidationFailed):
             return RetryDecision.fail("the same file would fail again; look at it in quarantine, then clear `extract`")
+        if isinstance(exception, StorageDenied):
+            return RetryDecision.fail("the store would refuse it again; mend the credentials, then clear the task")
         if isinstance(exception, LeaseLost):
             return RetryDecision.fail("another run holds the lease on this batch")
         return RetryDecision.default()

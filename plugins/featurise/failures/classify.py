@@ -71,6 +71,8 @@ class Evidence:
     refused: str = ""
     """Why the cluster did not accept the pod."""
     log_tail: tuple[str, ...] = ()
+    memory: str = ""
+    """What it took of the machine's memory, and what is free, where that is known."""
     progress: str = ""  # how far the attempt was when it last said so; for those that leave no summary
     images: int = 0
     """Done by then."""
@@ -98,11 +100,16 @@ _OWN_CODES = {
     Exit.WEIGHTS_INVALID: Reason.WEIGHTS_INVALID,
     Exit.TOO_MANY_REJECTS: Reason.TOO_MANY_REJECTS,
     Exit.STORAGE: Reason.STORAGE,
+    Exit.STORAGE_DENIED: Reason.STORAGE_DENIED,
     Exit.USAGE: Reason.MISCONFIGURED,
     Exit.MANIFEST_INVALID: Reason.MISCONFIGURED,
 }
 _CANNOT_EXECUTE = {126: "the command cannot be executed", 127: "the command was not found in the image"}
 _KILLED = 137
+OOM_KILLED = "OOMKilled"
+"""Kubernetes' word for a container that the kernel killed for want of memory."""
+_KILLED_AT_LIMIT = "Kubernetes killed the container at its memory limit (OOMKilled)"
+_MORE = "give it more memory, or run fewer beside it"
 _DEADLINE = "DeadlineExceeded"
 _FORGOTTEN = {"ContainerStatusUnknown", "Unknown"}
 """The kubelet's and containerd's words for a container that was gone, with its node, when they looked for it."""
@@ -214,8 +221,9 @@ def _own_word(evidence: Evidence) -> _Found:
     reason = _OWN_CODES.get(Exit(code)) if code in set(Exit) else None
     if reason is not None:
         return reason, _said(evidence) or f"exit code {code}"
-    if evidence.terminated == "OOMKilled":
-        return Reason.HOST_OUT_OF_MEMORY, "Kubernetes killed the container at its memory limit (OOMKilled)"
+    if evidence.terminated == OOM_KILLED:
+        who = "the kernel killed the process for want of memory" if evidence.pod is None else _KILLED_AT_LIMIT
+        return Reason.HOST_OUT_OF_MEMORY, "; ".join(filter(None, (who, evidence.memory, _MORE)))
     return None
 
 
@@ -347,7 +355,8 @@ def _ending(evidence: Evidence) -> _Found:
         reason = Reason.INTERRUPTED if evidence.pod is None else Reason.EVICTED
         return reason, "SIGTERM arrived from outside; the current part was saved"
     if code == _KILLED:
-        return Reason.CRASH, "killed (SIGKILL) without a word of why: often memory of the whole node, or a lost grace"
+        why = "killed (SIGKILL) without a word of why: often memory of the whole node, or a lost grace"
+        return Reason.CRASH, "; ".join(filter(None, (why, evidence.memory)))
     if code == Exit.OK:
         return Reason.UNKNOWN, "exit code 0, and yet the attempt counts as failed"
     return Reason.CRASH, _said(evidence) or f"exit code {code}"

@@ -27,6 +27,7 @@ class Reason(StrEnum):
     WEIGHTS_INVALID = "weights_invalid"
     TOO_MANY_REJECTS = "too_many_rejects"
     STORAGE = "storage"
+    STORAGE_DENIED = "storage_denied"
     TIMEOUT = "timeout"
     CRASH = "crash"
     MISCONFIGURED = "misconfigured"
@@ -41,9 +42,8 @@ class Action(StrEnum):
     LATER = "retry later"
     BACK_OFF = "retry with exponential back-off"
     SMALLER = "retry with half the batch size"
-    MORE_MEMORY = "retry once with 1.5 times the memory"
+    MORE_MEMORY = "retry with 1.5 times the memory"
     ELSEWHERE = "retry on another node"
-    AGAIN = "retry"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,10 @@ class Rule:
     meaning: str
     action: Action
     delay: timedelta = timedelta(0)
-    """Before the next attempt; doubled for each earlier failure of the same reason where the action is to back off."""
+    """Before the next attempt."""
+    backs_off: float = 0.0
+    """The delay before the second attempt, in units of the setting `retry_delay_seconds`; it doubles from one attempt
+    that ends for this reason to the next."""
     counted: bool = True
     """Whether the attempt uses up one of the task's tries."""
     outage: bool = False
@@ -71,7 +74,9 @@ _free = partial(Rule, action=Action.NOW, counted=False, at_most=_DISRUPTIONS)
 
 RULES: dict[Reason, Rule] = {
     Reason.GPU_OUT_OF_MEMORY: Rule("the batch did not fit into GPU memory", Action.SMALLER),
-    Reason.HOST_OUT_OF_MEMORY: Rule("the container exceeded its memory limit", Action.MORE_MEMORY, at_most=2),
+    Reason.HOST_OUT_OF_MEMORY: Rule(
+        "the memory of container or machine did not suffice", Action.MORE_MEMORY, backs_off=2.0, at_most=3
+    ),
     Reason.PREEMPTED: _free("preempted by a higher-priority pod"),
     Reason.EVICTED: _free("the pod was evicted or deleted"),
     Reason.INTERRUPTED: _free("SIGTERM ended the process on this machine"),
@@ -89,11 +94,12 @@ RULES: dict[Reason, Rule] = {
     Reason.GPU_FAULT: Rule("the GPU or its driver failed", Action.ELSEWHERE, machine=True),
     Reason.WEIGHTS_INVALID: Rule("the checkpoint is missing, altered or not for this backbone", Action.FAIL),
     Reason.TOO_MANY_REJECTS: Rule("more images were rejected than max_reject_share allows", Action.FAIL),
-    Reason.STORAGE: Rule("object storage or a disk failed", Action.BACK_OFF, delay=timedelta(seconds=30), outage=True),
-    Reason.TIMEOUT: Rule("the attempt exceeded its time limit", Action.AGAIN),
-    Reason.CRASH: Rule("the extractor crashed", Action.AGAIN),
+    Reason.STORAGE: Rule("object storage or a disk failed", Action.BACK_OFF, backs_off=0.5, outage=True),
+    Reason.STORAGE_DENIED: Rule("object storage refused the credentials, or what they may do", Action.FAIL),
+    Reason.TIMEOUT: Rule("the attempt exceeded its time limit", Action.BACK_OFF, backs_off=1.0),
+    Reason.CRASH: Rule("the extractor crashed", Action.BACK_OFF, backs_off=1.0),
     Reason.MISCONFIGURED: Rule("the job cannot start as configured", Action.FAIL),
-    Reason.UNKNOWN: Rule("unknown cause", Action.AGAIN),
+    Reason.UNKNOWN: Rule("unknown cause", Action.BACK_OFF, backs_off=1.0),
 }
 
 LONGEST_DELAY = timedelta(minutes=30)
@@ -116,7 +122,7 @@ class Step:
     text: str
 
 
-def next_step(failed: Failed, earlier: Sequence[Failed], tries: int, patience: timedelta) -> Step:
+def next_step(failed: Failed, earlier: Sequence[Failed], tries: int, patience: timedelta, pace: timedelta) -> Step:
     """What follows a failure.
 
     Args:
@@ -124,6 +130,7 @@ def next_step(failed: Failed, earlier: Sequence[Failed], tries: int, patience: t
         earlier: the shard's earlier failed attempts in this round, oldest first.
         tries: counted attempts that the task may use.
         patience: how long an outage may last before attempts that end for it count.
+        pace: the unit of the delays that grow.
     """
     reason = failed.reason
     rule = RULES[reason]
@@ -136,7 +143,7 @@ def next_step(failed: Failed, earlier: Sequence[Failed], tries: int, patience: t
         return Step(False, timedelta(0), f"fail: {_times(same)} for this reason, the limit is {rule.at_most}")
     if count[-1] and used >= tries:
         return Step(False, timedelta(0), f"fail: all {tries} tries are used")
-    delay = min(rule.delay * 2 ** (same - 1) if rule.action is Action.BACK_OFF else rule.delay, LONGEST_DELAY)
+    delay = min(rule.delay + pace * rule.backs_off * 2 ** min(same - 1, 16), LONGEST_DELAY)
     when = f" in {delay.total_seconds():.0f} s" if delay else ""
     left = f" ({used} of {tries} tries used)" if count[-1] or rule.outage else ""
     return Step(True, delay, f"{rule.action}{when}{left}")

@@ -111,7 +111,7 @@ def _final(launch: Launch, past: Sequence[Past]) -> AttemptFailed | None:
     if not launch.earlier or past[-1].reason is None:
         return None
     *before, last = launch.earlier
-    step = next_step(last, before, launch.tries, settings().outage)
+    step = next_step(last, before, launch.tries, settings().outage, settings().retry_delay)
     return None if step.retry else AttemptFailed(past[-1].message, last.reason, step)
 
 
@@ -175,7 +175,8 @@ def conclude(launch: Launch, evidence: Evidence) -> None:
         attempts.succeeded(launch.row, evidence.node, evidence.summary)
         return
     failure = classify(evidence)
-    step = next_step(Failed(failure.reason, datetime.now(UTC)), launch.earlier, launch.tries, settings().outage)
+    failed, patience, pace = Failed(failure.reason, datetime.now(UTC)), settings().outage, settings().retry_delay
+    step = next_step(failed, launch.earlier, launch.tries, patience, pace)
     error = AttemptFailed(text(failure, step), failure.reason, step)
     attempts.failed(launch.row, evidence, failure.reason, step.text, str(error))
     raise error

@@ -18,6 +18,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowRescheduleException
 from stoppable import Database
 
+from extractor.core import memory
 from featurise.airflow.operators.process import ProcessOperator
 from featurise.airflow.retry_policy import HEADROOM
 from featurise.declaration.feature_set import FeatureSetSpec
@@ -134,7 +135,8 @@ def test_it_is_told_its_credentials_and_none_of_airflow_s(
         (23, Reason.WEIGHTS_INVALID, False, 0),
         (24, Reason.TOO_MANY_REJECTS, False, 0),
         (25, Reason.STORAGE, True, 30),
-        (1, Reason.CRASH, True, 0),
+        (1, Reason.CRASH, True, 60),
+        (27, Reason.STORAGE_DENIED, False, 0),
     ],
 )
 def test_each_exit_code_has_its_reason(
@@ -148,6 +150,26 @@ def test_each_exit_code_has_its_reason(
     assert f"exit code {code}" in str(caught.value)
     assert "what happened" in str(caught.value)
     assert past(spec)[0].reason is reason
+
+
+@pytest.mark.parametrize(
+    ("later", "reason"), [(7, Reason.CRASH), (8, Reason.HOST_OUT_OF_MEMORY)], ids=["nobody says why", "the kernel"]
+)
+def test_a_killed_process_is_short_of_memory_where_the_kernel_says_so(
+    spec: FeatureSetSpec,
+    script: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    later: int,
+    reason: Reason,
+) -> None:
+    counters = tmp_path / "vmstat"
+    counters.write_text("pgfault 12345\noom_kill 7\n")
+    monkeypatch.setattr(memory, "VMSTAT", counters)
+    script(f"echo 'oom_kill {later}' > {counters}; kill -9 $$")
+    with pytest.raises(AttemptFailed, match=r"it took \d+\.\d GiB at most, the machine has \d+\.\d of") as caught:
+        operator(spec).execute(context())
+    assert caught.value.reason is reason
 
 
 def test_after_the_gpu_ran_out_of_memory_the_batch_is_halved_and_halved_again(

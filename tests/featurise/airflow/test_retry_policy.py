@@ -36,8 +36,8 @@ def test_clearing_a_task_starts_a_new_round() -> None:
 
 @pytest.mark.parametrize("cleared_after", [0, 7])
 def test_the_verdicts_step_is_carried_out(cleared_after: int) -> None:
-    later = AttemptFailed("…", Reason.CRASH, next_step(CRASH, [], 3, timedelta(0)))
-    over = AttemptFailed("…", Reason.CRASH, next_step(CRASH, [CRASH] * 2, 3, timedelta(0)))
+    later = AttemptFailed("…", Reason.CRASH, next_step(CRASH, [], 3, timedelta(0), timedelta(0)))
+    over = AttemptFailed("…", Reason.CRASH, next_step(CRASH, [CRASH] * 2, 3, timedelta(0), timedelta(0)))
 
     assert decision(later, cleared_after + 1, [], cleared_after).action is RetryAction.RETRY
     assert decision(later, cleared_after + 1, [], cleared_after).retry_delay == later.step.delay

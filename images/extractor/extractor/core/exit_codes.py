@@ -22,6 +22,7 @@ class Exit(IntEnum):
     TOO_MANY_REJECTS = 24
     STORAGE = 25
     MANIFEST_INVALID = 26
+    STORAGE_DENIED = 27
     INTERRUPTED = 143
     """SIGTERM arrived: the current part is saved, the next attempt continues from there."""
 
@@ -63,6 +64,12 @@ class StorageError(ExtractorError):
     """Raised when object storage or a disk refuses; the message names endpoint, bucket and key."""
 
     exit = Exit.STORAGE
+
+
+class StorageDenied(StorageError):
+    """Raised when object storage refuses the credentials, or what they may do: the same request is refused again."""
+
+    exit = Exit.STORAGE_DENIED
 
 
 class GpuOutOfMemory(ExtractorError):

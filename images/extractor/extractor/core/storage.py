@@ -5,7 +5,6 @@ is ever an argument. Writes are atomic, and `if_absent` writes never replace wha
 """
 
 import base64
-import errno
 import hashlib
 import math
 import os
@@ -19,17 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionClosedError,
     IncompleteReadError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
     ReadTimeoutError,
     ResponseStreamingError,
 )
@@ -37,26 +31,17 @@ from botocore.parsers import ResponseParserError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from extractor.core.exit_codes import StorageError
-from extractor.core.patience import StoreDown, patient
-from extractor.core.redact import redacted
+from extractor.core.patience import patient
 from extractor.core.s3_client import client as client
+from extractor.core.storage_errors import ABSENT, ERRORS, OCCUPIED, fail
+from extractor.core.storage_errors import NoSuchBucket as NoSuchBucket
+from extractor.core.storage_errors import NotFound as NotFound
+from extractor.core.storage_errors import endpoint as endpoint
 
 MIB = 1024 * 1024
 MULTIPART_ABOVE = 64 * MIB
 PART = 32 * MIB
 TRANSFER = TransferConfig(multipart_threshold=MULTIPART_ABOVE, multipart_chunksize=PART, max_concurrency=4)
-ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
-TOO_MANY_REQUESTS = 429
-NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-OCCUPIED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
-
-
-class NotFound(StorageError):
-    """Raised when there is no object at an address."""
-
-
-class NoSuchBucket(StorageError):
-    """Raised when the bucket of an address does not exist."""
 
 
 @dataclass(frozen=True)
@@ -90,48 +75,6 @@ def join(uri: str, *names: str) -> str:
     return "/".join([uri.rstrip("/"), *(name.strip("/") for name in names)])
 
 
-def endpoint() -> str:
-    """Where the S3 client talks to, for messages."""
-    return redacted(str(client().meta.endpoint_url))
-
-
-def _fail(uri: str, doing: str, error: Exception) -> NoReturn:
-    if isinstance(error, ClientError):
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        bucket, _ = split(uri)
-        if code == "NoSuchBucket":
-            raise NoSuchBucket(
-                f"{doing} {uri}: bucket {bucket!r} does not exist at {endpoint()}; create it or correct the declaration"
-            ) from error
-        if code in ABSENT:
-            raise NotFound(f"{doing} {uri}: no such object at {endpoint()}") from error
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        kind = StoreDown if status >= 500 or status == TOO_MANY_REQUESTS else StorageError
-        raise kind(
-            f"{doing} {uri}: {endpoint()} answered {code}: {error.response['Error'].get('Message', '')}"
-        ) from error
-    if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
-        raise StorageError(
-            f"{doing} {uri}: no credentials ({error}); "
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile that has them (AWS_PROFILE)"
-        ) from error
-    if isinstance(error, ParamValidationError):
-        raise StorageError(
-            f"{doing} {uri}: not an address that a store can have: {error.kwargs['report']}; expected s3://bucket/key"
-        ) from error
-    if isinstance(error, BotoCoreError | Boto3Error):
-        raise StoreDown(
-            f"{doing} {uri}: no answer from {endpoint()}, or only the beginning of one "
-            f"({getattr(error, 'last_exception', error)}); check AWS_ENDPOINT_URL and that the store is up"
-        ) from error
-    if isinstance(error, OSError) and error.errno in NOWHERE:
-        raise NotFound(f"{doing} {uri}: no such file ({error.strerror})") from error
-    raise StorageError(f"{doing} {uri}: {error}") from error
-
-
-_ERRORS = (ClientError, BotoCoreError, Boto3Error, OSError)
-
-
 def read_bytes(uri: str) -> bytes:
     """The whole object.
 
@@ -153,8 +96,8 @@ def read(uri: str, span: tuple[int, int] | None = None) -> tuple[bytes, str]:
         with Path(uri).open("rb") as file:
             file.seek(span[0] if span else 0)
             return file.read(span[1] - span[0] if span else -1), _local_info(Path(uri), uri).etag
-    except _ERRORS as error:
-        _fail(uri, "reading", error)
+    except ERRORS as error:
+        fail(uri, "reading", error)
 
 
 def _get(bucket: str, key: str, **options: str) -> tuple[bytes, str]:
@@ -186,9 +129,9 @@ def head(uri: str) -> ObjectInfo | None:
     except ClientError as error:
         if str(error.response.get("Error", {}).get("Code", "")) in ABSENT:
             return None
-        _fail(uri, "looking at", error)
+        fail(uri, "looking at", error)
     except (BotoCoreError, OSError) as error:
-        _fail(uri, "looking at", error)
+        fail(uri, "looking at", error)
 
 
 def _local_info(path: Path, key: str, *, follow_symlinks: bool = True) -> ObjectInfo:
@@ -217,8 +160,8 @@ def listing(uri: str) -> Iterator[ObjectInfo]:
         for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for item in page.get("Contents", ()):
                 yield ObjectInfo(item["Key"], item["ETag"].strip('"'), item["Size"], item["LastModified"])
-    except (*_ERRORS, ResponseParserError) as error:
-        _fail(uri, "listing", error)
+    except (*ERRORS, ResponseParserError) as error:
+        fail(uri, "listing", error)
     if page.get("IsTruncated") is not False:
         # botocore takes a page without a token for the next one for the last, whatever else it says.
         wrong = "says that the list has more and not how" if page.get("IsTruncated") else "does not say whether it ends"
@@ -272,9 +215,9 @@ def write_bytes(
     except ClientError as error:
         if (if_absent or if_match) and str(error.response["Error"].get("Code", "")) in OCCUPIED:
             return False
-        _fail(uri, "writing", error)
+        fail(uri, "writing", error)
     except (BotoCoreError, OSError) as error:
-        _fail(uri, "writing", error)
+        fail(uri, "writing", error)
 
 
 @contextmanager
@@ -323,9 +266,9 @@ def upload(path: Path, uri: str, *, if_absent: bool = False) -> bool:
     except ClientError as error:
         if if_absent and str(error.response["Error"].get("Code", "")) in OCCUPIED:
             return False
-        _fail(uri, "uploading to", error)
+        fail(uri, "uploading to", error)
     except (BotoCoreError, OSError) as error:
-        _fail(uri, "uploading to", error)
+        fail(uri, "uploading to", error)
 
 
 def _upload_in_parts(path: Path, bucket: str, key: str, condition: dict[str, str]) -> None:
@@ -365,8 +308,8 @@ def download(uri: str, path: Path) -> None:
             else:
                 shutil.copyfile(uri, partial)
             partial.replace(path)
-    except _ERRORS as error:
-        _fail(uri, "downloading", error)
+    except ERRORS as error:
+        fail(uri, "downloading", error)
 
 
 def delete(uris: Iterable[str]) -> None:
@@ -378,8 +321,8 @@ def delete(uris: Iterable[str]) -> None:
                 client().delete_object(Bucket=bucket, Key=key)
             else:
                 Path(uri).unlink(missing_ok=True)
-        except _ERRORS as error:
-            _fail(uri, "deleting", error)
+        except ERRORS as error:
+            fail(uri, "deleting", error)
 
 
 def delete_below(uri: str) -> None:
@@ -396,4 +339,4 @@ def delete_below(uri: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        _fail(uri, "deleting", error)
+        fail(uri, "deleting", error)

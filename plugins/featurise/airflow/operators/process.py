@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import resource
 import signal
 import subprocess
 import tempfile
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from extractor.core import memory
 from featurise.airflow import run_context
 from featurise.airflow.retry_policy import extract_options, first_try, outages, outages_waited_out
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
-from featurise.failures.classify import Evidence
+from featurise.failures.classify import OOM_KILLED, Evidence
 from featurise.failures.log_lines import lines, readable
 from featurise.failures.pod_evidence import last_word
 from featurise.failures.taxonomy import Failed, Reason
@@ -126,6 +128,7 @@ class ProcessOperator(BaseOperator):
         last: deque[str] = deque(maxlen=LOG_LINES)
         late = threading.Event()
         executable = settings().extractor.absolute()
+        kills = memory.kills()
         try:
             self._process = process = subprocess.Popen(
                 [str(executable), *job.argv],
@@ -151,9 +154,13 @@ class ProcessOperator(BaseOperator):
             limit.cancel()
             self.on_kill()
         summary, message = last_word(_read(Path(job.summary_path or "")))
+        killed = code == -signal.SIGKILL and not late.is_set()
+        taken = (memory.peak(resource.RUSAGE_CHILDREN, "it"), memory.left()) if killed else ()
         return Evidence(
             node=_node(),
             exit_code=code if code >= 0 else 128 - code,
+            terminated=OOM_KILLED if killed and memory.kills() > kills else "",
+            memory=", ".join(filter(None, taken)),
             summary=summary,
             message=message,
             deadline=f"the attempt exceeded its limit of {job.timeout_seconds} s" if late.is_set() else "",
