@@ -59,7 +59,7 @@ def mistakes(backbones: Iterable[str]) -> list[str]:
 
 
 def lost(written: dict[str, Any]) -> list[str]:
-    """The paths of fields that the client drops, as in `spec.containers[0].resouces`."""
+    """The paths of fields that the client drops, such as `spec.containers[0].nodeselector`."""
     from kubernetes import client
 
     api = client.ApiClient(client.Configuration())
