@@ -162,9 +162,10 @@ format: setup ## let ruff format and mend what it can
 	$(CONTROL)/bin/ruff format $(OURS)
 
 .PHONY: bench
-bench: setup ## measure both detectors, the registry, discovery, HDF5 and the launcher; prints ratios
+bench: setup ## measure both detectors, the registry, discovery, HDF5, exports and the launcher; prints ratios
 	$(EXTRACTOR)/bin/python -m extractor.bench
 	$(CONTROL)/bin/python -m featurise_demo.bench
+	$(CONTROL)/bin/python -m featurise_demo.export_bench
 	$(CONTROL)/bin/python tests/kubernetes/bench.py
 
 .PHONY: lock

@@ -11,7 +11,7 @@ from consumers import READERS
 
 from extractor.core import contract
 from extractor.core.contract import Regions
-from featurise.export import formats
+from featurise.export import formats, pickles
 from featurise.export.selection import ExportFailed, Options
 from featurise.export.source import Source
 
@@ -102,6 +102,13 @@ def check(item: dict[str, Any], expected: Regions, *, rtol: float, atol: float) 
 
 def test_a_sample_of_webdataset_is_whole_whatever_dots_its_id_has(export):
     assert set(READERS["webdataset"](export("webdataset", ("a.b.jpg", "x/100%.c")))) == {"a.b.jpg", "x/100%.c"}
+
+
+@pytest.mark.parametrize("form", ["lmdb-volta", "lmdb-mmf", "lmdb-vilbert-mt", "npy-mmf", "npz"])
+def test_no_pickle_names_a_module_that_numpy_1_has_not(export, form):
+    for path in export(form).rglob("*"):
+        if path.is_file():
+            assert pickles.NEW not in path.read_bytes(), path
 
 
 def test_m3p_gets_images_of_as_many_rows_alone(export, monkeypatch):

@@ -12,8 +12,8 @@ from extractor.core.contract import Regions
 def volta(image_id: str, found: Regions) -> dict[str, Any]:
     """VOLTA's and IGLUE's: the HDF5 fields and `img_id`; features and boxes in base64, all that every reader knows."""
     item = {field.name: getattr(found, field.name) for field in found.fields}
-    item |= {name: base64.b64encode(item[name].tobytes()) for name in ("features", "boxes")}
-    return {"img_id": image_id, **item}
+    long = {name: base64.b64encode(item.pop(name).tobytes()) for name in ("features", "boxes")}
+    return {"img_id": image_id, **item, **long}  # last: see `pickles.dumps`
 
 
 def mmf_info(found: Regions) -> dict[str, Any]:
