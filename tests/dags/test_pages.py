@@ -19,7 +19,7 @@ HOSTILE = "<script>alert(1)</script>\u202e\x07=cmd\r\nSet-Cookie: a=b"
 pytestmark = pytest.mark.xdist_group("pages")  # one server for all of them
 
 PAGES = ("/", "/attempts", "/nodes", "/night", "/images", "/images?text=images/birds/")
-TABLES = ("overview", "attempts", "nodes", "incidents")
+TABLES = ("overview", "attempts", "nodes", "incidents", "alerts")
 CSV = tuple(f"/api/{name}.csv" for name in TABLES)
 
 
@@ -95,6 +95,9 @@ def test_the_overview_shows_what_the_watch_has_told(pages: Any, rows: Callable[.
         rows(AlertRow, kind=kind, subject=subject, facts=words, opened_at=NOW)
     shown = pages.get("/").text
     assert ("watch platform" in shown, "late birds" in shown, "late cats" in shown) == (True, True, False)
+    assert {one["kind"] for one in pages.get("/api/alerts").json()} == {"watch", "late"}
+    told = list(csv.DictReader(io.StringIO(pages.get("/api/alerts.csv").text)))
+    assert sorted(row["subject"] for row in told) == ["birds__resnet101 2026-11-23", "platform"]
     assert "<script" not in shown
 
 

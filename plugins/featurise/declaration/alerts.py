@@ -26,7 +26,9 @@ class Alerts(Section):
     )
     failed_share: float | None = Field(default=0, ge=0, lt=1, description="share of a run's shards that may fail")
     reject_share: float | None = Field(default=0.2, ge=0, lt=1, description="share of a batch that may be rejected")
-    drift: bool = Field(default=True, description="whether files that differ from earlier nights' are told")
+    drift: bool = Field(
+        default=True, description="whether warnings of files are told: numbers unlike earlier nights', copies"
+    )
     no_gpu_minutes: int | None = Field(default=60, ge=1, description="minutes that attempts may find no free GPU")
     node_held: bool = Field(default=True, description="whether a node that is held back is told")
     finished_by: str | None = Field(

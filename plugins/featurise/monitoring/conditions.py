@@ -88,7 +88,7 @@ def _drifted(spec: FeatureSetSpec, facts: NightFacts) -> Iterable[Told]:
     count = len(facts.drifted)
     rest = f"; and {count - DRIFTED:,} more" if count > DRIFTED else ""
     told = "; ".join(facts.drifted[:DRIFTED])
-    yield "drift", "files differ from earlier nights'", f"Files differ from earlier nights': {told}{rest}."
+    yield "drift", "files have warnings", f"Files have warnings, as of numbers unlike earlier nights': {told}{rest}."
 
 
 def _todo(facts: NightFacts) -> str:

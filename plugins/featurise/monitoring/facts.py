@@ -39,7 +39,7 @@ class NightFacts:
     reasons: Mapping[str, int] = field(default_factory=dict)
     """Failed attempts of shards that are not done, by reason."""
     drifted: tuple[str, ...] = ()
-    """Files that differ from earlier nights', with what differs."""
+    """Files with warnings of their validation: numbers unlike earlier nights', or copies."""
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,19 @@ def incident_table(before: Before = None) -> Response:
     return render.table("incidents", (one.model_dump(mode="json") for one in incidents(before)))
 
 
+@router.get("/alerts")
+def alerts(dags: VisibleDags) -> list[views.ToldAlert]:
+    """What people were told, what is open first."""
+    with views.registry() as connection:
+        return views.told(connection, dags)
+
+
+@router.get("/alerts.csv", response_class=Response)
+def alert_table(dags: VisibleDags) -> Response:
+    """What people were told, what is open first."""
+    return render.table("alerts", (_flat(one) for one in alerts(dags)))
+
+
 @router.get("/night")
 def night(session: SessionDep, dags: VisibleDags, dag_id: Name, run_id: Name) -> views.NightShown:
     """One run as a timeline of its shards."""
@@ -161,6 +174,8 @@ def _flat(line: BaseModel) -> dict[str, Any]:
             flat |= {f"{name}_{inner}": each for inner, each in value.items()}
         elif isinstance(value, dict):
             flat[name] = "; ".join(f"{inner}: {each}" for inner, each in value.items())
+        elif isinstance(value, list):
+            flat[name] = " ".join(map(str, value))
         elif value is not None or name not in ("last_night", "hold"):
             flat[name] = value
     return flat
