@@ -30,6 +30,7 @@ from cyclopts import App
 from extractor.core import contract, storage
 from extractor.core.weights import sha256_of
 from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.export import formats
 from featurise.export import run as export
 from featurise.objects import latest, layout
 from featurise.registry import engine, feature_sets, outcomes, schema, shards, upsert
@@ -61,6 +62,7 @@ def everything(images: int = 2_000, rounds: int = 3, folder: Path | None = None)
         scratch = Path(name)
         for form in FORMS:
             _compare(f"export as {form}", [form], ["plain", "h5" if form == "h5" else "lmdb"], spec, scratch, rounds)
+        _every_form(spec, scratch, images)
         _torch(spec, scratch, rounds)
         _random(scratch)
 
@@ -69,6 +71,27 @@ def _compare(what: str, ours: list[str], plain: list[str], spec: FeatureSetSpec,
     found = [[_child(spec, scratch, *each) for each in (plain, ours)] for _ in range(rounds)]
     ratios = [mine["seconds"] / theirs["seconds"] for theirs, mine in found]
     _tell(what, ratios, seconds=min(mine["seconds"] for _, mine in found), peak_mb=max(m["peak_mb"] for _, m in found))
+
+
+@app.command(name="formats")
+def every_format(images: int = 500, folder: Path | None = None) -> None:
+    """Every format once: its size in times of what is published, and how many images a second it takes."""
+    with tempfile.TemporaryDirectory(dir=folder) as name, _published(Path(name), images) as spec:
+        _every_form(spec, Path(name), images)
+
+
+def _every_form(spec: FeatureSetSpec, scratch: Path, images: int) -> None:
+    _child(spec, scratch, "plain", "h5")
+    published = _size(scratch / "out")
+    for form in formats.formats():
+        seconds = _child(spec, scratch, form)["seconds"]
+        size = _size(scratch / "out") / published
+        print(json.dumps({"bench": form, "size": round(size, 2), "images_per_second": round(images / seconds)}))
+
+
+def _size(folder: Path) -> int:
+    """Bytes on the disk."""
+    return sum(512 * path.stat().st_blocks for path in folder.rglob("*") if path.is_file())
 
 
 def _tell(what: str, ratios: list[float], **numbers: float) -> None:
