@@ -8,6 +8,7 @@ from sqlalchemy import insert, select, update
 from steps import discovered, planned, up_to_publication
 
 from extractor.core import storage
+from extractor.core.patience import StoreDown
 from featurise.declaration.alerts import Alerts
 from featurise.declaration.run import Run
 from featurise.failures.classify import Evidence
@@ -144,6 +145,25 @@ def test_an_unfinished_upload_is_aborted_after_two_days(run):
     gone = uploads.Upload(f"s3://{run.spec.bucket}/{there['Key']}", began, now())
     uploads.abort(gone)
     client.abort_multipart_upload(**elsewhere, UploadId=other)
+
+
+def test_a_place_that_is_not_there_or_refuses_hides_nothing_of_the_others(run, monkeypatch):
+    begin(run, age=25 * HOUR)
+    missing = run.spec.model_copy(update={"dataset": "cats", "bucket": "no-such-bucket"})
+    assert Airflow().look(missing, run.spec) == [(Kind.OPEN_TOO_LONG, False)]
+    refuses = missing.model_copy(update={"bucket": "x"})  # shorter than a store takes
+    found = Airflow().look(refuses, run.spec)
+    assert found[-1] == (Kind.OPEN_TOO_LONG, False)
+    assert {kind for kind, _ in found[:-1]} <= {Kind.UNREADABLE_PLACE}
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    storage.client.cache_clear()
+    try:
+        with pytest.raises(StoreDown):
+            list(uploads.unfinished(f"s3://{run.spec.bucket}/features/", now()))
+    finally:
+        monkeypatch.undo()
+        storage.client.cache_clear()
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from typing import Literal
 from pydantic import BaseModel
 
 from extractor.core import storage
+from extractor.core.exit_codes import StorageError
+from extractor.core.patience import StoreDown
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.objects import layout, reconcile, uploads
@@ -43,6 +45,7 @@ class Kind(StrEnum):
     OLD_WORK = "old_work"
     UNFINISHED_UPLOAD = "unfinished_upload"
     STAGED_FILE = "staged_file"
+    UNREADABLE_PLACE = "unreadable_place"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,9 @@ RULES: dict[Kind, Rule] = {
         "a file was put at its final place a day ago, and its run ended before it was registered",
         "it is removed, under the batch's lease",
         "declare the feature set again, or remove the file: it counts for nobody",
+    ),
+    Kind.UNREADABLE_PLACE: Rule(
+        "a place of results refuses to be looked at", None, "let Airflow's key list objects and multipart uploads there"
     ),
 }
 
@@ -186,27 +192,50 @@ def _work(specs: Sequence[FeatureSetSpec], now: datetime.datetime, dry_run: bool
     with reading() as connection:
         held = {(one.feature_set, one.batch) for one in remains.held(connection)}
     for place in sorted({_place(spec, "work") for spec in specs}):
-        newest: dict[str, datetime.datetime] = {}
-        bucket, prefix = storage.split(place)
-        for item in storage.listing(place):
-            steps = item.key.removeprefix(prefix).split("/")
-            if len(steps) > 3 and (steps[0], steps[1]) not in held:
-                folder = f"s3://{bucket}/{prefix}{'/'.join(steps[:3])}"
-                newest[folder] = max(item.modified, newest.get(folder, item.modified))
-        for folder, changed in sorted(newest.items()):
-            if now - changed >= WORK:
-                if not dry_run:
-                    storage.delete_below(folder)
-                yield Leftover(kind=Kind.OLD_WORK, what=folder, repaired=not dry_run)
+        yield from _readable(place, _work_in(place, held, now, dry_run))
+
+
+def _work_in(place: str, held: set[tuple[str, str]], now: datetime.datetime, dry_run: bool) -> Iterator[Leftover]:
+    newest: dict[str, datetime.datetime] = {}
+    bucket, prefix = storage.split(place)
+    for item in storage.listing(place):
+        steps = item.key.removeprefix(prefix).split("/")
+        if len(steps) > 3 and (steps[0], steps[1]) not in held:
+            folder = f"s3://{bucket}/{prefix}{'/'.join(steps[:3])}"
+            newest[folder] = max(item.modified, newest.get(folder, item.modified))
+    for folder, changed in sorted(newest.items()):
+        if now - changed >= WORK:
+            if not dry_run:
+                storage.delete_below(folder)
+            yield Leftover(kind=Kind.OLD_WORK, what=folder, repaired=not dry_run)
+
+
+def _readable(place: str, found: Iterator[Leftover]) -> Iterator[Leftover]:
+    """What is found in a place; one that refuses is told, and hides nothing of the others.
+
+    Raises StoreDown: then all is looked at again later.
+    """
+    try:
+        yield from found
+    except storage.NoSuchBucket:
+        return  # one that is only declared may be made by its first night
+    except StoreDown:
+        raise
+    except StorageError as error:
+        yield Leftover(kind=Kind.UNREADABLE_PLACE, what=f"{place} ({error})")
 
 
 def _uploads(specs: Sequence[FeatureSetSpec], now: datetime.datetime, dry_run: bool) -> Iterator[Leftover]:
     kinds: tuple[Output, ...] = ("features", "work", "quarantine", "reports")
     for place in sorted({_place(spec, kind) for spec in specs for kind in kinds}):
-        for one in list(uploads.unfinished(place, now - UPLOAD)):
-            if not dry_run:
-                uploads.abort(one)
-            yield Leftover(kind=Kind.UNFINISHED_UPLOAD, what=one.uri, repaired=not dry_run)
+        yield from _readable(place, _uploads_in(place, now, dry_run))
+
+
+def _uploads_in(place: str, now: datetime.datetime, dry_run: bool) -> Iterator[Leftover]:
+    for one in list(uploads.unfinished(place, now - UPLOAD)):
+        if not dry_run:
+            uploads.abort(one)
+        yield Leftover(kind=Kind.UNFINISHED_UPLOAD, what=one.uri, repaired=not dry_run)
 
 
 Output = Literal["features", "work", "quarantine", "reports"]
@@ -223,11 +252,15 @@ def _staged(
     with reading() as connection:
         found = remains.staged(connection, now - STAGED)
     for one in found:
-        # A row outlives its objects.
-        if outside.over(one.dag_id, one.run_id) and storage.head(one.uri) is not None:
-            spec = declared.get(one.feature_set)
-            done = spec is not None and not dry_run and _remove(spec, one, now)
-            yield Leftover(kind=Kind.STAGED_FILE, what=one.uri, repaired=done)
+        if outside.over(one.dag_id, one.run_id):
+            spec = None if dry_run else declared.get(one.feature_set)
+            yield from _readable(one.uri, _staged_file(one, spec, now))
+
+
+def _staged_file(one: Staged, spec: FeatureSetSpec | None, now: datetime.datetime) -> Iterator[Leftover]:
+    # A row outlives its objects.
+    if storage.head(one.uri) is not None:
+        yield Leftover(kind=Kind.STAGED_FILE, what=one.uri, repaired=spec is not None and _remove(spec, one, now))
 
 
 def _remove(spec: FeatureSetSpec, one: Staged, now: datetime.datetime) -> bool:

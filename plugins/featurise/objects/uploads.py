@@ -9,6 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from extractor.core import storage
 from extractor.core.exit_codes import StorageError
+from extractor.core.patience import StoreDown
 
 GONE = "NoSuchUpload"
 
@@ -25,7 +26,7 @@ class Upload:
 def unfinished(prefix: str, before: datetime.datetime) -> Iterator[Upload]:
     """The unfinished uploads below an address that were begun before then.
 
-    Raises storage.StorageError.
+    Raises StoreDown, storage.NoSuchBucket, or storage.StorageError.
     """
     bucket, key = storage.split(prefix)
     try:
@@ -42,7 +43,7 @@ def unfinished(prefix: str, before: datetime.datetime) -> Iterator[Upload]:
 def abort(upload: Upload) -> None:
     """Give an upload's parts back; that it is gone already is no error.
 
-    Raises storage.StorageError.
+    Raises StoreDown, storage.NoSuchBucket, or storage.StorageError.
     """
     bucket, key = storage.split(upload.uri)
     try:
@@ -54,7 +55,11 @@ def abort(upload: Upload) -> None:
         _fail("ending an upload to", upload.uri, error)
 
 
-def _fail(doing: str, uri: str, error: Exception) -> NoReturn:
-    raise StorageError(
+def _fail(doing: str, uri: str, error: ClientError | BotoCoreError) -> NoReturn:
+    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+    if code == "NoSuchBucket":
+        raise storage.NoSuchBucket(f"{doing} {uri}: its bucket does not exist at {storage.endpoint()}") from error
+    kind = StorageError if isinstance(error, ClientError) else StoreDown
+    raise kind(
         f"{doing} {uri} at {storage.endpoint()}: {error}; check that the store is up and that its key may do so"
     ) from error
