@@ -40,7 +40,7 @@ CASES = {
     "node-lost": Case("node_lost", "retry immediately", LONG, Fault.NODE_LOST, "NoExecute"),
     "vanished": Case("node_lost", "retry immediately", LONG, Fault.VANISHED, "gone"),
     "collected": Case("node_lost", "retry immediately", {}, Fault.COLLECTED, "gone"),
-    "killed": Case("crash", "retry", LONG, Fault.KILLED, "SIGKILL"),
+    "killed": Case("crash", "back-off in 4 s", LONG, Fault.KILLED, "SIGKILL"),
     "unschedulable": Case("unschedulable", "retry later", {}, Fault.UNSCHEDULABLE, "didn't match Pod's node", 0),
     "image-pull": Case("image_pull", "a retry cannot succeed", {}, Fault.IMAGE_PULL, IMAGE, 1),
     "no-cdi": Case("gpu_fault", "another node", {}, Fault.NO_CDI, "unresolvable CDI devices"),
@@ -63,10 +63,10 @@ CASES = {
         says="31 of 40",
         attempts=1,
     ),
-    "storage": Case("storage", "back-off in 30 s", {"codes": [25], "message": "503 SlowDown"}, says="SlowDown"),
+    "storage": Case("storage", "back-off in 2 s", {"codes": [25], "message": "503 SlowDown"}, says="SlowDown"),
     "manifest": Case("misconfigured", "a retry cannot succeed", {"codes": [26]}, attempts=1),
-    "deadline": Case("timeout", "retry", LONG, Fault.DEADLINE, "deadline"),
-    "crash": Case("crash", "retry", {"codes": [139]}, says="something went wrong"),
+    "deadline": Case("timeout", "back-off in 4 s", LONG, Fault.DEADLINE, "deadline"),
+    "crash": Case("crash", "back-off in 4 s", {"codes": [139]}, says="something went wrong"),
 }
 
 
