@@ -12,6 +12,7 @@ from extractor.core import storage
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
+from featurise.failures.classify import Evidence, classify
 from featurise.registry import attempts
 from featurise.steps.report import run_summary
 from featurise.steps.report import step as report
@@ -170,3 +171,47 @@ def test_an_attempt_s_message_keeps_its_lines(spec):
     run = run_summary.RunSummary(feature_set=spec.feature_set, batch=DAY, run_id="run", attempts=[failed])
     shown = render(spec, run, "")
     assert '<td class="soft long message" colspan="6">timeout: too long\n  seen: &lt;nothing&gt;</td>' in shown
+
+
+def test_a_failed_run_says_so_first_with_its_reasons_and_what_waits(spec, upload):
+    upload({f"{DAY}/{name}.jpg": name.encode() for name in "abc"})
+    run = Run(spec, DAY, "run")
+    (shard,) = planned(spec, discovered(spec, DAY, "run"), "run")
+    for number, node in ((1, "gpu-4"), (2, "gpu-5")):
+        launch = attempts.begin(run, shard.name, number=number, try_number=number, launcher="kubernetes", place="pod")
+        failure = classify(Evidence(node=node, exit_code=22, message=f"CUDA error on <{node}>"))
+        attempts.failed(
+            launch, failure.evidence, failure.reason, "retry", f"{failure.reason}\n  seen: {failure.detail}"
+        )
+    page = told(spec, DAY, "run")[1]
+    body = page[page.index("<body>") :]
+    assert body.index('<span class="state failed">FAILED</span>') < body.index("numbers")
+    assert f"1 of 1 shards failed: {shard.name}." in body
+    assert "3 images wait, and nothing is lost. The nights of the next 3 days look for them, too;" in body
+    assert "<b>gpu_fault</b>: the GPU or its driver failed<br>\n2 attempts at 1 shard, " in body
+    assert "on gpu-4, gpu-5<br>" in body
+    assert "CUDA error on &lt;gpu-5&gt;</span>" in body
+    assert "<details open><summary>2 of the extractor" in body
+
+
+def test_after_the_repair_what_went_before_is_folded_away(spec, upload, night):
+    upload({f"{DAY}/a.jpg": b"a"})
+    night(DAY)
+    page = told(spec)[1]
+    assert '<span class="state">FINISHED</span> 1 of 1 new images featurised' in page
+    assert "<details open>" not in page
+
+
+def test_a_run_without_discovery_has_failed(spec):
+    found = run_summary.RunSummary(feature_set=spec.feature_set, batch=DAY, run_id="run")
+    page = render(spec, found, "")
+    assert "FAILED" in page
+    assert "clear the run&#39;s failed tasks" in page
+
+
+def test_rejects_are_counted_by_reason_below_the_numbers(spec, upload, night):
+    upload({f"{DAY}/{name}.jpg": b"bad" + name.encode() for name in "ab"} | {f"{DAY}/c.jpg": b"c"})
+    night(DAY)
+    page = told(spec)[1]
+    assert page.index("<h2>Numbers") < page.index("<h2>Rejected (2)")
+    assert re.search(r'<p class="soft">\w+ 2</p>', page)

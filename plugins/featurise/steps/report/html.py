@@ -1,6 +1,7 @@
 """A run's report as one page of HTML that loads nothing from anywhere: charts and images are part of it."""
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ from extractor.core import storage, vocabulary, weights
 from extractor.core.exit_codes import StorageError
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.registry.statistics import Statistics
-from featurise.steps.report import charts
+from featurise.steps.report import charts, verdict
 from featurise.steps.report.run_summary import RunSummary
 from featurise.steps.validate.shard_file import Sample
 
@@ -61,7 +62,9 @@ def render(spec: FeatureSetSpec, run: RunSummary, text: str) -> str:
             spec=spec,
             run=run,
             text=text,
+            verdict=verdict.of(spec, run),
             counts=run.counts,
+            reasons=Counter(line.reason for line in run.rejects).most_common(),
             rejects=[(line, image(spec, line.key, line.size)) for line in run.rejects[:IMAGES]],
             more_rejects=run.rejects[IMAGES : IMAGES + LINES],
             samples=[_shown(spec, sample, names) for sample in run.samples[:IMAGES]],

@@ -48,6 +48,7 @@ class Tried(BaseModel):
     shard: str
     number: int
     place: str | None
+    node: str | None = None
     reason: str | None
     action: str | None
     message: str
