@@ -160,7 +160,9 @@ def rendered(name: str, needs: Needs) -> list[dict[str, Any]]:
     }
     with Chart.load(CHART) as chart:
         files = chart.render(values=values, name="night", namespace=name)
-    return [each for text in files.values() for each in yaml.safe_load_all(text) if each]
+    made = [each for name, text in files.items() if name.endswith(".yaml") for each in yaml.safe_load_all(text) if each]
+    # What `helm test` makes is not installed.
+    return [each for each in made if "helm.sh/hook" not in (each["metadata"].get("annotations") or {})]
 
 
 def _limited_kubeconfig(core: client.CoreV1Api, name: str, needs: Needs, folder: Path) -> Path:

@@ -35,13 +35,22 @@ def wrong_archive(archive: Path) -> str | None:
 def problems(airflow: Path, values: Json) -> list[str]:
     """What is wrong with an installation by these values, and with an upgrade of it; nothing when all is well."""
     with umbrella(airflow) as chart:
-        filled = merged(TO_FILL, values)
+        filled = _filled(values, TO_FILL)
         found = [*_unknown(filled.get("airflow") or {}, chart)]
         try:
             first, second = (rendered(filled, chart=chart, revision=number) for number in (1, 2))
         except HelmError as error:
             return [*found, f"not rendered: {error}"]
     return [*found, *_invalid(first), *_refused(first), *_dangling(first), *_immutable(first, second)]
+
+
+def _filled(values: Json, empty: Json) -> Json:
+    """The values, with those of `empty` where they have none."""
+    below = {
+        name: _filled(values.get(name) or {}, each) if isinstance(each, dict) else values.get(name) or each
+        for name, each in empty.items()
+    }
+    return {**values, **below}
 
 
 def _unknown(given: Json, chart: Path) -> Iterator[str]:

@@ -11,7 +11,8 @@ from helm_python.chart import lint
 from helm_python.errors import HelmError
 
 from charts import CHART, merged, one
-from given import DEFAULTS, FULL, KUBERNETES, VALUES, WARNING, pod, render
+from given import DEFAULTS, FULL, IMAGE, KUBERNETES, VALUES, WARNING, pod, render
+from pod_security import violations
 
 
 @pytest.mark.parametrize("changes", [{}, FULL], ids=["plain", "everything"])
@@ -103,7 +104,7 @@ def test_labels_names_and_further_objects() -> None:
 
     assert one(objects, "ConfigMap", "night-ca")
     for each in objects:
-        if each["metadata"]["name"] != "night-ca":
+        if each["metadata"]["name"] != "night-ca" and "-test-" not in each["metadata"]["name"]:
             assert each["metadata"]["labels"]["team"] == "vision"
             assert each["metadata"]["labels"]["app.kubernetes.io/name"] == "features"
 
@@ -139,3 +140,43 @@ def test_every_value_is_described_with_an_example() -> None:
     assert described(schema) == []
     ours = {name: value for name, value in DEFAULTS.items() if name != "airflow"}
     assert set(ours) <= set(schema["properties"])
+
+
+def test_extractors_reach_names_and_storage_only() -> None:
+    storage = {"ports": [8333], "to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}
+    policy = one(render(networkPolicy={"enabled": True, "storage": storage}), "NetworkPolicy", "night-extractor")
+
+    dns = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
+    rules = [{"ports": dns}, {"ports": [{"protocol": "TCP", "port": 8333}], "to": storage["to"]}]
+    assert policy["spec"]["egress"] == rules
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in policy["spec"]
+    labels = pod()["metadata"]["labels"].items()
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels
+    kubernetes_validate.validate(policy, KUBERNETES, strict=True)
+    assert "NetworkPolicy" not in {each["kind"] for each in render()}
+
+
+def test_a_drain_takes_one_of_airflow_s_pods_of_a_kind_at_a_time() -> None:
+    objects = render(airflow={"enabled": True}, podDisruptionBudgets={"enabled": True})
+    budgets = [each for each in objects if each["kind"] == "PodDisruptionBudget"]
+
+    kinds = {each["spec"]["selector"]["matchLabels"]["component"] for each in budgets}
+    assert kinds == {"scheduler", "triggerer", "api-server", "dag-processor"}
+    assert {each["spec"]["maxUnavailable"] for each in budgets} == {1}
+    for each in budgets:
+        kubernetes_validate.validate(each, KUBERNETES, strict=True)
+
+
+def test_what_helm_test_starts() -> None:
+    objects = {each["metadata"]["name"]: each for each in render() if each["kind"] == "Pod"}
+    asked = objects["night-test"]["spec"]["containers"][0]["args"][0]
+
+    assert set(objects) == {"night-test", "night-test-resnet101"}
+    assert {each["metadata"]["annotations"]["helm.sh/hook"] for each in objects.values()} == {"test"}
+    assert "featurise cluster --namespace featurise --account airflow/airflow-worker" in asked
+    detector = objects["night-test-resnet101"]["spec"]["containers"][0]
+    assert (detector["image"], detector["resources"]["limits"]["nvidia.com/gpu"]) == (IMAGE, 1)
+    for each in objects.values():
+        kubernetes_validate.validate(each, KUBERNETES, strict=True)
+        assert violations(each["spec"]) == []

@@ -27,8 +27,9 @@ def test_every_pod_of_the_umbrella_is_admitted_where_pod_security_is_restricted(
     assert {name: violations(spec) for name, spec in found.items() if violations(spec)} == {}
 
 
-def test_nothing_is_wrong_with_the_chart_as_it_comes() -> None:
-    assert problems(AIRFLOW, {}) == []
+@pytest.mark.parametrize("profile", ["values.yaml", "values-kind.yaml", "values-production.yaml"])
+def test_nothing_is_wrong_with_the_chart_as_it_comes(profile: str) -> None:
+    assert problems(AIRFLOW, yaml.safe_load((CHART / profile).read_text())) == []
 
 
 @pytest.mark.parametrize(
