@@ -1,5 +1,6 @@
 """One installation for all end-to-end tests: Airflow's four processes, SeaweedFS, the registry, the real extractor."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import queue_stand_in
 import sqlalchemy
 from botocore.config import Config
+from http_endpoint import Posts, endpoint
 
 from extractor.core.weights import sha256_of
 from featurise.registry import engine
@@ -41,7 +43,7 @@ defaults:
 datasets:
   nights: {}
   outage: {}
-  nowhere: {bucket: no-such-bucket, limits: {retries: 0}}
+  nowhere: {bucket: no-such-bucket, limits: {retries: 0}, alerts: {webhook: ops}}
   tonight: {}
   clearing: {images_per_shard: 1, limits: {retries: 0}}
   healing: {images_per_shard: 1, limits: {retries: 0}}
@@ -65,6 +67,8 @@ class Installation:
     environment: dict[str, str]
     queue: queue_stand_in.Queue
     stack: ExitStack
+    posts: Posts
+    """What alerts were posted."""
 
     def restart_store(self) -> None:
         """Bring a store back that has ended, with its data, its keys and its address."""
@@ -216,6 +220,7 @@ def installation() -> Iterator[Installation]:
     # Not in pytest's own folder: another session of pytest closes that to PostgreSQL, which is not root.
     with tempfile.TemporaryDirectory(prefix="featurise-e2e-", ignore_cleanup_errors=True) as name, ExitStack() as stack:
         folder, queue = Path(name), stack.enter_context(queue_stand_in.running())
+        ops, posts = stack.enter_context(endpoint())
         (folder / "featurise.yaml").write_text(DECLARATION)
         variables = {
             "FEATURISE_DECLARATION": str(folder / "featurise.yaml"),
@@ -225,11 +230,12 @@ def installation() -> Iterator[Installation]:
             "RESNET101_SHA256": checkpoint.sha256,
             "FEATURISE_TRAINING": str(folder / "training"),
             "FEATURISE_ARRIVALS": queue.url,
+            "AIRFLOW_CONN_OPS": json.dumps({"conn_type": "http", "host": ops}),
             "AWS_ENDPOINT_URL_SQS": queue.address,
             **_third_backbone(folder),
         }
         with platform.running(folder, ROOT / "dags", variables, refresh_seconds=600, others={"ursula": "user"}) as up:
-            yield Installation(folder, up.airflow, up.store, up.environment, queue, stack)
+            yield Installation(folder, up.airflow, up.store, up.environment, queue, stack, posts)
     clean.undo()
 
 

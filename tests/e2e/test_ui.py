@@ -59,6 +59,18 @@ def test_unpause_and_see_the_night_s_run(installation: Any, page: Page, image: b
     assert [row["image_id"] for row in installation.images("tonight")] == ["tiny"]
 
 
+def test_the_monitoring_pages_are_in_airflow_s_navigation(installation: Any, page: Page) -> None:
+    page.goto(f"{installation.airflow.url}/")
+    page.get_by_role("button", name="Browse").click()
+    link = page.get_by_role("menuitem", name="GPU tasks")
+    expect(link).to_be_visible()
+    with page.expect_popup() as opened:
+        link.click()
+    expect(opened.value.get_by_role("heading", level=1)).to_have_text("Overview")
+    expect(opened.value.get_by_text("tonight · resnet101").first).to_be_visible()
+    opened.value.close()
+
+
 def test_the_run_s_report_is_a_tab_of_the_run(installation: Any, page: Page) -> None:
     dag = "tonight__resnet101"
     (run,) = installation.api.runs(dag)
