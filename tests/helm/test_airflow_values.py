@@ -150,3 +150,11 @@ def test_each_revision_prepares_by_a_job_of_its_own() -> None:
         return str(job["metadata"]["name"])
 
     assert len({name(values, 1), name(values, 2), name(again, 1)}) == 3, "GitOps renders each as the first revision"
+
+
+def test_dags_from_git_are_not_defeated_by_the_image() -> None:
+    """The chart mounts them over Airflow's own folder, and a variable would outweigh what it configures."""
+    dockerfile = (REPOSITORY / "images" / "airflow" / "Dockerfile").read_text()
+
+    assert "DAGS_FOLDER" not in dockerfile
+    assert "COPY dags /opt/airflow/dags" in dockerfile
