@@ -65,6 +65,8 @@ def test_its_page_says_how_a_backfill_takes_days_again(good: Any) -> None:
 
 def test_the_form_is_typed(good: Any) -> None:
     form = good["dags"]["flickr__resnet101"]["params"]
+    assert next(iter(form)) == "batch"
+    assert form["batch"]["format"] == "date"
     assert form["limit"]["type"] == ["integer", "null"]
     assert form["limit"]["minimum"] == 1
     assert form["max_boxes"]["maximum"] == 300

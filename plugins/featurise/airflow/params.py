@@ -1,31 +1,44 @@
-"""The form of a manual run: the fields of `RunOptions` as Airflow's typed parameters."""
+"""The form of a manual run: its day, and the fields of `RunOptions`, as Airflow's typed parameters."""
 
 from typing import Any
 
 from airflow.sdk import Param
 
+from featurise.airflow.run_context import BATCH
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run_options import RunOptions
 
+DAY = "the day whose images are featurised; empty: the last whole day, unless a partition key is given below"
 OF_FOUND_BOXES = {"min_boxes", "max_boxes"}
 """Options that mean nothing where boxes are given: each has its row."""
 
 
 def trigger_form(spec: FeatureSetSpec) -> dict[str, Param]:
-    """One parameter per option; Airflow refuses values that the option's type and bounds do not allow."""
+    """The day, then one parameter per option; Airflow refuses values that an option's type and bounds do not allow."""
     schema = RunOptions.model_json_schema()
     left_out = OF_FOUND_BOXES if spec.boxes.given is not None else set()
+    asked = {name: field for name, field in schema["properties"].items() if name not in left_out}
+    declared = _declared(spec)
     return {
-        name: _param(field, schema.get("$defs", {}))
-        for name, field in schema["properties"].items()
-        if name not in left_out
+        BATCH: Param(None, title="Day", type=["string", "null"], format="date", description=DAY),
+        **{name: _param(field, schema.get("$defs", {}), declared.get(name)) for name, field in asked.items()},
     }
 
 
-def _param(field: dict[str, Any], definitions: dict[str, Any]) -> Param:
+def _declared(spec: FeatureSetSpec) -> dict[str, Any]:
+    """What an option that is left empty comes to."""
+    rule = spec.rule.model_dump()
+    known = {"images_per_shard": spec.images_per_shard, "lookback_days": spec.lookback_days}
+    boxes = {name: rule[name] for name in OF_FOUND_BOXES if name in rule}
+    return {**known, **boxes, "precision": str(spec.precision)}
+
+
+def _param(field: dict[str, Any], definitions: dict[str, Any], declared: Any) -> Param:
     flat = _flat(field, definitions)
     default = flat.pop("default", None)
     title = str(flat.pop("title")).replace("_", " ").capitalize()
+    if declared is not None:
+        flat["description"] += f"; empty: {declared}, as declared"
     return Param(default, title=title, **flat)
 
 

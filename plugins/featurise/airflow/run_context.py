@@ -17,7 +17,7 @@ from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
 
 BATCH = "batch"
-"""What an arrival's run has in its conf."""
+"""The day in the conf of a run: an arrival's, or one that a person has picked in the form."""
 
 
 def current_run(spec: FeatureSetSpec, context: Any = None) -> Run:
@@ -66,14 +66,18 @@ def _said(error: ErrorDetails) -> str:
 
 
 def _batch(spec: FeatureSetSpec, dag_run: Any) -> str:
-    """The run's partition, or the batch whose arrival started it; without either, the last whole day before it.
+    """The run's partition, or the day in its conf; without either, the last whole day before it.
 
-    Raises AirflowFailException when it is not a day: addresses are made of it.
+    Raises AirflowFailException when it is not a day, of which addresses are made, or when the two differ.
     """
     from featurise.declaration import batches  # boto3 comes with it, and parsing has no need of that
 
-    named = dag_run.partition_key or (dag_run.conf or {}).get(BATCH)
-    if named:
+    key, picked = dag_run.partition_key, (dag_run.conf or {}).get(BATCH)
+    if key and picked and key != picked:
+        raise AirflowFailException(
+            f"invalid run parameters: the day is {picked}, and the partition key {key}; trigger the run again with one"
+        )
+    if named := key or picked:
         try:
             return batches.day(str(named)).isoformat()
         except batches.BatchInvalid as error:

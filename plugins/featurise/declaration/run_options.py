@@ -19,7 +19,7 @@ class RunOptions(BaseModel):
 
     limit: int | None = Field(default=None, ge=1, description="at most this many images")
     keys: list[str] = Field(default=[], description="only these keys or prefixes, relative to the bucket; empty: all")
-    images_per_shard: int | None = Field(default=None, ge=1, description="images that one pod works through")
+    images_per_shard: int | None = Field(default=None, ge=1, description="images that one task works through")
     min_boxes: int | None = Field(default=None, ge=1, le=300, description="boxes kept at the least")
     max_boxes: int | None = Field(default=None, ge=1, le=300, description="boxes kept at the most")
     precision: Precision | None = Field(default=None, description="arithmetic of the network")
@@ -32,7 +32,7 @@ class RunOptions(BaseModel):
     force: bool = Field(
         default=False, description="featurise again what is done already; of earlier days only with look back days"
     )
-    dry_run: bool = Field(default=False, description="plan and report, start no pod")
+    dry_run: bool = Field(default=False, description="plan and report, featurise nothing")
 
     @model_validator(mode="before")
     @classmethod

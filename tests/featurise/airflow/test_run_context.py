@@ -59,6 +59,23 @@ def test_a_run_triggered_with_an_options_former_name_works_as_before(
         assert run_context.current_run(spec, asked).spec.lookback_days == days
 
 
+def test_the_form_begins_with_the_day_and_says_what_is_declared(spec: FeatureSetSpec) -> None:
+    form = params.trigger_form(spec)
+    assert next(iter(form)) == "batch"
+    assert (form["batch"].schema["format"], form["batch"].schema["title"]) == ("date", "Day")
+    assert form["max_boxes"].description.endswith("; empty: 36, as declared")
+    assert form["precision"].description.endswith("; empty: fp32, as declared")
+    picked = {name: param.resolve() for name, param in form.items()} | {"batch": "2026-11-23"}
+    assert run_context.current_run(spec, context(conf=picked, **picked)).batch == "2026-11-23"
+
+
+def test_a_day_beside_another_partition_key_starts_no_run(spec: FeatureSetSpec) -> None:
+    asked = context(conf={"batch": "2026-11-23"})
+    asked["dag_run"].partition_key = "2026-11-22"
+    with pytest.raises(AirflowFailException, match="the day is 2026-11-23, and the partition key 2026-11-22; trigger"):
+        run_context.current_run(spec, asked)
+
+
 @pytest.mark.parametrize("batch", ["../../private", "20261123", "tonight"])
 def test_a_batch_that_is_no_day_starts_no_run(spec: FeatureSetSpec, batch: str) -> None:
     with pytest.raises(AirflowFailException, match=r"batch '.*': (expected a day|write it 2026-11-23)"):
