@@ -132,7 +132,9 @@ PROMETHEUS := .cache/prometheus
 .PHONY: prometheus
 prometheus:
 	@command -v prometheus >/dev/null || [ -x $(PROMETHEUS)/usr/bin/prometheus ] || { \
-		mkdir -p $(PROMETHEUS) && cd $(PROMETHEUS) && apt-get download -qq prometheus && dpkg -x prometheus_*.deb . ; } || { \
+		mkdir -p $(PROMETHEUS) && cd $(PROMETHEUS) && \
+		{ apt-get download -qq prometheus 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus; }; } && \
+		dpkg -x prometheus_*.deb . ; } || { \
 		echo "the tests need Prometheus; install it, or let apt-get download it" >&2; exit 1; }
 
 .PHONY: lint

@@ -23,6 +23,7 @@ SHORT = 80
 STATED_ELSEWHERE = {
     "axe-playwright-python": "MIT",  # its file LICENSE; the axe-core in it is under MPL-2.0
     "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",  # names other packages and has no file; NVIDIA's EULA holds for it
+    "openlineage-sql": "Apache-2.0",  # the LICENSE of its repository, github.com/OpenLineage/OpenLineage
 }
 """Packages whose metadata says nothing of their licence."""
 
