@@ -335,6 +335,24 @@ def test_a_name_that_makes_no_id_is_a_reject_and_the_night_goes_on(spec, upload,
     assert "cannot name an HDF5 group" in reject.detail
 
 
+@pytest.mark.parametrize(("letter", "shown"), [("\0", "%00"), ("\ud83d", "%ED%A0%BD")], ids=["NUL", "surrogate"])
+def test_a_key_that_no_database_takes_is_a_reject_once(spec, upload, night, monkeypatch, letter, shown):
+    # The tests' store refuses such keys; others list them.
+    listing = storage.listing
+
+    def listed(uri: str):
+        for item in listing(uri):
+            yield dataclasses.replace(item, key=item.key.replace("a=b", f"a{letter}b"))
+
+    monkeypatch.setattr(storage, "listing", listed)
+    upload({f"{DAY}/a=b.jpg": b"odd", f"{DAY}/b.jpg": b"b"})
+    night(DAY)
+    assert (day().found, day().done, day().rejected) == (2, 1, 1)
+    assert states(f"a{shown}b") == ["rejected"]
+    again = discovered(spec, DAY, "again")
+    assert (again.fresh, again.refused) == (0, 0)
+
+
 def test_a_store_that_lists_by_folder_is_compared_as_well_as_any(spec, upload, night):
     upload({f"{DAY}/{name}.jpg": name.encode() for name in ("a/one", "a-b/two", "a.b", "a0", "Z", "\u00e9")})
     listed = [item.key for item in storage.listing(f"s3://{spec.bucket}/{spec.prefix}{DAY}/")]

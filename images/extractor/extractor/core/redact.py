@@ -28,7 +28,8 @@ _SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|PRIVATE|FERN
 _NO_SECRET = re.compile(r"_(FILE|PATH|URI|URL|ARN|NAME|CMD)$", re.IGNORECASE)
 
 
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""Letters that databases and UTF-8 files do not take."""
 
 
 def fit(text: str, longest: int = LONGEST) -> str:
@@ -48,7 +49,7 @@ def fit_all(value: Any) -> Any:
 
 def storable(text: str) -> str:
     """The text with a replacement character for each NUL and lone surrogate."""
-    return _UNSTORABLE.sub(REPLACED, text)
+    return UNSTORABLE.sub(REPLACED, text)
 
 
 def bounded(text: str, longest: int = LONGEST) -> str:

@@ -22,7 +22,7 @@ from featurise.registry import feature_sets, image_ids, leases, outcomes, upsert
 from featurise.registry.image_ids import Owner
 from featurise.registry.session import reading, writing
 from featurise.registry.upsert import Row
-from featurise.steps.discover import diff, external_sort, given_boxes, readiness
+from featurise.steps.discover import diff, external_sort, given_boxes, keys, readiness
 from featurise.steps.discover.diff import Tally
 from featurise.steps.discover.given_boxes import Fresh, GivenBoxes
 from featurise.steps.discover.second_look import confirm_gone
@@ -205,16 +205,22 @@ def _new(
 ) -> Iterator[Fresh]:
     spec = seen.run.spec
     for prefix, batch_of in batches.scans(spec, leased):
-        listed = external_sort.by_key(storage.listing(f"s3://{spec.bucket}/{prefix}"))
+        odd: set[str] = set()
+        listed = external_sort.by_key(keys.storable(storage.listing(f"s3://{spec.bucket}/{prefix}"), odd))
         images = (seen.given.versioned(item) for item in listed if batches.is_image(spec, item.key))
         known = outcomes.known(connection, number, prefix)
         for item, batch in diff.new(images, known, batch_of, seen.tally, force=options.force):
             if options.keys and not item.key.startswith(tuple(options.keys)):
                 continue
+            why = keys.WHY if item.key in odd else None
             try:
-                yield _entry(spec, item, batch)
+                image = _entry(spec, item, batch)
             except ValidationError as error:
-                seen.rejected.append(_unusable(seen.run.on(batch), item, error))
+                why = str(error.errors()[0]["msg"])
+            if why is None:
+                yield image
+            else:
+                seen.rejected.append(_unusable(seen.run.on(batch), item, why))
                 seen.tally.rejected[batch] += 1
 
 
@@ -224,11 +230,11 @@ def _entry(spec: FeatureSetSpec, item: ObjectInfo, batch: str) -> Fresh:
     return Fresh(key=item.key, etag=item.etag, size=item.size, image_id=name, bucket=elsewhere, batch=batch)
 
 
-def _unusable(run: Run, item: ObjectInfo, error: ValidationError) -> Row:
-    """The row of an image that has no usable id."""
+def _unusable(run: Run, item: ObjectInfo, detail: str) -> Row:
+    """The row of an image whose key or id cannot be used."""
     name = batches.image_id_of(run.spec, item.key, run.batch)
     facts = {"key": item.key, "etag": item.etag, "size": item.size, "image_id": name}
-    why = {"reason": RejectReason.UNSUPPORTED.value, "detail": error.errors()[0]["msg"]}
+    why = {"reason": RejectReason.UNSUPPORTED.value, "detail": detail}
     return facts | why | {"batch": run.batch, "run_id": run.run_id}
 
 
