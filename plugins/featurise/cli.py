@@ -16,6 +16,7 @@ from extractor.core.exit_codes import ExtractorError
 from featurise.cluster.command import check_cluster
 from featurise.console import AsJson, console, errors, lines, moment, say, say_json, table, warn
 from featurise.declaration import load as declaration
+from featurise.declaration import starter
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.former_names import FormerName
 from featurise.declaration.load import Broken
@@ -40,6 +41,26 @@ def migrate() -> None:
     """Bring the registry's tables to this version."""
     revision = schema.migrate(engine.of(settings().registry))
     say(f"the registry has schema {revision}")
+
+
+@app.command
+def init(uri: str, /, *, out: Path = Path("featurise.yaml")) -> None:
+    """Look at a bucket, and write a declaration for it with comments, to be completed.
+
+    Parameters
+    ----------
+    uri
+        Below what the images are: s3://bucket/prefix.
+    out
+        The file to write; one that is there stays as it is.
+    """
+    found = starter.look(uri)
+    try:
+        with out.open("x") as file:
+            file.write(starter.text(found))
+    except FileExistsError as error:
+        raise FeaturiseError(f"{out} is there already, and stays as it is; name another file with --out") from error
+    say(f"{starter.told(found)}; {out} is written. Fill in the weights, then: featurise check {out}")
 
 
 @app.command

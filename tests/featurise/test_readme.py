@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.declaration.load import load
+from featurise.declaration.load import Broken, load
 
 README = Path("README.md").read_text()
 
@@ -14,7 +14,9 @@ def test_the_declaration_of_the_next_steps_needs_a_checksum_and_no_more(tmp_path
     assert len(declared.splitlines()) <= 10
     file = tmp_path / "featurise.yaml"
     file.write_text(declared)
-    assert not [one for one in load(file) if isinstance(one, FeatureSetSpec)], "what check printed is still to be put in"
+    assert not [one for one in load(file) if isinstance(one, FeatureSetSpec)], (
+        "what check printed is still to be put in"
+    )
     file.write_text(declared.replace("<what check printed>", "ab" * 32))
     (spec,) = load(file)
     assert isinstance(spec, FeatureSetSpec)
