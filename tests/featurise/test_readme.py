@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.declaration.load import Broken, load
+from featurise.declaration.load import load
 
 README = Path("README.md").read_text()
 
