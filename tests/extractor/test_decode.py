@@ -355,6 +355,13 @@ def test_what_one_image_costs_is_bounded(limits: DecodeLimits, told: str):
     assert decode(LARGE).shape == (3000, 3000, 3)
 
 
+def test_what_earlier_images_left_free_gives_no_image_more_memory():
+    for _ in range(4):
+        decode(LARGE)
+    with pytest.raises(Undecodable, match="more memory than 10,000,000 bytes"):
+        decode(LARGE, DecodeLimits(bytes=10_000_000, bytes_a_pixel=1))
+
+
 def after(ended_by: signal.Signals, limits: DecodeLimits) -> np.ndarray:
     """An image decoded by a process that receives a signal in between."""
     with Decoders().opened(JPEG, limits) as image:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
+from extractor.core import memory
 from extractor.core.backbone_specs import Precision
-from extractor.pipeline import machine
 from resnext101_mmf.batched import by_channel
 from resnext101_mmf.config import BoxHead
 from resnext101_mmf.cpu.gathered import gathered
@@ -47,7 +47,7 @@ def arrange(network: Network, head: BoxHead, device: torch.device, precision: Pr
     network.to(device, DTYPES[precision]).to(memory_format=memory_format(precision))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision is Precision.TF32
     if device.type == "cpu":
-        machine.keep_freed_memory()
+        memory.keep_freed()
         if DTYPES[precision] is torch.float32 and not batched:
             _rearrange_heads(network, head)
     return network

@@ -1,5 +1,6 @@
-"""What processes took of this machine's memory, in words for people."""
+"""How glibc deals with freed memory, and what processes took of this machine's, in words for people."""
 
+import ctypes
 import re
 import resource
 from pathlib import Path
@@ -9,6 +10,29 @@ CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/
 NO_LIMIT = 2**60
 """Bytes; what cgroup v1 says where there is none lies above."""
 KIB_PER_GIB = 1024**2
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+"""Of glibc's mallopt."""
+
+
+def return_freed() -> None:
+    """Have glibc return large blocks, such as images, to the system as soon as they are freed.
+
+    By default it learns to keep blocks of up to 32 MiB on its heap, where small ones come to lie between them and hold
+    their place.
+    """
+    _mallopt(M_MMAP_THRESHOLD, 1024 * 1024)
+
+
+def keep_freed() -> None:
+    """Have glibc reuse the pages of freed activations, which it otherwise returns and faults in at every layer."""
+    _mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    _mallopt(M_MMAP_MAX, 0)
+
+
+def _mallopt(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(option, value)
 
 
 def peak(who: int, name: str) -> str:

@@ -1,6 +1,5 @@
 """What the extractor needs to know of the machine and the process that it runs in."""
 
-import ctypes
 import os
 import re
 import shutil
@@ -14,8 +13,6 @@ from extractor.core.exit_codes import StorageError, UsageError
 from extractor.gpu.faults import unusable
 
 DEVICES = Path("/dev")
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
-"""Of glibc's mallopt."""
 
 
 def device_of(name: str) -> torch.device:
@@ -60,33 +57,12 @@ def git_commit() -> str:
     return found.stdout.strip() if found.returncode == 0 else "unknown"
 
 
-def return_freed_memory() -> None:
-    """Have glibc return large blocks, such as images, to the system as soon as they are freed.
-
-    By default it learns to keep blocks of up to 32 MiB on its heap, where small ones come to lie between them and hold
-    their place.
-    """
-    _mallopt(M_MMAP_THRESHOLD, 1024 * 1024)
-
-
 def short_of_memory(error: Exception) -> bool:
     """Whether an error says that this machine's memory does not suffice, whichever library raises it."""
     if isinstance(error, MemoryError):
         return True
     # OpenCV's and torch's, which are classes of their own.
     return getattr(error, "code", None) == -4 or "DefaultCPUAllocator" in str(error)
-
-
-def keep_freed_memory() -> None:
-    """Have glibc reuse the pages of freed activations, which it otherwise returns and faults in at every layer."""
-    _mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    _mallopt(M_MMAP_MAX, 0)
-
-
-def _mallopt(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(option, value)
 
 
 def check_disk(needed: int, *folders: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from extractor import __version__
 from extractor.backbone import Backbone, Checkpoint, Loader, Options
-from extractor.core import storage
+from extractor.core import memory, storage
 from extractor.core.backbone_specs import (
     ClsProb,
     FeaturesDtype,
@@ -92,7 +92,7 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
     identity = f"{request.manifest.sha256}:{planned}"
     answers = None
     if device.type != "cpu":
-        machine.return_freed_memory()
+        memory.return_freed()
         check_card(device, request.precision)
     if startup.is_needed(device):
         answers = KnownAnswers(card_of(device), request.precision)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from extractor import log, stage_timer
 from extractor.backbone import Backbone, Loader, Options, Pending, Prepared, loader
-from extractor.core import manifest
+from extractor.core import manifest, memory
 from extractor.core.backbone_specs import Precision, box_rule, specs
 from extractor.core.contract import Regions
 from extractor.pipeline import machine
@@ -243,7 +243,7 @@ app.command(given_bench.bench, name="given")
 def blank(images: int, folder: Path) -> None:
     """Run the blank network over this many images and print this process's peak memory in MiB."""
     log.configure(quiet=True)
-    machine.return_freed_memory()  # as a run on a GPU does
+    memory.return_freed()  # as a run on a GPU does
     request = Request(
         backbone="resnet101",
         manifest=(listed := manifest.of_images(str(folder / str(images)))),

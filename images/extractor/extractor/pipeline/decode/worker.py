@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from extractor.core import memory
 from extractor.core.rejection import RejectReason, Undecodable
 from extractor.pipeline.decode import header
 from extractor.pipeline.decode.facts import Reader
@@ -51,7 +52,8 @@ def serve(connection: socket.socket) -> None:
     """Answer requests until the other side closes the connection."""
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    memory, told = AddressSpace(), StandardError()
+    memory.return_freed()  # what an earlier image left free would come on top of the next one's limit
+    space, told = AddressSpace(), StandardError()
     _send(connection, {"ready": True})
     while True:
         message, files, _, _ = socket.recv_fds(connection, 4096, 1)
@@ -61,10 +63,10 @@ def serve(connection: socket.socket) -> None:
         # A process that takes more CPU time than this is ended by the kernel, whatever code it is in.
         signal.setitimer(signal.ITIMER_PROF, request["seconds"])
         try:
-            answer = _answer(connection, files[0], request, memory, told)
+            answer = _answer(connection, files[0], request, space, told)
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
-            memory.release()
+            space.release()
             os.close(files[0])
         if isinstance(answer, dict):
             _send(connection, answer)
@@ -74,23 +76,23 @@ def serve(connection: socket.socket) -> None:
 
 
 def _answer(
-    connection: socket.socket, file: int, request: dict[str, Any], memory: AddressSpace, told: StandardError
+    connection: socket.socket, file: int, request: dict[str, Any], space: AddressSpace, told: StandardError
 ) -> NDArray[np.uint8] | dict[str, Any]:
     """The pixels, or what becomes of the image in their place."""
     try:
         with mmap(file, 0, access=ACCESS_READ) as data:
-            memory.allow(request["bytes"])
+            space.allow(request["bytes"])
             kind, found = header.look(data)
             header.check(found, request["max_pixels"])
             _send(connection, {"pixels": found.pixels})
             if not connection.recv(4096):
                 sys.exit(0)
-            memory.allow(request["bytes"] + request["bytes_a_pixel"] * found.pixels)
+            space.allow(request["bytes"] + request["bytes_a_pixel"] * found.pixels)
             return np.ascontiguousarray(read(file, data, kind, Reader(request["reader"]), told))
     except Undecodable as error:
         return _reject(error.reason, str(error))
     except MemoryError as error:
-        if memory.was_limited:
+        if space.was_limited:
             return {"memory": str(error)}
         limit = f"{request['bytes']:,} bytes and {request['bytes_a_pixel']} a pixel"
         return _reject(RejectReason.TOO_COSTLY, f"decoding it takes more memory than {limit} ({error})")
