@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import insert, select, update
 
 from extractor.core.exit_codes import Summary
 from featurise.declaration.feature_set import FeatureSetSpec
@@ -162,7 +162,7 @@ def seen(attempt: int, *, node: str | None = None, message: str = "") -> None:
         connection.execute(
             update(GpuAttempt)
             .where(GpuAttempt.id == attempt, GpuAttempt.ended_at.is_(None))
-            .values(node=func.coalesce(node, GpuAttempt.node), message=message)
+            .values(message=message, **_known(node))
         )
 
 
@@ -229,6 +229,14 @@ def _fault(evidence: Evidence) -> Fault:
     return read([own, evidence.message, evidence.pod_message, evidence.waiting_message, *events, *evidence.log_tail])
 
 
+def _known(node: str | None) -> dict[str, str]:
+    """The column of a node, left as it is where nothing says which: an attempt's end may not, when it was seen before.
+
+    A value of the column, and no part of an expression, which would not be made storable.
+    """
+    return {} if node is None else {"node": node}
+
+
 def _close(
     attempt: int, node: str | None, summary: Summary | None, speaks_against: Fault | None = None, **columns: object
 ) -> None:
@@ -240,8 +248,7 @@ def _close(
         closed = connection.execute(
             update(GpuAttempt)
             .where(GpuAttempt.id == attempt, GpuAttempt.ended_at.is_(None))
-            # The node that it was seen on, where nothing at its end says which.
-            .values(node=func.coalesce(node, GpuAttempt.node), ended_at=now, **done, **columns)
+            .values(ended_at=now, **_known(node), **done, **columns)
             .returning(GpuAttempt.started_at, GpuAttempt.exit_code, GpuAttempt.node)
         ).first()
         if closed is None or (node := closed.node) is None:
