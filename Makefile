@@ -168,7 +168,7 @@ bench: setup ## measure both detectors, the registry, discovery, HDF5, exports a
 	$(EXTRACTOR)/bin/python -m extractor.bench
 	$(CONTROL)/bin/python -m featurise_demo.bench
 	$(CONTROL)/bin/python -m featurise_demo.export_bench
-	$(CONTROL)/bin/python tests/kubernetes/bench.py
+	PYTHONPATH=tests/featurise/helpers $(CONTROL)/bin/python tests/kubernetes/bench.py
 
 .PHONY: lock
 lock: $(UV) ## resolve both environments again
