@@ -338,30 +338,6 @@ def test_scans_are_counted(monkeypatch):
     assert rejected.value.reason is RejectReason.TOO_COSTLY
 
 
-LARGE = encoded(blots(3000, 3000), "PNG", compress_level=1)
-
-
-@pytest.mark.parametrize(
-    ("limits", "told"),
-    [
-        (DecodeLimits(seconds=0.03), "more than 0.03 seconds of CPU time"),
-        (DecodeLimits(bytes=10_000_000, bytes_a_pixel=1), "more memory than 10,000,000 bytes and 1 a pixel"),
-    ],
-)
-def test_what_one_image_costs_is_bounded(limits: DecodeLimits, told: str):
-    with pytest.raises(Undecodable, match=told) as rejected:
-        decode(LARGE, limits)
-    assert rejected.value.reason is RejectReason.TOO_COSTLY
-    assert decode(LARGE).shape == (3000, 3000, 3)
-
-
-def test_what_earlier_images_left_free_gives_no_image_more_memory():
-    for _ in range(4):
-        decode(LARGE)
-    with pytest.raises(Undecodable, match="more memory than 10,000,000 bytes"):
-        decode(LARGE, DecodeLimits(bytes=10_000_000, bytes_a_pixel=1))
-
-
 def after(ended_by: signal.Signals, limits: DecodeLimits) -> np.ndarray:
     """An image decoded by a process that receives a signal in between."""
     with Decoders().opened(JPEG, limits) as image:
