@@ -30,7 +30,7 @@ class Alerts(Section):
         default=True, description="whether warnings of files are told: numbers unlike earlier nights', copies"
     )
     no_gpu_minutes: int | None = Field(default=60, ge=1, description="minutes that attempts may find no free GPU")
-    node_held: bool = Field(default=True, description="whether a node that is held back is told")
+    node_held: bool = Field(default=True, description="whether to tell people when a node is held back")
     finished_by: str | None = Field(
         default=None, description="time of day, in the schedule's zone, by which a night is to be finished: `06:30`"
     )

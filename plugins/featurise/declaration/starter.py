@@ -22,7 +22,7 @@ class NothingThere(FeaturiseError):
 
 @dataclass
 class Layout:
-    """What lies below a prefix. Counts are of objects that look like images by their name."""
+    """What a bucket holds under a prefix. Counts are of objects that look like images by their name."""
 
     bucket: str
     prefix: str
