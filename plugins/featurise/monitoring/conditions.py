@@ -14,6 +14,7 @@ from featurise.monitoring.alert import Alert, Kind
 from featurise.monitoring.facts import BatchFacts, NightFacts, NoGpu
 from featurise.monitoring.watch import Leftover
 from featurise.registry.nodes import Hold, Trouble
+from featurise.steps.report.verdict import MEND_DISCOVERY
 
 DRIFTED = 3
 """Files with drift that a message lists; the run's report has them all."""
@@ -93,7 +94,7 @@ def _drifted(spec: FeatureSetSpec, facts: NightFacts) -> Iterable[Told]:
 
 def _todo(facts: NightFacts) -> str:
     if not facts.looked:
-        return "See the log of the task discover, mend what it names, and clear the run's failed tasks."
+        return MEND_DISCOVERY
     if facts.pending:
         return "See why in the run's attempts, mend it, then clear the run's failed tasks; what is done is skipped."
     return "Nothing waits. Look at the run's report, and decide whether the new images are what was expected."

@@ -93,11 +93,8 @@ def of_run(connection: Connection, run: Run) -> NightFacts | None:
 
 def _shards(found: RunSummary) -> tuple[int, int, dict[str, int]]:
     """How many shards were planned and failed, and why attempts at those failed."""
-    registered = {file.name for file in found.files}
-    planned = [shard.name for shard in found.plan.shards] if found.plan is not None else []
-    failed = {name for name in planned if name not in registered}
-    reasons = Counter(one.reason for one in found.attempts if one.shard in failed and one.reason is not None)
-    return len(planned), len(failed), dict(reasons)
+    planned = len(found.plan.shards) if found.plan is not None else 0
+    return planned, len(found.unregistered), dict(Counter(one.reason for one in found.unrepaired if one.reason))
 
 
 def batches(connection: Connection, feature_set: str) -> dict[str, BatchFacts]:

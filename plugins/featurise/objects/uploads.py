@@ -3,13 +3,11 @@
 import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NoReturn
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from extractor.core import storage
-from extractor.core.exit_codes import StorageError
-from extractor.core.patience import StoreDown
+from extractor.core.storage_errors import fail
 
 GONE = "NoSuchUpload"
 
@@ -37,7 +35,7 @@ def unfinished(prefix: str, before: datetime.datetime) -> Iterator[Upload]:
                 if one["Key"].startswith(key) and one["Initiated"] < before:
                     yield Upload(f"s3://{bucket}/{one['Key']}", one["UploadId"], one["Initiated"])
     except (ClientError, BotoCoreError) as error:
-        _fail("listing the unfinished uploads of", prefix, error)
+        fail(prefix, "listing the unfinished uploads of", error)
 
 
 def abort(upload: Upload) -> None:
@@ -50,16 +48,6 @@ def abort(upload: Upload) -> None:
         storage.client().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload.id)
     except ClientError as error:
         if error.response.get("Error", {}).get("Code") != GONE:
-            _fail("ending an upload to", upload.uri, error)
+            fail(upload.uri, "ending an upload to", error)
     except BotoCoreError as error:
-        _fail("ending an upload to", upload.uri, error)
-
-
-def _fail(doing: str, uri: str, error: ClientError | BotoCoreError) -> NoReturn:
-    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
-    if code == "NoSuchBucket":
-        raise storage.NoSuchBucket(f"{doing} {uri}: its bucket does not exist at {storage.endpoint()}") from error
-    kind = StorageError if isinstance(error, ClientError) else StoreDown
-    raise kind(
-        f"{doing} {uri} at {storage.endpoint()}: {error}; check that the store is up and that its key may do so"
-    ) from error
+        fail(upload.uri, "ending an upload to", error)

@@ -9,12 +9,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, ForeignKey, Index, delete, insert, or_, select, text, update
+from sqlalchemy import Connection, ForeignKey, delete, insert, or_, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from extractor.core.redact import fit_all
 from featurise.registry.bulk import insert_into
-from featurise.registry.models import Base, Words
+from featurise.registry.models import Base, Words, index_while_null
 
 CLAIM = datetime.timedelta(minutes=5)
 """For sending one message; then another may."""
@@ -24,16 +24,7 @@ class AlertRow(Base):
     """Something that needed, or needs, a person: at most one is open about the same subject."""
 
     __tablename__ = "alerts"
-    __table_args__ = (
-        Index(
-            "alerts_open",
-            "kind",
-            "subject",
-            unique=True,
-            postgresql_where=text("closed_at IS NULL"),
-            sqlite_where=text("closed_at IS NULL"),
-        ),
-    )
+    __table_args__ = (index_while_null("alerts_open", "kind", "subject", null="closed_at", unique=True),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str]
@@ -50,14 +41,7 @@ class AlertMessage(Base):
     """One message about an alert, to one channel: that it is there, or that it is over."""
 
     __tablename__ = "alert_messages"
-    __table_args__ = (
-        Index(
-            "alert_messages_unsent",
-            "alert_id",
-            postgresql_where=text("sent_at IS NULL"),
-            sqlite_where=text("sent_at IS NULL"),
-        ),
-    )
+    __table_args__ = (index_while_null("alert_messages_unsent", "alert_id", null="sent_at"),)
 
     alert_id: Mapped[int] = mapped_column(ForeignKey("alerts.id"), primary_key=True)
     channel: Mapped[str] = mapped_column(primary_key=True)

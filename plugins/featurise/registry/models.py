@@ -89,6 +89,12 @@ class Base(DeclarativeBase):
     type_annotation_map = {datetime.datetime: Moment, str: Storable, dict[str, Any]: JSON, list[Any]: JSON}
 
 
+def index_while_null(name: str, *columns: str, null: str, unique: bool = False) -> Index:
+    """An index of the rows that are open: those in which the column `null` is NULL."""
+    open_rows = text(f"{null} IS NULL")
+    return Index(name, *columns, unique=unique, postgresql_where=open_rows, sqlite_where=open_rows)
+
+
 class Registry(Base):
     """Who this registry is: one row, made with the table, that goes wherever the registry's backups go."""
 
@@ -257,9 +263,7 @@ class GpuAttempt(Base):
         Index("gpu_attempts_by_batch", "batch", "id"),
         Index("gpu_attempts_by_run", "run_id", "id"),
         Index("gpu_attempts_by_start", "started_at", "feature_set_id", "reason", "node"),
-        Index(
-            "gpu_attempts_open", "id", postgresql_where=text("ended_at IS NULL"), sqlite_where=text("ended_at IS NULL")
-        ),
+        index_while_null("gpu_attempts_open", "id", null="ended_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -295,16 +299,7 @@ class Incident(Base):
     """Trouble with one thing that several attempts met: at most one is open about the same subject."""
 
     __tablename__ = "incidents"
-    __table_args__ = (
-        Index(
-            "incidents_open",
-            "kind",
-            "subject",
-            unique=True,
-            postgresql_where=text("closed_at IS NULL"),
-            sqlite_where=text("closed_at IS NULL"),
-        ),
-    )
+    __table_args__ = (index_while_null("incidents_open", "kind", "subject", null="closed_at", unique=True),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str]
@@ -325,15 +320,7 @@ class NodeHold(Base):
     """A node that shards are kept away from, since an incident or at a person's word; rows stay as a record."""
 
     __tablename__ = "node_holds"
-    __table_args__ = (
-        Index(
-            "node_holds_open",
-            "node",
-            unique=True,
-            postgresql_where=text("released_at IS NULL"),
-            sqlite_where=text("released_at IS NULL"),
-        ),
-    )
+    __table_args__ = (index_while_null("node_holds_open", "node", null="released_at", unique=True),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     node: Mapped[str] = mapped_column(NodeName)

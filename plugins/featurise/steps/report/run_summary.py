@@ -15,7 +15,7 @@ from featurise.registry.session import reading
 from featurise.registry.statistics import Statistics
 from featurise.steps.discover import step as discover
 from featurise.steps.discover.step import Discovered
-from featurise.steps.plan import Plan, made
+from featurise.steps.plan import Plan, Shard, made
 from featurise.steps.validate.shard_file import Sample
 
 NIGHTS = 14
@@ -84,15 +84,26 @@ class RunSummary(BaseModel):
     nights: list[EarlierBatch] = []
 
     @property
+    def unregistered(self) -> list[Shard]:
+        """Planned shards that have no registered file."""
+        registered = {file.name for file in self.files}
+        return [shard for shard in self.plan.shards if shard.name not in registered] if self.plan is not None else []
+
+    @property
+    def unrepaired(self) -> list[Tried]:
+        """Failed attempts at shards that have no registered file."""
+        registered = {file.name for file in self.files}
+        return [one for one in self.attempts if one.reason is not None and one.shard not in registered]
+
+    @property
     def counts(self) -> dict[str, int]:
         """Images of the run: found, new, featurised, rejected (at once, or when tried), still to do; and files."""
         found = self.discovered or Discovered(batch=self.batch, listing_uri="")
         done = sum(file.images for file in self.files) - self.given_away
         rejected = sum(file.rejects for file in self.files) + self.given_away
-        registered = {file.name for file in self.files}
-        shards = self.plan.shards if self.plan is not None else []
+        planned = self.plan is not None and self.plan.shards
         # Without a plan, everything that was discovered is still to do.
-        pending = sum(shard.images for shard in shards if shard.name not in registered) if shards else found.fresh
+        pending = sum(shard.images for shard in self.unregistered) if planned else found.fresh
         return {
             "found": found.found,
             "new": done + rejected + pending,

@@ -9,6 +9,8 @@ from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.failures.taxonomy import RULES, Reason
 from featurise.steps.report.run_summary import RunSummary, Tried
 
+MEND_DISCOVERY = "See the log of the task discover, mend what it names, and clear the run's failed tasks."
+
 
 @dataclass(frozen=True)
 class Trouble:
@@ -43,8 +45,7 @@ class Verdict:
 def of(spec: FeatureSetSpec, run: RunSummary) -> Verdict:
     """The verdict on a run that has ended, or stands where it stood when it was reported last."""
     if run.discovered is None:
-        do = "See the log of the task discover, mend what it names, and clear the run's failed tasks."
-        return Verdict("failed", ("The run ended before it knew which images are new.", do))
+        return Verdict("failed", ("The run ended before it knew which images are new.", MEND_DISCOVERY))
     if run.discovered.left is not None:
         return Verdict("left to another run")
     if run.plan is not None and run.plan.dry_run:
@@ -58,8 +59,7 @@ def of(spec: FeatureSetSpec, run: RunSummary) -> Verdict:
 def _shards(run: RunSummary) -> str:
     if run.plan is None or not run.plan.shards:
         return "The run ended before its new images had shards; see the log of the task plan."
-    done = {file.name for file in run.files}
-    names = [shard.name for shard in run.plan.shards if shard.name not in done]
+    names = [shard.name for shard in run.unregistered]
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10:,} more" if len(names) > 10 else "")
     rest = " What the others did is published." if len(names) < len(run.plan.shards) else ""
     return f"{len(names):,} of {len(run.plan.shards):,} shards failed: {shown}.{rest}"
@@ -78,9 +78,7 @@ def _next(spec: FeatureSetSpec, waiting: int) -> str:
 
 def troubles(run: RunSummary) -> tuple[Trouble, ...]:
     """Why attempts failed at shards that are not done, the most frequent reason first."""
-    done = {file.name for file in run.files}
-    failed = [one for one in run.attempts if one.reason is not None and one.shard not in done]
-    by_reason = groupby(sorted(failed, key=lambda one: one.reason or ""), key=lambda one: one.reason or "")
+    by_reason = groupby(sorted(run.unrepaired, key=lambda one: one.reason or ""), key=lambda one: one.reason or "")
     found = [_trouble(reason, list(attempts)) for reason, attempts in by_reason]
     return tuple(sorted(found, key=lambda trouble: -trouble.attempts))
 
