@@ -17,6 +17,9 @@ EXTRACTOR := images/extractor/.venv
 CONTROL := .venv
 OURS := dags plugins images reader tests
 
+# Where a container sets it, each of the many processes would compile the thousand modules that Airflow loads anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # An environment is brought up to date when a lock, a project file or the Python has changed, and only then.
 CONTROL_READY := $(CONTROL)/.ready-$(shell { $(PYTHON) -V || true; cat requirements.lock pyproject.toml images/*/pyproject.toml reader/pyproject.toml; } 2>/dev/null | sha256sum | cut -c1-16)
 EXTRACTOR_READY := $(EXTRACTOR)/.ready-$(shell { $(PYTHON) -V || true; cat images/extractor/requirements.lock images/*/pyproject.toml reader/pyproject.toml images/resnet101-detectron2/detectron2/*; } 2>/dev/null | sha256sum | cut -c1-16)
