@@ -1,10 +1,10 @@
 """One image as each family of readers names its parts."""
 
-import base64
 import io
 from typing import Any
 
 import numpy as np
+import pybase64
 
 from extractor.core.contract import Regions
 
@@ -12,7 +12,7 @@ from extractor.core.contract import Regions
 def volta(image_id: str, found: Regions) -> dict[str, Any]:
     """VOLTA's and IGLUE's: the HDF5 fields and `img_id`; features and boxes in base64, all that every reader knows."""
     item = {field.name: getattr(found, field.name) for field in found.fields}
-    long = {name: base64.b64encode(item.pop(name).data) for name in ("features", "boxes")}
+    long = {name: pybase64.b64encode(item.pop(name).data) for name in ("features", "boxes")}
     return {"img_id": image_id, **item, **long}  # last: see `pickles.dumps`
 
 
@@ -73,7 +73,7 @@ def vilbert(image_id: str, found: Regions) -> dict[str, Any]:
         "image_h": str(found.img_h),
         "image_w": str(found.img_w),
         "num_boxes": str(len(found.features)),
-        **{name: base64.b64encode(array.data) for name, array in arrays.items()},
+        **{name: pybase64.b64encode(array.data) for name, array in arrays.items()},
     }
 
 

@@ -1,6 +1,5 @@
 """Tables with a line for each image, tab-separated, arrays in base64, no header: LXMERT's, caffe's and Oscar's."""
 
-import base64
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from typing import BinaryIO, ClassVar
 
 import h5py
 import numpy as np
+import pybase64
 from numpy.typing import NDArray
 
 from extractor.core.contract import Regions
@@ -157,4 +157,4 @@ class Oscar(Tsv):
 
 
 def _base64(array: Array) -> bytes:
-    return base64.b64encode(array.tobytes())
+    return pybase64.b64encode(array.tobytes())
