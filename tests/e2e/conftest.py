@@ -184,10 +184,10 @@ def _third_backbone(folder: Path) -> dict[str, str]:
     ]
     where: list[str | Path] = ["--python", sys.executable, "--target", installed]
     subprocess.run([*install, *where, ROOT / "tests/tiny_backbone"], check=True)
-    python = state.EXTRACTOR.with_name("python")
-    subprocess.run([python, installed / "tiny_backbone.py", checkpoint], check=True)
-    return {
-        "PYTHONPATH": str(installed),
+    found = {"PYTHONPATH": str(installed)}
+    make: list[str | Path] = [state.EXTRACTOR, "weights", "make", "tiny", checkpoint]
+    subprocess.run(make, check=True, env=os.environ | found)
+    return found | {
         "TINY_WEIGHTS": str(checkpoint),
         "TINY_SHA256": sha256_of(checkpoint),
     }

@@ -30,6 +30,16 @@ def test_synthetic_checkpoint_is_made_and_recognised(command, tmp_path, backbone
     assert hashlib.sha256(path.read_bytes()).hexdigest() in text
 
 
+def test_a_third_backbone_makes_its_own_synthetic_checkpoint(command, tmp_path, tiny_backbone, monkeypatch):
+    code, text = command("weights", "make", tiny_backbone, tmp_path / "tiny.pt")
+    assert (code, "synthetic tiny checkpoint" in text) == (0, True)
+    code, text = command("weights", "check", tmp_path / "tiny.pt")
+    assert (code, "a tiny checkpoint, synthetic weights" in text) == (0, True)
+    monkeypatch.setattr("extractor.backbone.entry_points", lambda **_: ())
+    code, text = command("weights", "make", tiny_backbone, tmp_path / "other.pt")
+    assert (code, "no synthetic checkpoint of tiny can be made" in text) == (2, True)
+
+
 def test_other_files_are_no_checkpoint(command, tmp_path):
     path = tmp_path / FILES["resnet101"]
     path.write_bytes(b"not a pickle")

@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extractor.tools import synthetic_checkpoint
-from extractor.tools.synthetic_checkpoint import State
+import resnet101_detectron2.synthetic
+import resnext101_mmf.synthetic
+from extractor.tools import synthetic_checkpoint, synthetic_tensors
+from extractor.tools.synthetic_checkpoint import Recipe
+from extractor.tools.synthetic_tensors import State
 
+MADE = {"resnet101": resnet101_detectron2.synthetic, "resnext101": resnext101_mmf.synthetic}
 GOLDEN = Path(__file__).parents[1] / "golden"
 HEADS = ("predictor.cls_score.", "predictor.cls_embedding.", "predictor.fc_attr.", "predictor.attr_score.", "fc7.")
 QUANTILES = (1, 50, 99)
@@ -18,14 +22,9 @@ TRAINED_OBJECTS, TRAINED_ATTRIBUTES = (0.091, 0.379, 0.907), (0.015, 0.157, 0.67
 
 
 def heads(backbone: str) -> State:
-    keys = (
-        synthetic_checkpoint._resnet101_keys() if backbone == "resnet101" else synthetic_checkpoint._resnext101_keys()
-    )
-    made = {
-        key: synthetic_checkpoint._tensor(backbone, 0, key, kind, shape)
-        for key, kind, shape in keys
-        if any(part in key for part in HEADS)
-    }
+    network = MADE[backbone]
+    keys = [key for key in network.listed() if any(part in key[0] for part in HEADS)]
+    made = synthetic_tensors.state(keys, network.GAINS, network.OWN, seed=0)
     return {key.split("predictor.")[-1].split("extractor.")[-1]: value for key, value in made.items()}
 
 
@@ -53,12 +52,12 @@ def log_odds(share: np.ndarray) -> np.ndarray:
     return np.log(share / (1 - np.asarray(share)))
 
 
-@pytest.mark.parametrize("backbone", ["resnet101", "resnext101"])
+@pytest.mark.parametrize("backbone", MADE)
 def test_spread_weights_have_the_confidences_of_trained_ones(backbone) -> None:
     tensors = heads(backbone)
     before, _ = confidences(backbone, tensors)
     renamed = {f"predictor.{key}": value for key, value in tensors.items()}
-    synthetic_checkpoint._spread(renamed, backbone, 0)
+    synthetic_tensors.spread(renamed, MADE[backbone].SPREAD, MADE[backbone].BACKGROUND, seed=0)
     objects, attributes = confidences(backbone, {key.removeprefix("predictor."): v for key, v in renamed.items()})
 
     def miss(found: np.ndarray, trained: tuple[float, ...]) -> float:
@@ -77,7 +76,8 @@ def test_two_may_make_the_same_file_at_once(tmp_path: Path, monkeypatch: pytest.
         both.wait(60)
         return replace(path, final)
 
-    monkeypatch.setattr(synthetic_checkpoint, "state", lambda *_, **__: {"weight": np.zeros(3, np.float32)})
+    recipe = Recipe(lambda seed, *, spread: {"weight": np.zeros(3, np.float32)}, lambda named: b"weights")
+    monkeypatch.setattr(synthetic_checkpoint, "recipe", lambda _: recipe)
     monkeypatch.setattr(Path, "replace", at_once)
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(lambda path: synthetic_checkpoint.make("resnet101", path), [tmp_path / "new" / "it"] * 2))

@@ -1,12 +1,8 @@
-"""A backbone of three layers: cells of a grid are its boxes, its features the cells' mean activations.
+"""A backbone of three layers: cells of a grid are its boxes, its features the cells' mean activations."""
 
-python -m tiny_backbone tiny.pt     # writes a synthetic checkpoint
-"""
-
-import sys
+import io
 from collections.abc import Sequence
 from math import ceil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,10 +14,11 @@ from torch import Tensor, nn
 from extractor.backbone import Backbone, Checkpoint, Options, Pending, Prepared, Unfit
 from extractor.core.contract import Regions
 from extractor.core.exit_codes import WeightsInvalid
+from extractor.tools.synthetic_checkpoint import AUTHOR, Recipe
+from extractor.tools.synthetic_tensors import State
 
 SIDE = 64
 """Pixels of the network's input, height and width."""
-SYNTHETIC = "synthetic"
 
 
 class Network(nn.Module):
@@ -91,14 +88,21 @@ def load(checkpoint: Checkpoint, options: Options) -> Tiny:
         raise WeightsInvalid(
             f"{checkpoint.path}: no checkpoint of tiny ({error}); expected {SPEC.checkpoint}"
         ) from error
-    return Tiny(network, options, synthetic=found.get("__author__") == SYNTHETIC)
+    return Tiny(network, options, synthetic=found.get("__author__") == AUTHOR)
 
 
-def make(path: Path) -> None:
-    """Write a synthetic checkpoint: its numbers mean nothing."""
-    torch.manual_seed(0)
-    torch.save({"model": Network().state_dict(), "__author__": SYNTHETIC}, path)
+def state(seed: int, *, spread: bool) -> State:
+    """The tensors of a synthetic checkpoint: their numbers mean nothing, and have no spread to choose."""
+    del spread
+    torch.manual_seed(seed)
+    return {key: value.numpy() for key, value in Network().state_dict().items()}
 
 
-if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+def encode(named: State) -> bytes:
+    """The file that `load` reads."""
+    buffer = io.BytesIO()
+    torch.save({"model": {key: torch.from_numpy(value) for key, value in named.items()}, "__author__": AUTHOR}, buffer)
+    return buffer.getvalue()
+
+
+RECIPE = Recipe(state, encode)

@@ -1,7 +1,8 @@
 """What a backbone package offers to the runtime.
 
-A package registers `load` under the entry point group `extractor.backbones`, by the backbone's name; and `fetch`
-under `extractor.published`, where its published files can be downloaded.
+A package registers `load` under the entry point group `extractor.backbones`, by the backbone's name; `fetch` under
+`extractor.published`, where its published files can be downloaded; and under `extractor.synthetic` how a synthetic
+checkpoint is made (`extractor.tools.synthetic_checkpoint.Recipe`).
 """
 
 from collections.abc import Callable, Sequence
@@ -126,7 +127,7 @@ def loader(name: str) -> Loader:
     Raises LookupError when no installed package registers the name.
     """
     kernels.use_the_same()
-    loaded: Loader = _registered("extractor.backbones", name)
+    loaded: Loader = registered("extractor.backbones", name)
     return loaded
 
 
@@ -135,11 +136,15 @@ def fetcher(name: str) -> Fetcher:
 
     Raises LookupError when no installed package registers one.
     """
-    loaded: Fetcher = _registered("extractor.published", name)
+    loaded: Fetcher = registered("extractor.published", name)
     return loaded
 
 
-def _registered(group: str, name: str) -> Any:
+def registered(group: str, name: str) -> Any:
+    """What an installed backbone package registers under an entry point group.
+
+    Raises LookupError when none does.
+    """
     found = entry_points(group=group, name=name)
     if not found:
         installed = sorted(point.name for point in entry_points(group=group))

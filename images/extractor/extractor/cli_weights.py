@@ -35,7 +35,7 @@ def make(
     Parameters
     ----------
     backbone
-        `resnet101` or `resnext101`.
+        One that is installed, such as `resnet101`.
     path
         The file to write.
     seed
@@ -48,7 +48,10 @@ def make(
     from extractor.tools import synthetic_checkpoint
 
     check_backbone(backbone)
-    tensors = synthetic_checkpoint.make(backbone, path, seed=seed, prefix=prefix, spread=spread)
+    try:
+        tensors = synthetic_checkpoint.make(backbone, path, seed=seed, prefix=prefix, spread=spread)
+    except LookupError as error:
+        raise UsageError(f"no synthetic checkpoint of {backbone} can be made ({error.args[0]})") from error
     print(f"{path}: synthetic {backbone} checkpoint, tensors {tensors}")
     return Exit.OK
 
