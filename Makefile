@@ -112,6 +112,10 @@ test: setup system lint ## lint, then every test (some real servers, processes a
 drills: setup ## kill every part of the platform while nights run (SEED=7 KILLS=24); ends well if nothing is lost or left
 	$(CONTROL)/bin/python tests/drills/soak.py $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS))
 
+.PHONY: pages-load
+pages-load: setup ## how long each monitoring page takes at ten million images (IMAGES=10_000_000 ATTEMPTS=1_000_000)
+	PYTHONPATH=tests/dags $(CONTROL)/bin/python tests/drills/registry_load.py $(or $(IMAGES),10_000_000) $(or $(ATTEMPTS),1_000_000)
+
 .PHONY: test-cluster
 test-cluster: setup ## a night on a real cluster (KUBECONFIG=… IMAGE=… S3_ENDPOINT=…; says what is missing)
 	KUBECONFIG="$(KUBECONFIG)" IMAGE="$(IMAGE)" S3_ENDPOINT="$(S3_ENDPOINT)" $(CONTROL)/bin/python tests/cluster

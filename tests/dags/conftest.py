@@ -5,17 +5,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from pages_served import Pages, served
 from sqlalchemy import insert
 
 from featurise.registry import engine, schema
+from featurise.registry.alerts import AlertMessage, AlertRow
 from featurise.registry.models import Base, Batch, FeatureSet, GpuAttempt
-from featurise_demo import embedded, processes
 
 # Airflow writes its configuration to its home as soon as it is imported.
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
@@ -96,64 +95,14 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return _parse(tmp_path_factory.mktemp("broken"), BROKEN)
 
 
-@dataclass(frozen=True)
-class Pages:
-    """The pages' server, its registry, and a token for each role."""
-
-    url: str
-    registry: str
-    tokens: dict[str, str]
-
-    def get(self, path: str, role: str | None = "viewer", **headers: str) -> httpx.Response:
-        """A page, as somebody with this role sees it."""
-        return httpx.get(f"{self.url}{path}", headers=self.by(role) | headers, timeout=60)
-
-    def post(self, path: str, role: str | None, /, origin: str | None = None, **form: str) -> httpx.Response:
-        """Send a form."""
-        sent = {} if origin is None else {"Origin": origin}
-        return httpx.post(f"{self.url}{path}", data=form, headers=self.by(role) | sent, timeout=60)
-
-    def by(self, role: str | None) -> dict[str, str]:
-        """The header that says who asks."""
-        return {} if role is None else {"Authorization": f"Bearer {self.tokens[role]}"}
-
-
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     """The pages, on an empty registry."""
     home = tmp_path_factory.mktemp("pages")
-    registry, port = f"sqlite:///{home / 'registry.db'}", embedded.free_ports(1)[0]
+    registry = f"sqlite:///{home / 'registry.db'}"
     schema.migrate(engine.of(registry))
-    (home / "featurise.yaml").write_text(GOOD)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "FEATURISE"))}
-    ours = {"AIRFLOW_HOME": str(home), "FEATURISE_REGISTRY": registry}
-    ours |= {"FEATURISE_DECLARATION": str(home / "featurise.yaml"), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-    ours["FEATURISE_POD_URL"] = "https://dashboard.example/pods/{pod}"
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("pages_server.py")), str(port)],
-        env={**clean, **ours},
-        stdout=subprocess.PIPE,
-        stderr=(home / "stderr").open("w"),
-        text=True,
-        cwd=home,
-    )
-    try:
-        assert process.stdout is not None
-        told = next((line for line in process.stdout if line.startswith("{")), "")
-        assert told, (home / "stderr").read_text()[-3000:]
-        found = Pages(f"http://127.0.0.1:{port}/featurise", registry, json.loads(told))
-        processes.wait_until(lambda: _answers(found.url), 120, "the pages to answer")
+    with served(home, registry, GOOD) as found:
         yield found
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/", timeout=60).status_code == 401
-    except httpx.HTTPError:
-        return False
 
 
 @pytest.fixture
@@ -201,3 +150,25 @@ def attempts(rows: Callable[..., Any]) -> list[int]:
         attempt("shard-00002", "gpu-2", **fault),
         attempt("shard-00003", "gpu-2", **fault),
     ]
+
+
+@pytest.fixture
+def told(rows: Callable[..., Any]) -> dict[str, int]:
+    """Alerts by what became of them: of a node that is held back, of a night that is over, of a DAG of others."""
+    node = "Node gpu-2 is held back: 2 shards failed: Xid 79: GPU has fallen off the bus"
+    night = f"birds under resnet101, night of {DAY}: 1 of 3 shards failed"
+
+    def alert(kind: str, subject: str, title: str, **more: Any) -> int:
+        facts = {"kind": kind, "subject": subject, "title": title, "reasons": ["x"], "what": [HOSTILE], "waiting": 2}
+        facts |= {"done": "Its shards run on other nodes.", "todo": "Reset the node.", "page": "nodes", "channels": []}
+        return int(rows(AlertRow, kind=kind, subject=subject, facts=facts, opened_at=NOW, **more))
+
+    over = {"closed_at": NOW + datetime.timedelta(minutes=90), "closed_because": f"It ended well. {HOSTILE}"}
+    found = {
+        "open": alert("node", "incident 1", node),
+        "over": alert("run", f"birds__resnet101 {DAY}", night, **over),
+        "hidden": alert("late", f"cats__resnet101 {DAY}", "the cats are late", **over),
+    }
+    for channel, facts in {"email:op@example.org": {"sent_at": NOW}, "webhook:ops": {"error": "no route"}}.items():
+        rows(AlertMessage, alert_id=found["open"], channel=channel, over=False, **facts)
+    return found

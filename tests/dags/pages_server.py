@@ -1,6 +1,6 @@
 """The package's pages on a port of their own: Airflow's database, authentication and permissions, and no other process.
 
-`python pages_server.py PORT` prints a token for each role, and then serves.
+`python pages_server.py PORT RUN` prints a token for each role, and then serves; each DAG has had that one run.
 """
 
 import json
@@ -33,7 +33,9 @@ def main() -> None:
         for dag_id in DAGS:
             session.add(DagModel(dag_id=dag_id, bundle_name="tests", fileloc=__file__))
             session.flush()
-            run = DagRun(dag_id=dag_id, run_id="run-1", run_type=DagRunType.MANUAL, run_after=began, start_date=began)
+            run = DagRun(
+                dag_id=dag_id, run_id=sys.argv[2], run_type=DagRunType.MANUAL, run_after=began, start_date=began
+            )
             run.state = "failed"
             session.add(run)
     app = FastAPI()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from featurise.registry import engine
+from featurise.registry import alerts, engine
 from featurise.registry.alerts import AlertRow
 from featurise.registry.models import GpuAttempt
 
@@ -18,7 +18,7 @@ NOW = datetime.datetime.now(datetime.UTC)
 HOSTILE = "<script>alert(1)</script>\u202e\x07=cmd\r\nSet-Cookie: a=b"
 pytestmark = pytest.mark.xdist_group("pages")  # one server for all of them
 
-PAGES = ("/", "/attempts", "/nodes", "/night", "/images", "/images?text=images/birds/")
+PAGES = ("/", "/attempts", "/nodes", "/alerts", "/night", "/images", "/images?text=images/birds/")
 TABLES = ("overview", "attempts", "nodes", "incidents", "alerts")
 CSV = tuple(f"/api/{name}.csv" for name in TABLES)
 
@@ -66,6 +66,8 @@ def test_a_node_that_nobody_knows_is_not_held_back(pages: Any, attempts: list[in
         ("/attempts", "No GPU task has been started yet"),
         ("/attempts?node=gpu-9", "No attempt is like that"),
         ("/nodes", "No attempt has run on any node"),
+        ("/alerts", "Nobody has been told anything yet"),
+        ("/alerts?before=1", "No alert is older"),
         ("/night", "No run is known yet"),
         ("/night?dag_id=birds__resnet101&run_id=none", "has no run none"),
         ("/images", "Type an image"),
@@ -95,10 +97,41 @@ def test_the_overview_shows_what_the_watch_has_told(pages: Any, rows: Callable[.
         rows(AlertRow, kind=kind, subject=subject, facts=words, opened_at=NOW)
     shown = pages.get("/").text
     assert ("watch platform" in shown, "late birds" in shown, "late cats" in shown) == (True, True, False)
-    assert {one["kind"] for one in pages.get("/api/alerts").json()} == {"watch", "late"}
+    assert {one["kind"] for one in pages.get("/api/alerts").json()["alerts"]} == {"watch", "late"}
     told = list(csv.DictReader(io.StringIO(pages.get("/api/alerts.csv").text)))
     assert sorted(row["subject"] for row in told) == ["birds__resnet101 2026-11-23", "platform"]
     assert "<script" not in shown
+
+
+def test_alerts_say_what_was_said_to_whom_and_when_they_were_over(pages: Any, told: dict[str, int]) -> None:
+    shown = pages.get("/alerts").text
+    assert "Node gpu-2 is held back" in shown
+    assert "told: email:op@example.org, 20" in shown
+    assert "webhook:ops <span" in shown
+    assert "not sent: no route" in shown
+    assert "1 h 30 min" in shown
+    assert "It ended well." in shown
+    assert "the cats" not in shown, "of a DAG that the person may not read"
+    assert "<script" not in shown
+    assert "\u202e" not in shown
+    answer = pages.get("/api/alerts").json()
+    assert [one["id"] for one in answer["alerts"]] == [told["open"], told["over"]]
+    assert answer["next"] is None
+    first, second = csv.DictReader(io.StringIO(pages.get("/api/alerts.csv").text, newline=""))
+    assert (first["messages"], second["messages"]) == ("told email:op@example.org; told webhook:ops", "")
+
+
+def test_alerts_that_are_over_come_a_page_at_a_time(pages: Any, rows: Callable[..., Any], told: dict[str, int]) -> None:
+    facts = {"reasons": [], "what": [], "waiting": 0, "done": "", "todo": "", "page": "", "channels": [], "title": "x"}
+    words = {**facts, "kind": "watch", "subject": "platform"}
+    for _ in range(alerts.PAGE):
+        rows(AlertRow, kind="watch", subject="platform", facts=words, opened_at=NOW, closed_at=NOW)
+    first = pages.get("/api/alerts").json()
+    assert (len(first["alerts"]), first["alerts"][0]["id"]) == (1 + alerts.PAGE, told["open"])
+    assert f'href="/featurise/alerts?before={first["next"]}"' in pages.get("/alerts").text
+    second = pages.get(f"/api/alerts?before={first['next']}").json()
+    assert ([one["id"] for one in second["alerts"]], second["next"]) == ([told["over"]], None)
+    assert "Open alerts" not in pages.get(f"/alerts?before={first['next']}").text
 
 
 def test_attempts_are_filtered_and_charted(pages: Any, attempts: list[int]) -> None:

@@ -15,6 +15,7 @@ PATHS = {
     "Overview": "/",
     "GPU attempts": "/attempts",
     "Nodes": "/nodes",
+    "Alerts": "/alerts",
     "Night": "/night?dag_id=birds__resnet101",
     "Images": "/images?text=images/birds/",
 }
@@ -43,7 +44,7 @@ def opened(browser: Browser, pages: Any, role: str, width: int = 1280, *, dark: 
 
 @pytest.mark.parametrize("name", PATHS)
 def test_a_page_is_accessible_in_light_and_dark_and_fits_a_phone(
-    browser: Browser, pages: Any, attempts: list[int], name: str
+    browser: Browser, pages: Any, attempts: list[int], told: dict[str, int], name: str
 ) -> None:
     for dark in (False, True):
         page = opened(browser, pages, "op", dark=dark)

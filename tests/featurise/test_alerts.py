@@ -200,7 +200,7 @@ def test_an_incident_of_many_shards_is_one_alert(registry, told, places):
         "over: node gpu-4: Xid 79: the GPU has fallen off the bus"
     ] * 2
     with reading() as connection:
-        assert [one.closed_because for one in alerts.latest(connection, 9)] == ["ada: rebooted"]
+        assert [one.closed_because for one in alerts.page(connection)[0]] == ["ada: rebooted"]
 
 
 def test_no_gpu_is_told_after_its_time_and_is_over_with_the_first_attempt_that_gets_one(registry, told, places):
@@ -256,3 +256,19 @@ def test_hostile_words_are_kept(registry, told, places):
     look.after_attempt([told], now())
     assert places.deliver() == []
     assert len(places.got) == 2
+
+
+def test_alerts_are_read_a_page_at_a_time_and_of_the_dags_that_a_person_may_read(registry):
+    facts = {"reasons": []}
+    with writing() as connection:
+        for number, dag in enumerate(["birds__a", "birds__ab", "birds__a", "cats__a", "birds__a"]):
+            alerts.add(connection, "late", f"{dag} {DAY}-{number}", facts, ["ops"], now())
+        alerts.add(connection, "stale", "birds__a", facts, [], now())
+        alerts.add(connection, "node", "incident 1", facts, [], now())
+        for number in (1, 2, 3, 4, 6):
+            alerts.close(connection, number, None, now())
+        mine = alerts.of_other_dags(connection, ("late", "stale"), {"birds__a"})
+        pages = [alerts.page(connection, mine, size=2), alerts.page(connection, mine, size=2, before=3)]
+        told = alerts.messages(connection, [5, 7])
+    assert [([one.id for one in rows], older) for rows, older in pages] == [([7, 5, 6, 3], 3), ([1], None)]
+    assert {number: [one.channel for one in found] for number, found in told.items()} == {5: ["ops"], 7: []}

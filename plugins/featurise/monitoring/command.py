@@ -13,8 +13,6 @@ from featurise.registry import alerts as registry
 from featurise.registry.session import reading
 from featurise.settings import settings
 
-SHOWN = 50
-
 alerts = App(name="alerts", help="What people were told, and where alerts go.")
 
 
@@ -28,7 +26,7 @@ def show_alerts(*, as_json: AsJson = False) -> None:
         JSON lines instead of a table.
     """
     with reading() as connection:
-        found = registry.latest(connection, SHOWN)
+        found, _ = registry.page(connection)
         failed = registry.undelivered(connection)
     if as_json:
         for one in found:

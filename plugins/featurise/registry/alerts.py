@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, ForeignKey, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, ForeignKey, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from extractor.core.redact import fit_all
@@ -18,6 +18,8 @@ from featurise.registry.models import Base, Words, index_while_null
 
 CLAIM = datetime.timedelta(minutes=5)
 """For sending one message; then another may."""
+PAGE = 50
+"""Alerts that are over, at a time."""
 
 
 class AlertRow(Base):
@@ -75,6 +77,16 @@ class Claimed:
     over: bool
 
 
+@dataclass(frozen=True)
+class Told:
+    """A message: that an alert is there, or that it is over; when it arrived, or why it could not be sent."""
+
+    channel: str
+    over: bool
+    sent_at: datetime.datetime | None
+    error: str | None
+
+
 def open_ones(connection: Connection, kinds: Collection[str] | None = None) -> list[Stored]:
     """The alerts that are open, the oldest first."""
     statement = select(AlertRow.__table__).where(AlertRow.closed_at.is_(None)).order_by(AlertRow.id)
@@ -83,10 +95,40 @@ def open_ones(connection: Connection, kinds: Collection[str] | None = None) -> l
     return [Stored(**row) for row in connection.execute(statement).mappings()]
 
 
-def latest(connection: Connection, size: int) -> list[Stored]:
-    """Alerts, those that are open first, then the latest."""
-    statement = select(AlertRow.__table__).order_by(AlertRow.closed_at.is_not(None), AlertRow.id.desc())
-    return [Stored(**row) for row in connection.execute(statement.limit(size)).mappings()]
+def page(
+    connection: Connection, hidden: ColumnElement[bool] | None = None, *, before: int | None = None, size: int = PAGE
+) -> tuple[list[Stored], int | None]:
+    """A page of alerts: all that are open, then those that are over, the latest first; and where the next one begins.
+
+    With `before`, those that are over alone. What is `hidden` is left out.
+    """
+    shown = () if hidden is None else (~hidden,)
+    found = select(AlertRow.__table__).where(*shown).order_by(AlertRow.id.desc())
+    over = found.where(AlertRow.closed_at.is_not(None))
+    if before is not None:
+        over = over.where(AlertRow.id < before)
+    rows = [Stored(**row) for row in connection.execute(over.limit(size + 1)).mappings()]
+    following = rows[size - 1].id if len(rows) > size else None
+    if before is not None:
+        return rows[:size], following
+    opened = [Stored(**row) for row in connection.execute(found.where(AlertRow.closed_at.is_(None))).mappings()]
+    return opened + rows[:size], following
+
+
+def of_other_dags(connection: Connection, kinds: Collection[str], dag_ids: Collection[str]) -> ColumnElement[bool]:
+    """Alerts of these kinds, whose subject begins with a DAG's name, about other DAGs than these."""
+    position = func.strpos if connection.dialect.name == "postgresql" else func.instr
+    dag = func.substr(AlertRow.subject, 1, position(AlertRow.subject + " ", " ") - 1)
+    return AlertRow.kind.in_(sorted(kinds)) & dag.not_in(sorted(dag_ids))
+
+
+def messages(connection: Connection, alerts: Collection[int]) -> dict[int, list[Told]]:
+    """By alert, the messages about it."""
+    found: dict[int, list[Told]] = {number: [] for number in alerts}
+    rows = select(AlertMessage.__table__).where(AlertMessage.alert_id.in_(sorted(found)))
+    for row in connection.execute(rows.order_by(AlertMessage.over, AlertMessage.channel)):
+        found[row.alert_id].append(Told(row.channel, row.over, row.sent_at, row.error))
+    return found
 
 
 def add(

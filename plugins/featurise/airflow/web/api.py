@@ -6,7 +6,7 @@ from airflow.api_fastapi.common.db.common import SessionDep
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from pydantic import AfterValidator, BaseModel
 
-from featurise.airflow.web import image_views, render, views
+from featurise.airflow.web import alert_views, image_views, render, views
 from featurise.airflow.web.access import MAY_READ, VisibleDags
 from featurise.airflow.web.pages import Text, Wanted, askable
 from featurise.registry import attempt_history, nodes
@@ -34,6 +34,13 @@ class Attempts(BaseModel):
     """A page of attempts, and where the next one begins."""
 
     attempts: list[ShownAttempt]
+    next: int | None
+
+
+class Alerts(BaseModel):
+    """What people were told, and where the next page begins."""
+
+    alerts: list[alert_views.ToldAlert]
     next: int | None
 
 
@@ -118,16 +125,17 @@ def incident_table(before: Before = None) -> Response:
 
 
 @router.get("/alerts")
-def alerts(dags: VisibleDags) -> list[views.ToldAlert]:
-    """What people were told, what is open first."""
+def alerts(dags: VisibleDags, before: Before = None) -> Alerts:
+    """What people were told: all that is open, and what is over, the latest first."""
     with views.registry() as connection:
-        return views.told(connection, dags)
+        found, older = alert_views.page(connection, dags, before)
+    return Alerts(alerts=found, next=older)
 
 
 @router.get("/alerts.csv", response_class=Response)
-def alert_table(dags: VisibleDags) -> Response:
-    """What people were told, what is open first."""
-    return render.table("alerts", (_flat(one) for one in alerts(dags)))
+def alert_table(dags: VisibleDags, before: Before = None) -> Response:
+    """What people were told: all that is open, and what is over, the latest first."""
+    return render.table("alerts", (_flat(one) for one in alerts(dags, before).alerts))
 
 
 @router.get("/night")
@@ -174,6 +182,8 @@ def _flat(line: BaseModel) -> dict[str, Any]:
             flat |= {f"{name}_{inner}": each for inner, each in value.items()}
         elif isinstance(value, dict):
             flat[name] = "; ".join(f"{inner}: {each}" for inner, each in value.items())
+        elif name == "messages":
+            flat[name] = "; ".join(f"{'over' if one['over'] else 'told'} {one['channel']}" for one in value)
         elif isinstance(value, list):
             flat[name] = " ".join(map(str, value))
         elif value is not None or name not in ("last_night", "hold"):

@@ -1,4 +1,4 @@
-"""The pages: Overview, GPU attempts, Nodes, Night, Images."""
+"""The pages: Overview, GPU attempts, Nodes, Alerts, Night, Images."""
 
 import datetime
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import AfterValidator
 
 from extractor.core.redact import storable
-from featurise.airflow.web import image_views, render, views
+from featurise.airflow.web import alert_views, image_views, render, views
 from featurise.airflow.web.access import MAY_READ, MayOperate, Operator, VisibleDags
 from featurise.failures.taxonomy import RULES, Reason
 from featurise.registry import attempt_history, image_search, nodes
@@ -37,6 +37,7 @@ def askable(text: str | None) -> str | None:
 Text = Annotated[str | None, Query(max_length=1024), AfterValidator(askable)]
 Note = Annotated[str, Form(min_length=1, max_length=500), AfterValidator(askable)]
 Node = Annotated[str, Form(min_length=1), AfterValidator(askable)]
+Before = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
 
 
 def wanted(
@@ -112,9 +113,7 @@ def _nights(standing: Standing) -> Any:
 
 
 @router.get("/attempts", response_class=HTMLResponse)
-def attempts(
-    request: Request, asked: Wanted, before: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
-) -> Response:
+def attempts(request: Request, asked: Wanted, before: Before = None) -> Response:
     """Attempts, the newest first."""
     with views.registry() as connection:
         rows, older = attempt_history.page(connection, asked, before=before)
@@ -241,6 +240,22 @@ def _must_be_known(node: str) -> None:
         rows, _ = attempt_history.page(connection, Filter(node=node), size=1)
     if not rows:
         raise HTTPException(404, "no attempt has run on a node of that name; see the names on the page Nodes")
+
+
+@router.get("/alerts", response_class=HTMLResponse)
+def show_alerts(request: Request, dags: VisibleDags, before: Before = None) -> Response:
+    """What people were told: what is open, and what is over."""
+    with views.registry() as connection:
+        found, older = alert_views.page(connection, dags, before)
+    return render.page(
+        "alerts",
+        **frame(request, "alerts"),
+        opened=[one for one in found if one.closed_at is None],
+        ended=[one for one in found if one.closed_at is not None],
+        first=before is None,
+        older=render.query(before=older) if older else None,
+        address=render.query(before=before),
+    )
 
 
 @router.get("/night", response_class=HTMLResponse)

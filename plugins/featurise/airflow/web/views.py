@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.orm import Session
 
+from featurise.airflow.web import alert_views
 from featurise.failures.taxonomy import Reason
-from featurise.monitoring.alert import Alert, Kind
-from featurise.registry import alerts, attempt_history, nodes, overview
+from featurise.registry import attempt_history, nodes, overview
 from featurise.registry.attempt_history import OPEN_FOR_LONG, Count, Filter, ShownAttempt
 from featurise.registry.nodes import Hold, Trouble
 from featurise.registry.overview import Standing
@@ -28,10 +28,6 @@ LATE = datetime.timedelta(hours=48)
 NO_GPU_WITHIN = datetime.timedelta(hours=2)
 SLOW = 0.7
 """Of the fleet's median rate, below which a node is shown as slow."""
-WATCHED = (Kind.LATE, Kind.STALE, Kind.WATCH)
-OF_DAGS = (Kind.RUN, Kind.LATE, Kind.STALE)
-"""Alerts whose subject begins with a DAG's name."""
-ALERTS = 200
 PATIENCE_MILLISECONDS = 10_000
 EXTRACT = "extract"
 
@@ -115,14 +111,6 @@ class NightShown(BaseModel):
     begin: datetime.datetime
     end: datetime.datetime
     shards: list[ShardLine]
-
-
-class ToldAlert(Alert):
-    """An alert, since when it is open, and how it ended."""
-
-    opened_at: datetime.datetime
-    closed_at: datetime.datetime | None
-    closed_because: str | None
 
 
 @contextmanager
@@ -217,18 +205,10 @@ def needs(connection: Connection, shown: Sequence[Line], dags: frozenset[str]) -
 
 def _of_watch(connection: Connection, dags: frozenset[str]) -> list[Need]:
     """What only the watch sees: nights that are late, feature sets without success, and what it may not repair."""
-    found = [one for one in told(connection, dags) if one.closed_at is None and one.kind in WATCHED]
-    return [Need(what=" ".join(one.what), next=one.todo, page=one.page or None) for one in found]
-
-
-def told(connection: Connection, dags: frozenset[str]) -> list[ToldAlert]:
-    """The alerts that are open, then the latest: those of nodes, pools and the platform, and of the person's DAGs."""
-    rows = alerts.latest(connection, ALERTS)
-    found = [
-        ToldAlert(**one.facts, opened_at=one.opened_at, closed_at=one.closed_at, closed_because=one.closed_because)
-        for one in rows
+    return [
+        Need(what=" ".join(one.what), next=one.todo, page=one.page or None)
+        for one in alert_views.open_ones(connection, dags)
     ]
-    return [one for one in found if one.kind not in OF_DAGS or one.subject.split()[0] in dags]
 
 
 def _of_incident(one: Trouble) -> Need:
