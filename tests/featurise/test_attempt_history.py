@@ -3,14 +3,17 @@
 import datetime
 
 import pytest
+from sqlalchemy import update
 
 from featurise.declaration.run import Run
 from featurise.failures.classify import Evidence
+from featurise.failures.scheduling import QUEUED
 from featurise.failures.taxonomy import Reason
 from featurise.registry import attempt_history as history
 from featurise.registry import attempts
 from featurise.registry.attempt_history import Filter
-from featurise.registry.session import reading
+from featurise.registry.models import GpuAttempt
+from featurise.registry.session import reading, writing
 
 ALL = Filter()
 LONG_AGO = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -103,6 +106,26 @@ def test_attempts_are_counted_by_node_day_and_feature_set(some, run):
     assert {one.of for one in by_set} == {run.spec.feature_set}
     assert all(0 <= one.seconds < 60 for one in by_day)
     assert later == []
+
+
+def test_what_a_pod_waits_for_a_node_is_no_time_of_a_gpu(registry, run):
+    begun = [attempts.begin(run, f"s-{n}", number=1, try_number=1, launcher="kubernetes", place=None) for n in range(3)]
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+    attempts.seen(begun[0], node="gpu-1", since=later)
+    attempts.seen(begun[1], message=f"{QUEUED}the cluster is full")
+    with reading() as connection:
+        assert history.queued(connection, frozenset({"birds__resnet101"})) == {"birds__resnet101": 1}
+        assert history.queued(connection, frozenset()) == {}
+    with writing() as connection:
+        connection.execute(update(GpuAttempt).values(ended_at=later + datetime.timedelta(minutes=9), exit_code=0))
+        connection.execute(update(GpuAttempt).where(GpuAttempt.id == begun[2]).values(launcher="process"))
+    waited, never, process = (row for row in reversed(page()[0]))
+    assert (round(waited.waited / 60), round(waited.gpu_seconds / 60), round(waited.seconds / 60)) == (60, 9, 69)
+    assert (never.waited, never.gpu_seconds) == (None, 0)
+    assert (process.waited, process.gpu_seconds) == (None, process.seconds)
+    with reading() as connection:
+        (counted,) = history.counts(connection, "feature_set", LONG_AGO, ALL)
+        assert counted.seconds == pytest.approx(sum(row.gpu_seconds for row in page()[0]), abs=0.1)
 
 
 def test_what_is_open_for_long_is_found(some):

@@ -88,7 +88,7 @@ def test_a_night_that_is_at_work_ends_on_the_new_schema(released, registry_befor
     for process in both:
         said, _ = process.communicate()
         assert process.returncode == 0, said
-        assert "the registry has schema 0005" in said
+        assert "the registry has schema 0006" in said
 
     assert days() == [(FIRST, 2, 1, 0), (SECOND, 1, 0, 2)]
     files = {item.key: item.etag for item in storage.listing(layout.location(spec)) if item.key.endswith(".h5")}
@@ -123,12 +123,12 @@ def test_what_the_version_before_published_and_never_registered_is_taken_in(rele
 def registry_before(empty_registry: str) -> None:
     """Readers of this version refuse the schema before, and name the command."""
     with pytest.raises(
-        schema.SchemaMismatch, match=r"has schema 0001, this version needs 0005; run `featurise migrate`"
+        schema.SchemaMismatch, match=r"has schema 0001, this version needs 0006; run `featurise migrate`"
     ):
         schema.check(engine.of(empty_registry))
 
 
-@pytest.mark.parametrize("versions", [[], ["0001", "0005"]])
+@pytest.mark.parametrize("versions", [[], ["0001", "0006"]])
 @pytest.mark.parametrize("use", [schema.check, schema.migrate])
 def test_a_lost_or_doubled_version_row_ends_in_a_sentence(registry, versions, use):
     with engine.of(registry).begin() as connection:
@@ -136,12 +136,12 @@ def test_a_lost_or_doubled_version_row_ends_in_a_sentence(registry, versions, us
         for version in versions:
             connection.execute(sqlalchemy.text(f"INSERT INTO {schema.VERSION_TABLE} VALUES ('{version}')"))
     rows = "has 2 rows" if versions else "has no row"
-    with pytest.raises(schema.SchemaMismatch, match=rf"{rows}.*with version_num '0005'.*run `featurise migrate`"):
+    with pytest.raises(schema.SchemaMismatch, match=rf"{rows}.*with version_num '0006'.*run `featurise migrate`"):
         use(engine.of(registry))
     with engine.of(registry).begin() as connection:  # what the sentence says
         connection.execute(sqlalchemy.text(f"DELETE FROM {schema.VERSION_TABLE}"))
-        connection.execute(sqlalchemy.text(f"INSERT INTO {schema.VERSION_TABLE} VALUES ('0005')"))
-    assert schema.migrate(engine.of(registry)) == "0005"
+        connection.execute(sqlalchemy.text(f"INSERT INTO {schema.VERSION_TABLE} VALUES ('0006')"))
+    assert schema.migrate(engine.of(registry)) == "0006"
 
 
 def test_four_processes_make_the_tables_at_once(empty_registry):

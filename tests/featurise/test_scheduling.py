@@ -49,6 +49,9 @@ def test_a_gate_is_a_queue_and_a_node_ends_the_wait() -> None:
     assert (held.place, held.why) == (Place.QUEUED, "held by the scheduling gate kueue.x-k8s.io/admission")
     assert standing(pending("SchedulingGated", "blocked")).place is Place.QUEUED
     assert standing(pending("Unschedulable", FULL, nodeName="a")).place is Place.ASSIGNED
+    given = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-23T02:00:00Z"}
+    placed = {"spec": {"nodeName": "a"}, "status": {"phase": "Running", "conditions": [given]}}
+    assert standing(placed).since == "2026-11-23T02:00:00Z"
     assert standing({"spec": {}, "status": {"phase": "Failed"}}).place is Place.ASSIGNED
     assert standing({"spec": {}, "status": {"phase": "Pending"}}).place is Place.NOWHERE
 

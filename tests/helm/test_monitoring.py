@@ -34,11 +34,12 @@ VALUES = {
 OTHERS = {"node": "gpu-4", "dataset": "birds", "backbone": "resnet101"}
 POD = 'namespace="featurise", pod="birds-resnet101-shard-1"'
 LAUNCHERS = [{"name": "airflow-worker", "namespace": "airflow"}]
-# What dcgm-exporter and kube-state-metrics tell of a pod of ours.
+# What dcgm-exporter and kube-state-metrics tell of a pod of ours, and Airflow of its task.
 BESIDE = f"""\
 DCGM_FI_DEV_GPU_UTIL{{{POD}, gpu="0", Hostname="gpu-4"}} 93
 DCGM_FI_DEV_XID_ERRORS{{{POD}, gpu="0", Hostname="gpu-4"}} 79
 kube_pod_labels{{{POD}, label_dataset="birds", label_backbone="resnet101"}} 1
+airflow_task_scheduled_duration{{dag_id="birds__resnet101", task_id="shard.extract", quantile="0.5"}} 3
 """
 
 

@@ -107,7 +107,11 @@ def event(trigger: PodTrigger) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"), [(Fault.GATED, "kueue.x-k8s.io/admission"), (Fault.SLOW_START, "3 Insufficient nvidia.com/gpu")]
+    ("fault", "says"),
+    [
+        (Fault.GATED, "kueue.x-k8s.io/admission"),
+        (Fault.SLOW_START, "3 Insufficient nvidia.com/gpu"),
+    ],
 )
 def test_a_pod_in_a_queue_keeps_its_place_and_is_shown_as_queued(
     cluster: stand_in.StandIn, task: PodOperator, fault: Fault, says: str
@@ -132,6 +136,8 @@ def test_a_pod_in_a_queue_keeps_its_place_and_is_shown_as_queued(
 
     asyncio.run(waits())
     assert (row().outcome, row().message) == ("open", "")
+    # The API writes whole seconds.
+    assert row().waited >= SCHEDULE - 1
     assert len(cluster.api.created) == 1
 
 

@@ -81,10 +81,25 @@ def _attempt(spec: FeatureSetSpec, context: Any) -> None:
     of = {"dataset": spec.dataset, "backbone": spec.backbone}
     node = one.node or "unknown"
     send("featurise.attempts", 1, **of, reason=one.outcome, node=node)
-    send("featurise.gpu_seconds", one.seconds, **of, use="used" if one.outcome == "succeeded" else "wasted")
+    held = one.gpu_seconds or 0.0
+    send("featurise.gpu_seconds", held, **of, use="used" if one.outcome == "succeeded" else "wasted")
+    if one.waited is not None:
+        send("featurise.queue_wait", 1000 * one.waited, **of)
     if one.outcome == "succeeded" and one.images_per_second > 0:
         send("featurise.images_per_second", one.images_per_second, **of, node=node)
-        send("featurise.start_up", 1000 * max(one.seconds - one.images / one.images_per_second, 0), **of)
+        send("featurise.start_up", 1000 * max(held - one.images / one.images_per_second, 0), **of)
+
+
+def queued(spec: FeatureSetSpec) -> None:
+    """Tell how many attempts of a feature set wait in a queue; reads the registry, unless Airflow sends no metrics."""
+    from featurise.registry import attempt_history
+    from featurise.registry.session import reading
+
+    if not on():
+        return
+    with reading() as connection:
+        waiting = attempt_history.queued(connection, frozenset({spec.dag_id})).get(spec.dag_id, 0)
+    send("featurise.attempts_queued", waiting, dataset=spec.dataset, backbone=spec.backbone)
 
 
 def _run(spec: FeatureSetSpec, context: Any) -> None:
@@ -125,6 +140,7 @@ def standing(specs: list[FeatureSetSpec], leftovers: int) -> None:
     for spec in specs:
         count = waiting.get(spec.feature_set, 0)
         send("featurise.images_waiting", count, dataset=spec.dataset, backbone=spec.backbone)
+        queued(spec)
     send("featurise.nights_late", opened.count(Kind.LATE))
     send("featurise.alerts_open", len(opened))
     send("featurise.leftovers", leftovers)

@@ -33,6 +33,8 @@ class Standing:
 
     place: Place
     why: str = ""
+    since: str | None = None
+    """When it got its node, as the API writes moments; None where it does not say so."""
 
 
 _PREEMPTION = re.compile(r"\bpreemption: (.*)", re.DOTALL)
@@ -46,16 +48,14 @@ _FULL = re.compile(r"Insufficient |Too many pods|cannot allocate all claims|free
 def standing(pod: Json) -> Standing:
     """Where a pod stands, from its spec and status as the API sends them."""
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
-    if spec.get("nodeName") or status.get("phase") not in {None, "Pending"}:
-        return Standing(Place.ASSIGNED)
+    said: Json = next((each for each in status.get("conditions") or () if each["type"] == "PodScheduled"), {})
+    if spec.get("nodeName") or status.get("phase") not in {None, "Pending"} or said.get("status") == "True":
+        return Standing(Place.ASSIGNED, since=said.get("lastTransitionTime") if said.get("status") == "True" else None)
     if gates := spec.get("schedulingGates"):
         names = ", ".join(gate["name"] for gate in gates)
         return Standing(Place.QUEUED, f"held by the scheduling gate {names}")
-    said = next((each for each in status.get("conditions") or () if each["type"] == "PodScheduled"), None)
-    if said is None:
+    if not said:
         return Standing(Place.NOWHERE, "the scheduler has not looked at it yet")
-    if said.get("status") == "True":
-        return Standing(Place.ASSIGNED)
     why = said.get("message") or said.get("reason") or "no word of why"
     if said.get("reason") == "SchedulingGated" or status.get("nominatedNodeName") or _waits_for_room(why):
         return Standing(Place.QUEUED, why)

@@ -38,14 +38,28 @@ METRICS: dict[str, Metric] = {
         Type.COUNTER,
         "seconds",
         (*SET, "use"),
-        "time of attempts, the wait for a node included: `used` or `wasted`",
+        "time for which attempts held a GPU, from their node to their end: `used` or `wasted`",
         ATTEMPT,
     ),
     "featurise.images_per_second": Metric(
         Type.GAUGE, "images/s", (*SET, "node"), "rate of the last attempt that succeeded", ATTEMPT
     ),
     "featurise.start_up": Metric(
-        Type.TIMER, "milliseconds", SET, "an attempt's time without its images' work: node, pull, weights", ATTEMPT
+        Type.TIMER,
+        "milliseconds",
+        SET,
+        "an attempt's time on its node without its images' work: pull, weights",
+        ATTEMPT,
+    ),
+    "featurise.queue_wait": Metric(
+        Type.TIMER, "milliseconds", SET, "from an attempt's start to its pod's node: quota, gate, full cluster", ATTEMPT
+    ),
+    "featurise.attempts_queued": Metric(
+        Type.GAUGE,
+        "attempts",
+        SET,
+        "attempts whose pods wait for their turn",
+        "when one begins or ends to wait, and by the watch",
     ),
     "featurise.images": Metric(
         Type.COUNTER, "images", (*SET, "outcome"), "images that got an outcome: `featurised` or `rejected`", SHARD

@@ -60,6 +60,7 @@ class ShownAttempt(BaseModel):
     images: int
     images_per_second: float
     started_at: datetime.datetime
+    assigned_at: datetime.datetime | None
     ended_at: datetime.datetime | None
 
     @property
@@ -79,6 +80,20 @@ class ShownAttempt(BaseModel):
         """How long it took, the wait for a node included; None while it is open."""
         return None if self.ended_at is None else (self.ended_at - self.started_at).total_seconds()
 
+    @property
+    def waited(self) -> float | None:
+        """How long its pod waited for a node; None where that is not known, and of processes."""
+        return None if self.assigned_at is None else max((self.assigned_at - self.started_at).total_seconds(), 0.0)
+
+    @property
+    def gpu_seconds(self) -> float | None:
+        """How long it held a GPU: from its node to its end; None while it is open. A pod without a node held none."""
+        if self.seconds is None:
+            return None
+        if self.launcher == "kubernetes" and self.node is None:
+            return 0.0
+        return max(self.seconds - (self.waited or 0.0), 0.0)
+
 
 class Count(BaseModel):
     """Ended attempts of one day, node or feature set (`of`) that ended in one way."""
@@ -89,6 +104,7 @@ class Count(BaseModel):
     attempts: int
     images: int
     seconds: float
+    """For which they held a GPU."""
     images_per_second: float
     """The mean of the successful ones' own rates; 0 where there is none."""
 
@@ -153,6 +169,17 @@ def open_since(connection: Connection, moment: datetime.datetime, wanted: Filter
     return _shown(connection, statement.where(*opened).order_by(GpuAttempt.id).limit(PAGE))
 
 
+def queued(connection: Connection, dag_ids: frozenset[str]) -> dict[str, int]:
+    """How many attempts wait in a queue, by DAG."""
+    statement = (
+        select(FeatureSet.dataset, FeatureSet.backbone, func.count())
+        .join_from(GpuAttempt, FeatureSet, GpuAttempt.feature_set_id == FeatureSet.id)
+        .where(*_where(Filter(dag_ids=dag_ids, outcome="queued")))
+        .group_by(FeatureSet.dataset, FeatureSet.backbone)
+    )
+    return {f"{dataset}__{backbone}": count for dataset, backbone, count in connection.execute(statement)}
+
+
 def _selected(wanted: Filter, message: ColumnElement[str] | Any) -> Select[Any]:
     sets = (FeatureSet.name.label("feature_set"), FeatureSet.dataset, FeatureSet.backbone)
     columns = [column for column in GpuAttempt.__table__.columns if column.name not in ("feature_set_id", "message")]
@@ -206,9 +233,11 @@ def _day(connection: Connection) -> ColumnElement[str]:
 
 
 def _seconds(connection: Connection) -> ColumnElement[float]:
-    """How long an attempt took."""
+    """How long an attempt held a GPU, as `ShownAttempt.gpu_seconds`."""
+    since = func.coalesce(GpuAttempt.assigned_at, GpuAttempt.started_at)
     if connection.dialect.name == "postgresql":
-        took = func.extract("epoch", GpuAttempt.ended_at) - func.extract("epoch", GpuAttempt.started_at)
+        took = func.extract("epoch", GpuAttempt.ended_at) - func.extract("epoch", since)
     else:
-        took = (func.julianday(GpuAttempt.ended_at) - func.julianday(GpuAttempt.started_at)) * 86_400
-    return type_coerce(took, Float)
+        took = (func.julianday(GpuAttempt.ended_at) - func.julianday(since)) * 86_400
+    nowhere = and_(GpuAttempt.launcher == "kubernetes", GpuAttempt.node.is_(None))
+    return type_coerce(case((nowhere, 0.0), (took < 0, 0.0), else_=took), Float)

@@ -153,16 +153,17 @@ def begin(
         return connection.scalars(row.returning(GpuAttempt.id)).one()
 
 
-def seen(attempt: int, *, node: str | None = None, message: str = "") -> None:
-    """Write down how an attempt stands that is under way: its node, or what it waits for.
+def seen(attempt: int, *, node: str | None = None, since: datetime.datetime | None = None, message: str = "") -> None:
+    """Write down how an attempt stands that is under way: its node and since when, or what it waits for.
 
     One that has ended is left alone. Raises engine.RegistryUnavailable.
     """
+    known = {"node": node, "assigned_at": since or datetime.datetime.now(datetime.UTC)} if node is not None else {}
     with session.writing() as connection:
         connection.execute(
             update(GpuAttempt)
             .where(GpuAttempt.id == attempt, GpuAttempt.ended_at.is_(None))
-            .values(message=message, **_known(node))
+            .values(message=message, **known)
         )
 
 

@@ -293,6 +293,8 @@ class GpuAttempt(Base):
     """Of the Airflow task that started it, for the link to its log."""
     fault: Mapped[str | None]
     """What the GPU's driver said, in short, such as `Xid 79`; none where it said nothing."""
+    assigned_at: Mapped[datetime.datetime | None]
+    """When its pod had a node, and with it a GPU; none of processes, and of pods that waited in vain."""
 
 
 class Incident(Base):

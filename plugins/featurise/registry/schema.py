@@ -88,7 +88,7 @@ def _current(connection: Connection) -> str | None:
     if not found and not tables.has_table("feature_sets"):
         return None
     rows = f"has {len(found)} rows ({', '.join(sorted(found))})" if found else "has no row"
-    made_by = {"0005": ("alerts", "id"), "0004": ("batches", "state")}
+    made_by = {"0006": ("gpu_attempts", "assigned_at"), "0005": ("alerts", "id"), "0004": ("batches", "state")}
     made_by |= {"0003": ("incidents", "id"), "0002": ("publications", "uri")}
     looks = next((version for version, column in made_by.items() if _has(tables, *column)), "0001")
     raise SchemaMismatch(

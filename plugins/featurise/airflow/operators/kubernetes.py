@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError
 
 from extractor.core.exit_codes import Exit
 from extractor.core.redact import fit
-from featurise.airflow import run_context
+from featurise.airflow import metrics, run_context
 from featurise.airflow.abandoned import ATTEMPT
 from featurise.airflow.pods import ended, has_run, in_sight, keep_away, more_memory, pod_name, why
 from featurise.airflow.retry_policy import OutOfSight, extract_options, first_try, outages_waited_out
@@ -207,6 +207,7 @@ class PodOperator(KubernetesPodOperator):
         leases.renew_if_possible(self._launch.run)
         if self._launch.row is not None:
             attempts.seen(self._launch.row, message=QUEUED + refused)
+            metrics.queued(self.spec)
         self.log.info("Queued: %s", refused)
         later = now + timedelta(seconds=settings().outage_poll_seconds)
         raise AirflowRescheduleException(later)  # type: ignore[no-untyped-call]

@@ -278,17 +278,20 @@ class PodTrigger(KubernetesPodTrigger):
         elif found.place is Place.NOWHERE:
             self.log.info("No node could take the pod so far: %s", fit(found.why))
         message = fit(f"{QUEUED}{found.why}", DETAIL_BYTES) if found.place is Place.QUEUED else ""
-        self._notes.append(asyncio.create_task(self._note(node, message)))
+        since = parse_time(found.since) if found.since else None
+        self._notes.append(asyncio.create_task(self._note(node, since, message)))
 
-    async def _note(self, node: str | None, message: str) -> None:
+    async def _note(self, node: str | None, since: datetime | None, message: str) -> None:
         from sqlalchemy.exc import SQLAlchemyError
 
+        from featurise.airflow import metrics
         from featurise.errors import FeaturiseError
         from featurise.registry import attempts
 
         async with self._noting:  # in their order
             try:
-                await asyncio.to_thread(attempts.seen, self.attempt, node=node, message=message)
+                await asyncio.to_thread(attempts.seen, self.attempt, node=node, since=since, message=message)
+                await asyncio.to_thread(metrics.queued, _RUN.validate_python(self.lease).spec)
             except (FeaturiseError, SQLAlchemyError) as error:
                 self.log.warning("The registry was not told how the pod stands: %s", fit(str(error)))
 

@@ -162,13 +162,13 @@ def attempt(request: Request, number: int, dags: VisibleDags) -> Response:
     if one is None:
         told = f"There is no attempt {number} of a DAG that you may read."
         return render.page("message", status=404, **place, title="GPU attempts", text=told)
-    names = {"place": "pod or process", "try_number": "Airflow's try", "fault": "driver"}
+    names = {"place": "pod or process", "try_number": "Airflow's try", "fault": "driver", "assigned_at": "had its node"}
     facts = [
         (names.get(name, name.replace("_", " ")), value)
         for name, value in one.model_dump(exclude={"message", "id", "map_index", "reason"}).items()
     ]
     facts = [(name, render.moment(value) if isinstance(value, datetime.datetime) else value) for name, value in facts]
-    facts.append(("took", render.duration(one.seconds)))
+    facts += [("took", render.duration(one.seconds)), ("of that waited for a node", render.duration(one.waited))]
     meaning = RULES[Reason(one.reason)].meaning if one.reason in set(Reason) else ""
     return render.page("attempt", **place, one=one, facts=facts, meaning=meaning, links=_links(place, one))
 

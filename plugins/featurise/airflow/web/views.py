@@ -85,7 +85,7 @@ class NodeLine(BaseModel):
 
 
 class Stretch(BaseModel):
-    """A part of a shard's night: `waiting`, or an attempt by its outcome."""
+    """A part of a shard's night: `waiting` for the pool, `queued` for a node, or an attempt by its outcome."""
 
     kind: str
     begin: datetime.datetime
@@ -306,7 +306,12 @@ def _shard(
         kind = "failed" if one.reason else one.outcome
         where = f" on {one.node}" if one.node else ""
         told = f"attempt {one.number}{where}: {one.outcome}"
-        stretches.append(Stretch(kind=kind, begin=one.started_at, end=one.ended_at or now(), told=told))
+        begin = one.started_at
+        if one.waited:
+            begin += datetime.timedelta(seconds=one.waited)
+            queued = f"attempt {one.number}: waiting for a node"
+            stretches.append(Stretch(kind="queued", begin=one.started_at, end=begin, told=queued))
+        stretches.append(Stretch(kind=kind, begin=begin, end=max(one.ended_at or now(), begin), told=told))
     states = [(task.task_id.rpartition(".")[2], str(task.state)) for task in tasks if task.state]
     known = f"last attempt: {tried[-1].outcome}" if tried else "not started"
     at_work = next((f"{task}: {state}" for task, state in reversed(states)), known)
