@@ -1,11 +1,12 @@
 """Waiting for one's turn told from waiting for a node that there is not, by the scheduler's own words."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from featurise.failures.classify import Evidence, classify
-from featurise.failures.scheduling import Place, Quota, quota, standing
+from featurise.failures.scheduling import Place, Quota, Scaling, adding, quota, standing
 from featurise.failures.taxonomy import Reason
 
 FULL = "0/3 nodes are available: 1 node(s) had untolerated taint {a: b}, 2 Insufficient nvidia.com/gpu."
@@ -54,6 +55,24 @@ def test_a_gate_is_a_queue_and_a_node_ends_the_wait() -> None:
     assert standing(placed).since == "2026-11-23T02:00:00Z"
     assert standing({"spec": {}, "status": {"phase": "Failed"}}).place is Place.ASSIGNED
     assert standing({"spec": {}, "status": {"phase": "Pending"}}).place is Place.NOWHERE
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ([], ""),
+        ([("TriggeredScaleUp", 1)], "the autoscaler adds a node: TriggeredScaleUp 1"),
+        ([("Nominated", 1)], "the autoscaler adds a node: Nominated 1"),
+        ([("TriggeredScaleUp", 16)], ""),
+        ([("TriggeredScaleUp", 5), ("NotTriggerScaleUp", 1), ("FailedScheduling", 0)], ""),
+        ([("NotTriggerScaleUp", 5), ("TriggeredScaleUp", 2)], "the autoscaler adds a node: TriggeredScaleUp 2"),
+    ],
+)
+def test_an_autoscaler_that_adds_a_node_says_so_last_and_of_late(said: list[tuple[str, int]], word: str) -> None:
+    now = datetime(2026, 11, 23, 2, tzinfo=UTC)
+    heard = [Scaling(reason, f"{reason} {ago}", now - timedelta(minutes=ago)) for reason, ago in said]
+
+    assert adding(heard, now - timedelta(minutes=15)) == word
 
 
 QUOTA = 'pods \\"x\\" is forbidden: exceeded quota: gpus, requested: {}, used: {}, limited: {}","reason":"Forbidden"'

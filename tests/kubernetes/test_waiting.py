@@ -111,6 +111,7 @@ def event(trigger: PodTrigger) -> dict[str, Any]:
     [
         (Fault.GATED, "kueue.x-k8s.io/admission"),
         (Fault.SLOW_START, "3 Insufficient nvidia.com/gpu"),
+        (Fault.SCALED_UP, "the autoscaler adds a node: pod triggered scale-up: [{gpu-pool 0->1 (max: 8)}]"),
     ],
 )
 def test_a_pod_in_a_queue_keeps_its_place_and_is_shown_as_queued(
@@ -129,7 +130,8 @@ def test_a_pod_in_a_queue_keeps_its_place_and_is_shown_as_queued(
             assert says in row().message
             with session.reading() as connection:
                 assert attempt_history.page(connection, Filter(outcome="queued"))[0]
-            await until(lambda: asked_for() > 2 * SCHEDULE)
+            if fault is not Fault.SCALED_UP:  # which promises a node for that long, and no longer
+                await until(lambda: asked_for() > 2 * SCHEDULE)
             cluster.make_room()
             await until(lambda: row().node is not None)
             assert not watching.done()
@@ -137,7 +139,7 @@ def test_a_pod_in_a_queue_keeps_its_place_and_is_shown_as_queued(
     asyncio.run(waits())
     assert (row().outcome, row().message) == ("open", "")
     # The API writes whole seconds.
-    assert row().waited >= SCHEDULE - 1
+    assert row().waited >= (0 if fault is Fault.SCALED_UP else SCHEDULE - 1)
     assert len(cluster.api.created) == 1
 
 
@@ -163,7 +165,20 @@ def test_a_pod_that_no_node_could_take_is_given_up(cluster: stand_in.StandIn, ta
     with pytest.raises(AttemptFailed) as failed:
         task.trigger_reentry(context(task, 1), ended)
     assert (failed.value.reason, failed.value.step.retry) == (Reason.UNSCHEDULABLE, True)
+    assert "the autoscaler, NotTriggerScaleUp: pod didn't trigger scale-up" in str(failed.value)
     assert cluster.pods() == []
+
+
+def test_a_node_that_the_autoscaler_promised_and_did_not_bring_is_given_up(
+    cluster: stand_in.StandIn, task: PodOperator
+) -> None:
+    cluster.faults.add(Fault.SCALED_UP, after=600)
+    ended = event(start(task))
+
+    with pytest.raises(AttemptFailed) as failed:
+        task.trigger_reentry(context(task, 1), ended)
+    assert failed.value.reason is Reason.UNSCHEDULABLE
+    assert "the autoscaler, TriggeredScaleUp" in str(failed.value)
 
 
 @pytest.mark.parametrize("limit", [triggers.QUEUE, triggers.SCHEDULE, triggers.START])

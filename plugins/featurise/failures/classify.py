@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from extractor.core.exit_codes import Exit, Summary
 from extractor.core.redact import fit
-from featurise.failures.scheduling import Quota, quota
+from featurise.failures.scheduling import ADDING, NOT_ADDING, Quota, quota
 from featurise.failures.taxonomy import RULES, Reason, Rule, Step
 
 LOG_LINES = 10
@@ -331,6 +331,8 @@ def _device(evidence: Evidence) -> _Found:
 def _limits(evidence: Evidence) -> _Found:
     if evidence.unscheduled:
         said = f"{evidence.deadline}; {evidence.unscheduled}" if evidence.queued else evidence.unscheduled
+        if scaling := [each for each in evidence.events if each.reason in ADDING | NOT_ADDING]:
+            said += f"; the autoscaler, {scaling[-1].reason}: {scaling[-1].message}"
         return Reason.QUEUE_TIMEOUT if evidence.queued else Reason.UNSCHEDULABLE, said
     if evidence.pod_reason == _DEADLINE:
         return Reason.TIMEOUT, evidence.pod_message or "the pod was active for longer than its deadline"

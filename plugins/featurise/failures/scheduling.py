@@ -5,8 +5,9 @@ could take, empty or full, waits for one that an autoscaler may bring, and fails
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -70,6 +71,28 @@ def _waits_for_room(why: str) -> bool:
         if _HELPLESS in preemption[1] and not _OTHERS.search(preemption[1]):
             return False
     return _FULL.search(nodes) is not None
+
+
+ADDING = {"TriggeredScaleUp", "Nominated"}
+"""Events by which the cluster autoscaler, and Karpenter, say that they add a node for a pod."""
+NOT_ADDING = {"NotTriggerScaleUp"}
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What an autoscaler has said of a pod."""
+
+    reason: str
+    message: str
+    at: datetime
+
+
+def adding(said: Iterable[Scaling], since: datetime) -> str:
+    """The autoscaler's word that it adds a node for a pod; empty where its last word is another, or from before."""
+    last = max((each for each in said if each.reason in ADDING | NOT_ADDING), key=lambda each: each.at, default=None)
+    if last is None or last.reason in NOT_ADDING or last.at < since:
+        return ""
+    return f"the autoscaler adds a node: {last.message}"
 
 
 _QUOTA = re.compile(r"exceeded quota: [^,]+, requested: (\S+), used: (\S+), limited: ([^\s\"\\]+)")

@@ -27,6 +27,8 @@ class Fault(StrEnum):
     """No node could ever take the pod."""
     GATED = auto()
     """A scheduling gate, such as Kueue's, holds the pod until the fault's delay has passed."""
+    SCALED_UP = auto()
+    """No node could take the pod; an autoscaler adds one, which is there when the fault's delay has passed."""
     IMAGE_PULL = auto()
     REGISTRY_AWAY = auto()
     """The image registry cannot be reached until the fault's delay has passed; then the kubelet's pull succeeds."""

@@ -22,6 +22,8 @@ FULL = (
     "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available: 3 No preemption "
     "victims found for incoming pod."
 )
+NOT_SCALED = "pod didn't trigger scale-up: 1 node(s) didn't match Pod's node affinity/selector"
+SCALED = "pod triggered scale-up: [{gpu-pool 0->1 (max: 8)}]"
 GATED = "Scheduling is blocked due to non-empty scheduling gates"
 GATE = {"name": "kueue.x-k8s.io/admission"}
 
@@ -148,11 +150,15 @@ class Kubelet:
             self._condition(pod, "PodScheduled", "False", "SchedulingGated", GATED)
             await self._held(after)
             del pod["spec"]["schedulingGates"]
-        if fault in {Fault.UNSCHEDULABLE, Fault.SLOW_START}:
+        if fault in {Fault.UNSCHEDULABLE, Fault.SLOW_START, Fault.SCALED_UP}:
             why = FULL if fault is Fault.SLOW_START else NO_NODE
             self._condition(pod, "PodScheduled", "False", "Unschedulable", why)
             self.event(pod, "FailedScheduling", why)
-            if fault is Fault.SLOW_START:
+            if fault is Fault.UNSCHEDULABLE:
+                self.event(pod, "NotTriggerScaleUp", NOT_SCALED, "Normal")
+            if fault is Fault.SCALED_UP:
+                self.event(pod, "TriggeredScaleUp", SCALED, "Normal")
+            if fault is not Fault.UNSCHEDULABLE:
                 await self._held(after)
         gone = self.store.get("pods", pod["metadata"]["namespace"], pod["metadata"]["name"]) is not pod
         return fault is not Fault.UNSCHEDULABLE and not gone

@@ -27,7 +27,7 @@ from featurise.declaration.run import Run
 from featurise.failures.classify import DETAIL_BYTES, pull_is_final
 from featurise.failures.log_lines import readable
 from featurise.failures.pod_evidence import TAIL_LINES
-from featurise.failures.scheduling import QUEUED, Place, Standing, standing
+from featurise.failures.scheduling import QUEUED, Place, Scaling, Standing, adding, standing
 from featurise.settings import settings
 
 OUTAGE_SECONDS = 900
@@ -131,7 +131,7 @@ class _PodManager(AsyncPodManager):
         nowhere_since = time.monotonic()
         while True:
             now = await self.read_pod(pod)
-            found = standing(await _plain(now))
+            found = await self._at_place(now, schedule_timeout)
             if found != before:
                 self._tell(found, now.spec.node_name)
             if found.place is Place.ASSIGNED:
@@ -144,6 +144,19 @@ class _PodManager(AsyncPodManager):
                 raise PodLaunchTimeoutException(f"no node could take the pod for {schedule_timeout} s: {found.why}")
             before = found
             await asyncio.sleep(check_interval)
+
+    async def _at_place(self, pod: Any, schedule_timeout: int) -> Standing:
+        """Where a pod stands; one for which an autoscaler adds a node is in a queue."""
+        found = standing(await _plain(pod))
+        if found.place is not Place.NOWHERE:
+            return found
+        said = [
+            Scaling(event.reason or "", event.message or "", at)
+            for event in await self._events(pod)
+            if (at := event.last_timestamp or event.event_time or event.metadata.creation_timestamp)
+        ]
+        coming = adding(said, datetime.now(UTC) - timedelta(seconds=schedule_timeout))
+        return Standing(Place.QUEUED, coming) if coming else found
 
     def _check_queue(self, since: datetime, found: Standing) -> None:
         longest = settings().pod_queue_seconds
@@ -170,7 +183,7 @@ class _PodManager(AsyncPodManager):
         waited = False
         while (waits := _pull(await self.read_pod(pod))) is not None:
             waiting, said, image = waits
-            if pull_is_final(waiting, [*await self._events(pod), said], image):
+            if pull_is_final(waiting, [*await self._pulls(pod), said], image):
                 return False
             if time.monotonic() >= end:
                 raise PodLaunchTimeoutException(f"the image was not pulled in time: {waiting}: {said}")
@@ -180,13 +193,17 @@ class _PodManager(AsyncPodManager):
             await asyncio.sleep(check_interval)
         return waited
 
-    async def _events(self, pod: Any) -> list[str]:
-        """What the cluster recorded about pulls of a pod's images; without leave to read it, nothing."""
+    async def _pulls(self, pod: Any) -> list[str]:
+        """What the cluster recorded about pulls of a pod's images."""
+        return [event.message for event in await self._events(pod) if "pull" in (event.message or "")]
+
+    async def _events(self, pod: Any) -> list[Any]:
+        """What the cluster recorded about a pod; without leave to read it, nothing."""
         try:
             found = await self._hook.get_pod_events(pod.metadata.name, pod.metadata.namespace)
         except (ApiException, ClientError, TimeoutError, KubernetesApiError):
             return []
-        return [event.message for event in found.items if "pull" in (event.message or "")]
+        return list(found.items)
 
     async def fetch_container_logs_before_current_sec(
         self, pod: Any, container_name: str, since_time: Any = None
