@@ -42,6 +42,8 @@ DAY, RUN = "2026-11-23", "run-1"
 HOSTILE = "<script>alert(1)</script>\u202e\x07=cmd\r\nSet-Cookie: a=b"
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 
+MINUTES = datetime.timedelta(minutes=2.5)
+
 BROKEN = (
     GOOD
     + """
@@ -49,6 +51,9 @@ BROKEN = (
   places:
     bucket: ${IMAGES}
     backbones: [resnet101]
+  pets:
+    backbones: [resnet101]
+    launcher: kubernetes
 """
 )
 
@@ -91,8 +96,11 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="session")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What the DAG processor makes of a declaration with mistakes in two of its three datasets."""
-    return _parse(tmp_path_factory.mktemp("broken"), BROKEN)
+    """What the DAG processor makes of mistakes in two of four datasets, and in the pod template of the fourth."""
+    home = tmp_path_factory.mktemp("broken")
+    template = {"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [], "nodeselector": {"gpu": "h100"}}}
+    (home / "resnet101.yaml").write_text(json.dumps(template))
+    return _parse(home, BROKEN, FEATURISE_POD_TEMPLATES=str(home))
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +154,7 @@ def attempts(rows: Callable[..., Any]) -> list[int]:
 
     fault = {"reason": "gpu_fault", "fault": "Xid 79", "exit_code": 22, "message": HOSTILE, "action": HOSTILE}
     return [
-        attempt("shard-00001", "gpu-1", exit_code=0),
+        attempt("shard-00001", "gpu-1", exit_code=0, started_at=NOW - MINUTES, assigned_at=NOW - MINUTES / 5),
         attempt("shard-00002", "gpu-2", **fault),
         attempt("shard-00003", "gpu-2", **fault),
     ]

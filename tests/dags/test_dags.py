@@ -101,7 +101,7 @@ def test_tasks_call_for_people_only_where_somebody_is_to_be_told(good: Any) -> N
 
 
 def test_a_mistake_is_an_import_error_and_the_other_datasets_go_on(broken: Any) -> None:
-    assert set(broken["dags"]) == {"flickr__resnet101", "flickr__resnext101", "watch"}
+    assert set(broken["dags"]) == {"flickr__resnet101", "flickr__resnext101", "pets__resnet101", "watch"}
     ((file, error),) = broken["errors"].items()
     assert file.endswith("declaration_errors.py")
     assert "featurise.yaml, line 17: datasets.coco.images_per_shard: expected a valid integer" in error
@@ -112,6 +112,12 @@ def test_every_mistake_is_told(broken: Any) -> None:
     (error,) = broken["errors"].values()
     assert "line 19: datasets.places.bucket: expected a value from the environment" in error
     assert "IMAGES is not set" in error
+
+
+def test_a_field_of_a_pod_template_that_would_be_lost_is_an_import_error_by_its_name(broken: Any) -> None:
+    (error,) = broken["errors"].values()
+    assert "resnet101.yaml has fields that would be lost" in error
+    assert "spec.nodeselector; look how they are spelt" in error
 
 
 def test_a_worker_builds_only_the_dag_that_it_runs_and_imports_nothing_heavy_for_it(worker: Any) -> None:

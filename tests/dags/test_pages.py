@@ -166,6 +166,7 @@ def test_a_night_is_a_timeline_of_its_shards(pages: Any, attempts: list[int]) ->
     assert shown.headers["Refresh"] == "30"
     assert shown.text.count('class="track"') == 3
     assert "attempt 1 on gpu-2: gpu_fault" in shown.text
+    assert "attempt 1: waiting for a node, 2 min 00 s" in shown.text
     assert pages.get("/night?dag_id=cats__resnet101&run_id=run-1").text.count('class="track"') == 0
 
 
