@@ -116,6 +116,10 @@ drills: setup ## kill every part of the platform while nights run (SEED=7 KILLS=
 pages-load: setup ## how long each monitoring page takes at ten million images (IMAGES=10_000_000 ATTEMPTS=1_000_000)
 	PYTHONPATH=tests/dags $(CONTROL)/bin/python tests/drills/registry_load.py $(or $(IMAGES),10_000_000) $(or $(ATTEMPTS),1_000_000)
 
+.PHONY: pages-cost
+pages-cost: setup ## what looking at the monitoring pages costs scheduler and triggerer, as a ratio: some ten minutes
+	PYTHONPATH=tests/dags $(CONTROL)/bin/python tests/drills/pages_beside.py
+
 .PHONY: test-cluster
 test-cluster: setup ## a night on a real cluster (KUBECONFIG=… IMAGE=… S3_ENDPOINT=…; says what is missing)
 	KUBECONFIG="$(KUBECONFIG)" IMAGE="$(IMAGE)" S3_ENDPOINT="$(S3_ENDPOINT)" $(CONTROL)/bin/python tests/cluster

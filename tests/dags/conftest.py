@@ -167,7 +167,8 @@ def told(rows: Callable[..., Any]) -> dict[str, int]:
     night = f"birds under resnet101, night of {DAY}: 1 of 3 shards failed"
 
     def alert(kind: str, subject: str, title: str, **more: Any) -> int:
-        facts = {"kind": kind, "subject": subject, "title": title, "reasons": ["x"], "what": [HOSTILE], "waiting": 2}
+        what = ["2 shards failed on gpu-2 since 02:14 UTC.", "gpu-2 is held back from all shards."]
+        facts = {"kind": kind, "subject": subject, "title": title, "reasons": ["x"], "what": what, "waiting": 2}
         facts |= {"done": "Its shards run on other nodes.", "todo": "Reset the node.", "page": "nodes", "channels": []}
         return int(rows(AlertRow, kind=kind, subject=subject, facts=facts, opened_at=NOW, **more))
 

@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from pages_served import Pages, served
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from featurise.registry import alerts, coverage, engine, image_search, nodes, overview, schema
 from featurise.registry import attempt_history as history
@@ -124,18 +124,7 @@ def main(images: int, attempts: int) -> int:
         database = engine.of(url)
         schema.migrate(database)
         began = time.monotonic()
-        with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            for setting in FOR_THE_FILLING:
-                connection.exec_driver_sql(f"ALTER SYSTEM SET {setting}")
-            connection.exec_driver_sql("SELECT pg_reload_conf()")
-        with database.begin() as connection, _indexed_afterwards(connection, "images"):
-            for statement in FILL.split(";\n"):
-                if statement.strip():
-                    given = {"images": images, "attempts": attempts, "days": DAYS}
-                    used = {name: value for name, value in given.items() if re.search(f"[^:]:{name}", statement)}
-                    connection.execute(text(statement), used)
-        with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("VACUUM ANALYZE")
+        filled(database, images, attempts)
         print(f"{images:,} images, {attempts:,} attempts, written in {time.monotonic() - began:.0f} s")
         print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         with database.connect() as connection:
@@ -144,6 +133,22 @@ def main(images: int, attempts: int) -> int:
         home.mkdir()
         with served(home, url, DECLARATION, f"run-{YESTERDAY}") as pages:
             return int(slow + _slow(_pages(pages, attempts)) > 0)
+
+
+def filled(database: Engine, images: int, attempts: int) -> None:
+    """Write the rows of two years into an empty registry on PostgreSQL."""
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for setting in FOR_THE_FILLING:
+            connection.exec_driver_sql(f"ALTER SYSTEM SET {setting}")
+        connection.exec_driver_sql("SELECT pg_reload_conf()")
+    with database.begin() as connection, _indexed_afterwards(connection, "images"):
+        for statement in FILL.split(";\n"):
+            if statement.strip():
+                given = {"images": images, "attempts": attempts, "days": DAYS}
+                used = {name: value for name, value in given.items() if re.search(f"[^:]:{name}", statement)}
+                connection.execute(text(statement), used)
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE")
 
 
 @contextmanager
