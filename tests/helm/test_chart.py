@@ -1,7 +1,10 @@
 """The chart: linted and rendered by Helm's own engine, valid by Kubernetes' schemas, each value used and told."""
 
 import json
+import os
+import subprocess
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -10,7 +13,7 @@ import yaml
 from helm_python.chart import lint
 from helm_python.errors import HelmError
 
-from charts import CHART, merged, one
+from charts import CHART, REPOSITORY, merged, one
 from given import DEFAULTS, FULL, IMAGE, KUBERNETES, VALUES, WARNING, pod, render
 from pod_security import violations
 
@@ -177,6 +180,24 @@ def test_what_helm_test_starts() -> None:
     assert "featurise cluster --namespace featurise --account airflow/airflow-worker" in asked
     detector = objects["night-test-resnet101"]["spec"]["containers"][0]
     assert (detector["image"], detector["resources"]["limits"]["nvidia.com/gpu"]) == (IMAGE, 1)
+    assert (detector["command"][:2], detector["command"][-1], "args" in detector) == (["sh", "-ec"], "resnet101", False)
     for each in objects.values():
         kubernetes_validate.validate(each, KUBERNETES, strict=True)
         assert violations(each["spec"]) == []
+
+
+def test_helm_test_featurises_an_image_on_each_backbone_s_node(tmp_path: Path) -> None:
+    """With the stub in the detector's place: all else is the script's, and the extractor's own."""
+    (detector,) = (each for each in render() if each["metadata"]["name"] == "night-test-resnet101")
+    programs = REPOSITORY / "images" / "extractor" / ".venv" / "bin"
+    stub = {"PYTHONPATH": str(REPOSITORY / "tests" / "extractor" / "stub"), "TMPDIR": str(tmp_path)}
+    command = detector["spec"]["containers"][0]["command"]
+
+    def said(*argv: str) -> subprocess.CompletedProcess[str]:
+        given = {**os.environ, **stub, "PATH": f"{programs}:{os.environ['PATH']}"}
+        return subprocess.run(argv, env=given, capture_output=True, text=True, check=False)
+
+    done = said(*command)
+    assert done.returncode == 0, done.stderr
+    assert "1 images, 36 boxes" in done.stdout
+    assert said(*command[:-1], "no-backbone").returncode != 0
