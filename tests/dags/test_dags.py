@@ -71,8 +71,13 @@ def test_the_form_is_typed(good: Any) -> None:
     assert form["limit"]["minimum"] == 1
     assert form["max_boxes"]["maximum"] == 300
     assert form["precision"]["enum"] == ["fp32", "tf32", "bf16", "fp16", None]
-    assert form["keys"]["type"] == "array"
-    assert form["force"]["type"] == "boolean"
+    assert form["keys"]["type"] == ["array", "null"]
+    assert form["force"]["type"] == ["boolean", "null"]
+
+
+def test_no_field_of_the_form_is_marked_as_required(good: Any) -> None:
+    form = good["dags"]["flickr__resnet101"]["params"]
+    assert [name for name, schema in form.items() if "null" not in schema["type"]] == []
 
 
 def test_the_launcher_that_is_declared(good: Any) -> None:

@@ -144,7 +144,7 @@ def _shard(spec: FeatureSetSpec) -> Any:
 def _extract(spec: FeatureSetSpec, shard: Any) -> Any:
     return _launcher(spec)(
         task_id="extract",
-        doc_md="The GPU work: one process or pod reads the shard's images and writes its file.",
+        doc_md=f"The GPU work: a {params.WORKER[spec.launcher]} reads the shard's images and writes its file.",
         spec=spec,
         shard=shard,
         map_index_template=SHARD,

@@ -9,6 +9,8 @@ from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run_options import RunOptions
 
 DAY = "the day whose images are featurised; empty: the last whole day, unless a partition key is given below"
+WORKER = {"process": "process", "kubernetes": "pod"}
+"""What does the work of a shard, by launcher."""
 OF_FOUND_BOXES = {"min_boxes", "max_boxes"}
 """Options that mean nothing where boxes are given: each has its row."""
 
@@ -18,6 +20,8 @@ def trigger_form(spec: FeatureSetSpec) -> dict[str, Param]:
     schema = RunOptions.model_json_schema()
     left_out = OF_FOUND_BOXES if spec.boxes.given is not None else set()
     asked = {name: field for name, field in schema["properties"].items() if name not in left_out}
+    words = asked["images_per_shard"]
+    words["description"] = words["description"].replace("task", WORKER[spec.launcher])
     declared = _declared(spec)
     return {
         BATCH: Param(None, title="Day", type=["string", "null"], format="date", description=DAY),
@@ -39,7 +43,11 @@ def _param(field: dict[str, Any], definitions: dict[str, Any], declared: Any) ->
     title = str(flat.pop("title")).replace("_", " ").capitalize()
     if declared is not None:
         flat["description"] += f"; empty: {declared}, as declared"
-    return Param(default, title=title, **flat)
+        if "enum" in flat:
+            flat["values_display"] = {"null": f"{declared}, as declared"}
+    # The form marks what may not be empty as required, and nothing here is.
+    types = flat["type"] if isinstance(flat["type"], list) else [flat["type"], "null"]
+    return Param(default, title=title, **{**flat, "type": types})
 
 
 def _flat(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from airflow.plugins_manager import AirflowPlugin
 from featurise.airflow import listener
 from featurise.airflow.operators.report import PAGE
 from featurise.airflow.priority import NightFirst
+from featurise.airflow.refusals import Refusals
 from featurise.airflow.timetable import PreviousDayTimetable
 
 
@@ -25,6 +26,7 @@ class FeaturisePlugin(AirflowPlugin):
     listeners = [listener]
     priority_weight_strategies = [NightFirst]
     fastapi_apps = [{"app": pages, "url_prefix": "/featurise", "name": "featurise"}]
+    fastapi_root_middlewares = [{"middleware": Refusals, "name": "featurise"}]
     external_views = [
         {"name": "GPU tasks", "href": "/featurise/", "destination": "nav", "category": "browse"},
         {

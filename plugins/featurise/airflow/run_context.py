@@ -12,12 +12,20 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from featurise.airflow.timetable import KEY
+from featurise.declaration import load as declaration
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
+from featurise.settings import settings
 
 BATCH = "batch"
 """The day in the conf of a run: an arrival's, or one that a person has picked in the form."""
+
+
+def declared(dag_id: str) -> FeatureSetSpec | None:
+    """What a DAG featurises, as the declaration has it now; None of a DAG that is not made from it."""
+    specs = (found for found in declaration.load(settings().declaration) if isinstance(found, FeatureSetSpec))
+    return next((spec for spec in specs if spec.dag_id == dag_id), None)
 
 
 def current_run(spec: FeatureSetSpec, context: Any = None) -> Run:
@@ -44,7 +52,7 @@ def run_options(context: Any = None) -> RunOptions:
     # Airflow ignores what is no parameter of the DAG; a misspelt `dry_run` must not start a real run.
     values |= {name: given[name] for name in given.keys() - values.keys() - {BATCH}}
     with _readable():
-        options = RunOptions.model_validate(values)
+        options = RunOptions.model_validate({name: value for name, value in values.items() if value is not None})
     # A backfill names its days itself; looking back from each of them would only do the same days again.
     if dag_run.run_type == "backfill" and options.lookback_days is None:
         return options.model_copy(update={"lookback_days": 0})

@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from featurise.airflow import params, run_context
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.former_names import FormerName
+from featurise.declaration.run_options import RunOptions
 
 
 def context(*, conf: dict[str, Any] | None = None, **values: Any) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def test_the_form_begins_with_the_day_and_says_what_is_declared(spec: FeatureSet
     assert (form["batch"].schema["format"], form["batch"].schema["title"]) == ("date", "Day")
     assert form["max_boxes"].description.endswith("; empty: 36, as declared")
     assert form["precision"].description.endswith("; empty: fp32, as declared")
+    assert form["precision"].schema["values_display"] == {"null": "fp32, as declared"}  # what the form shows at first
     picked = {name: param.resolve() for name, param in form.items()} | {"batch": "2026-11-23"}
     assert run_context.current_run(spec, context(conf=picked, **picked)).batch == "2026-11-23"
 
@@ -80,3 +82,19 @@ def test_a_day_beside_another_partition_key_starts_no_run(spec: FeatureSetSpec) 
 def test_a_batch_that_is_no_day_starts_no_run(spec: FeatureSetSpec, batch: str) -> None:
     with pytest.raises(AirflowFailException, match=r"batch '.*': (expected a day|write it 2026-11-23)"):
         run_context.current_run(spec, context(conf={"batch": batch}))
+
+
+def test_a_field_that_was_emptied_means_what_is_declared(spec: FeatureSetSpec) -> None:
+    emptied: dict[str, Any] = dict.fromkeys(params.trigger_form(spec))
+    asked = context(conf=emptied | {"batch": "2026-11-23"}, **emptied)
+    assert run_context.current_run(spec, asked).spec == spec
+    assert run_context.run_options(asked) == RunOptions()
+
+
+def test_the_form_speaks_of_pods_only_where_there_are_any(spec: FeatureSetSpec) -> None:
+    on_cluster = spec.model_copy(update={"launcher": "kubernetes"})
+    described = [params.trigger_form(one)["images_per_shard"].description for one in (spec, on_cluster)]
+    assert [text.partition(";")[0] for text in described] == [
+        "images that one process works through",
+        "images that one pod works through",
+    ]

@@ -18,13 +18,11 @@ from extractor.core import storage
 from extractor.core.exit_codes import StorageError
 from featurise.airflow import run_context
 from featurise.airflow.web import api, pages, render
-from featurise.declaration import load as declaration
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.errors import FeaturiseError
 from featurise.objects import layout
 from featurise.registry import engine, feature_sets
 from featurise.registry.session import reading
-from featurise.settings import settings
 
 # Airflow's own routes check who asks; FastAPI's pages about the routes would answer everybody.
 app = FastAPI(title="Featurise", docs_url=None, redoc_url=None, openapi_url=None)
@@ -32,6 +30,7 @@ app.include_router(pages.router, include_in_schema=False)
 app.include_router(api.router)
 
 MAY_READ = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.XCOM))
+MAY_START = Depends(requires_access_dag(method="POST", access_entity=DagAccessEntity.RUN))
 # The page is ours, but it shows names that others gave their files.
 HEADERS = {"Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"}
 NOTHING = """\
@@ -57,7 +56,7 @@ def report(
     edit an XCom could name any object, or file, that the API server can read.
     """
     run = session.scalars(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)).first()
-    spec = _declared(dag_id)
+    spec = run_context.declared(dag_id)
     if run is None or spec is None:
         return _nothing(404, f"{dag_id}, {run_id}: no run of a declared dataset and backbone.")
     try:
@@ -74,9 +73,10 @@ def report(
     return _nothing(404, f"{dag_id}, {run_id}: no report yet. {why}")
 
 
-def _declared(dag_id: str) -> FeatureSetSpec | None:
-    specs = (found for found in declaration.load(settings().declaration) if isinstance(found, FeatureSetSpec))
-    return next((spec for spec in specs if spec.dag_id == dag_id), None)
+@app.post("/refused/{dag_id}", dependencies=[MAY_START])
+def refused(dag_id: str, request: Request) -> JSONResponse:
+    """Why a run was not started, in Airflow's own form of an answer; see `refusals`."""
+    return JSONResponse({"detail": getattr(request.state, "why", f"{dag_id}: nothing was refused")}, 400)
 
 
 def _places(spec: FeatureSetSpec, dag_run: Any) -> Iterator[str]:
