@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import pendulum
 import pytest
 from airflow.timetables.base import DagRunInfo, TimeRestriction
+from airflow.utils.types import DagRunType
 
 from featurise.airflow.timetable import PreviousDayTimetable
 
@@ -145,3 +146,26 @@ def test_a_start_between_two_showings_of_an_hour_has_its_day() -> None:
 
 def test_it_survives_the_trip_through_airflow_s_database() -> None:
     assert PreviousDayTimetable.deserialize(BERLIN.serialize()).serialize() == BERLIN.serialize()
+
+
+def test_a_run_is_named_by_its_day_and_shortly() -> None:
+    (night,) = scheduled(BERLIN, datetime(2026, 3, 27, 12, tzinfo=UTC), 1)
+    ids = {
+        BERLIN.generate_run_id(
+            run_type=DagRunType.SCHEDULED,
+            run_after=night.run_after,
+            data_interval=None,
+            partition_key=night.partition_key,
+        )
+        for _ in range(2)
+    }
+    assert len(ids) == 2  # where the schedule was changed, a day may have another run
+    assert {one.rpartition("__")[0] for one in ids} == {"scheduled__2026-03-27"}
+    by_hand = BERLIN.generate_run_id(run_type=DagRunType.MANUAL, run_after=night.run_after, data_interval=None)
+    assert by_hand.rpartition("__")[0] == "manual__2026-03-28T01:00"
+    assert max(map(len, {*ids, by_hand})) <= 32
+
+
+def test_the_schedule_says_that_a_run_is_for_the_day_before() -> None:
+    assert BERLIN.summary == "0 2 * * *, for the day before"
+    assert BERLIN.description == "At 02:00 (Europe/Berlin), for the day before"

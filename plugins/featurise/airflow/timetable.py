@@ -12,13 +12,17 @@ from typing import Any
 import pendulum
 from airflow.sdk.timezone import coerce_datetime, utcnow
 from airflow.serialization.encoders import encode_timezone
-from airflow.timetables.base import DagRunInfo
+from airflow.timetables.base import DagRunInfo, DataInterval
 from airflow.timetables.trigger import CronPartitionTimetable
+from airflow.utils.strings import get_random_string
+from airflow.utils.types import DagRunType
 from croniter import croniter  # type: ignore[import-untyped]
 from pendulum import DateTime
 
 KEY = "%Y-%m-%d"
 """How a run's partition key names its day."""
+RANDOM = 4
+"""Letters that tell two runs for one day apart: with another schedule, a day may have a second scheduled run."""
 
 
 class PreviousDayTimetable(CronPartitionTimetable):
@@ -33,6 +37,24 @@ class PreviousDayTimetable(CronPartitionTimetable):
 
     def __init__(self, cron: str, *, timezone: Any) -> None:
         super().__init__(cron, timezone=timezone, key_format=KEY)
+        self.description = f"{self.description} ({self._timezone.name}), for the day before"
+
+    @property
+    def summary(self) -> str:
+        """What the DAG list shows as the schedule: beside it stands when the latest run was due, not its day."""
+        return f"{self._expression}, for the day before"
+
+    def generate_run_id(
+        self,
+        *,
+        run_type: DagRunType,
+        run_after: DateTime,
+        data_interval: DataInterval | None,  # noqa: ARG002 - Airflow's signature
+        **extra: Any,
+    ) -> str:
+        """A run's day, or when it was started by hand, in UTC: of that one Airflow does not tell the day here."""
+        named = extra.get("partition_key") or run_after.in_timezone("UTC").strftime("%Y-%m-%dT%H:%M")
+        return run_type.generate_run_id(suffix=f"{named}__{get_random_string(RANDOM)}")
 
     @classmethod
     def deserialize(cls, data: dict[str, Any]) -> "PreviousDayTimetable":

@@ -1,5 +1,6 @@
 """The registry's schema: brought up to date by one command, refused when it is not the one that this version knows."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from sqlalchemy import Connection, Engine, Inspector, inspect, text
 
 from featurise.errors import FeaturiseError
 from featurise.registry import engine
+
+# Two lines at each look at a schema, which every task's log would begin with.
+logging.getLogger(MigrationContext.__module__).setLevel(logging.WARNING)
 
 VERSION_TABLE = "featurise_schema"
 """Airflow may share the database, and keeps its own version in alembic's usual table."""

@@ -73,6 +73,14 @@ class Launch:
     """Why no further attempt of the round is made."""
 
     @property
+    def told(self) -> str:
+        """What is to be done, for the first line of a log."""
+        spec, batch = self.run.spec, self.run.batch
+        before = f" after {', '.join(each.reason for each in self.earlier)}" if self.earlier else ""
+        what = f"{self.shard.images:,} images of {spec.dataset}, {batch}, by {spec.backbone}"
+        return f"{self.shard.name}: {what}; attempt {self.attempt.number}{before}"
+
+    @property
     def tries(self) -> int:
         """Counted attempts that the round may use."""
         return self.run.spec.limits.retries + 1

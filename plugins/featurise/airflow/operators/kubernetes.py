@@ -103,6 +103,7 @@ class PodOperator(KubernetesPodOperator):
         with outages_waited_out(context), in_sight(self.spec.backbone, self.hook):
             self._prepare(context)
             launch = self._launch
+            self.log.info(launch.told)
             if launch.registered is not None:
                 self.log.info("Shard already registered; skipping.")
                 return

@@ -86,6 +86,7 @@ class ProcessOperator(BaseOperator):
         ti = context["ti"]
         extract.write_off_lost(run, shard, "its task ended before it did")
         launch = self._launch = extract.prepare(run, shard, first_try(ti.max_tries, self.retries or 0))
+        self.log.info(launch.told)
         if launch.registered is not None:
             self.log.info("Shard already registered; skipping.")
             return launch.registered
