@@ -3,7 +3,6 @@
 import datetime
 import getpass
 import sys
-import warnings
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -13,12 +12,12 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from extractor.core.exit_codes import ExtractorError
+from featurise.cli_check import check
 from featurise.cluster.command import check_cluster
 from featurise.console import AsJson, console, errors, lines, moment, say, say_json, table, warn
 from featurise.declaration import load as declaration
 from featurise.declaration import starter
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.declaration.former_names import FormerName
 from featurise.declaration.load import Broken
 from featurise.errors import FeaturiseError
 from featurise.export.command import export_features
@@ -63,38 +62,7 @@ def init(uri: str, /, *, out: Path = Path("featurise.yaml")) -> None:
     say(f"{starter.told(found)}; {out} is written. Fill in the weights, then: featurise check {out}")
 
 
-@app.command
-def check(path: Path | None = None, /, *, as_json: AsJson = False) -> int:
-    """Check the declaration: one line per dataset and backbone, or what is wrong with it.
-
-    Parameters
-    ----------
-    path
-        The declaration; by default the one that FEATURISE_DECLARATION names.
-    as_json
-        JSON lines: `dag_id` and `feature_set`, or `mistake`.
-    """
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", FormerName)
-        found = declaration.load(path or settings().declaration)
-    for message in dict.fromkeys(str(one.message) for one in told if issubclass(one.category, FormerName)):
-        warn(message, style="yellow")
-    for one in found:
-        if as_json:
-            say_json(_checked(one))
-        elif isinstance(one, Broken):
-            say(one.message, style="red")
-        else:
-            say(f"{one.dag_id}: feature set {one.feature_set}")
-    return int(any(isinstance(one, Broken) for one in found))
-
-
-def _checked(one: FeatureSetSpec | Broken) -> dict[str, str]:
-    if isinstance(one, Broken):
-        return {"mistake": one.message}
-    return {"dag_id": one.dag_id, "feature_set": one.feature_set}
-
-
+app.command(check)
 app.command(name="cluster")(check_cluster)
 
 

@@ -10,6 +10,8 @@ from airflow.timetables.base import DagRunInfo, TimeRestriction
 from airflow.utils.types import DagRunType
 
 from featurise.airflow.timetable import PreviousDayTimetable
+from featurise.declaration.feature_set import FeatureSetSpec
+from featurise.steps import first_night
 
 BERLIN = PreviousDayTimetable("0 2 * * *", timezone=pendulum.timezone("Europe/Berlin"))
 
@@ -169,3 +171,24 @@ def test_a_run_is_named_by_its_day_and_shortly() -> None:
 def test_the_schedule_says_that_a_run_is_for_the_day_before() -> None:
     assert BERLIN.summary == "0 2 * * *, for the day before"
     assert BERLIN.description == "At 02:00 (Europe/Berlin), for the day before"
+
+
+@pytest.mark.parametrize("catchup", [False, True])
+@pytest.mark.parametrize("start", [date(2026, 3, 28), datetime.now(UTC).date() + timedelta(days=3)])
+def test_the_first_night_that_is_foretold_is_airflow_s(start: date, *, catchup: bool) -> None:
+    schedule = {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}
+    weights = {"uri": "s3://models/", "sha256": "a" * 64}
+    spec = FeatureSetSpec(
+        dataset="birds",
+        backbone="resnet101",
+        bucket="birds",
+        start_date=start,
+        schedule=schedule,
+        catchup=catchup,
+        weights=weights,
+    )
+    earliest = pendulum.datetime(start.year, start.month, start.day, tz="Europe/Berlin").add(days=1)
+    asked = TimeRestriction(earliest, None, catchup=catchup)
+    first = BERLIN.next_dagrun_info_v2(last_dagrun_info=None, restriction=asked)
+    assert first is not None
+    assert first_night.first_day(spec, datetime.now(UTC)).isoformat() == first.partition_key
