@@ -40,7 +40,8 @@ def check(
         found = declaration.load(path or settings().declaration)
     for message in dict.fromkeys(str(one.message) for one in told if issubclass(one.category, FormerName)):
         warn(message, style="yellow")
-    return int(not all([_told(one, offline=offline, as_json=as_json) for one in found]))
+    sound = [_told(one, offline=offline, as_json=as_json) for one in found]
+    return int(not all(sound))
 
 
 def _told(one: FeatureSetSpec | Broken, *, offline: bool, as_json: bool) -> bool:

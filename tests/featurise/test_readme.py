@@ -1,16 +1,15 @@
-"""What the README has a newcomer copy."""
+"""What the README has a newcomer copy; `tests/e2e/test_newcomer.py` follows it to a night."""
 
-import re
-from pathlib import Path
+import subprocess
+
+import readme
 
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.load import load
 
-README = Path("README.md").read_text()
-
 
 def test_the_declaration_of_the_next_steps_needs_a_checksum_and_no_more(tmp_path):
-    (declared,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    declared = readme.block("defaults:")
     assert len(declared.splitlines()) <= 10
     file = tmp_path / "featurise.yaml"
     file.write_text(declared)
@@ -21,3 +20,11 @@ def test_the_declaration_of_the_next_steps_needs_a_checksum_and_no_more(tmp_path
     (spec,) = load(file)
     assert isinstance(spec, FeatureSetSpec)
     assert (spec.bucket, spec.prefix, spec.launcher) == ("my-images", "photos/", "process")
+
+
+def test_a_demo_of_one_s_own_folder_is_given_that_folder():
+    command = readme.block("weights fetch").splitlines()[-1]
+    shown = subprocess.run(
+        ["/bin/sh", "-ec", command.replace("make", "make -n")], capture_output=True, text=True, check=True
+    )
+    assert 'featurise_demo up --images "folder"' in shown.stdout

@@ -54,7 +54,8 @@ class PreviousDayTimetable(CronPartitionTimetable):
     ) -> str:
         """A run's day, or when it was started by hand, in UTC: of that one Airflow does not tell the day here."""
         named = extra.get("partition_key") or run_after.in_timezone("UTC").strftime("%Y-%m-%dT%H:%M")
-        return run_type.generate_run_id(suffix=f"{named}__{get_random_string(RANDOM)}")
+        letters = get_random_string(RANDOM)  # type: ignore[no-untyped-call]
+        return run_type.generate_run_id(suffix=f"{named}__{letters}")
 
     @classmethod
     def deserialize(cls, data: dict[str, Any]) -> "PreviousDayTimetable":

@@ -24,7 +24,7 @@ DAY = datetime.timedelta(days=1)
 
 
 class FirstNight(BaseModel):
-    """One night, not yet run. Counts are of images; `left` says why it would do nothing although there may be new ones."""
+    """One night, not yet run. Counts are of images."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,6 +35,7 @@ class FirstNight(BaseModel):
     new: int
     shards: int
     left: str | None
+    """Why it would do nothing although there may be new images."""
     results: str
     """The address below which its files would be."""
     weights: str
@@ -92,7 +93,7 @@ def first_day(spec: FeatureSetSpec, now: datetime.datetime) -> datetime.date:
 
 
 def _found(spec: FeatureSetSpec) -> bool | None:
-    """Whether there is anything at the weights' address; pods look at a path of their own, and with rights of their own."""
+    """Whether there is anything at the weights' address; pods have paths and rights of their own."""
     uri, in_pods = spec.weights.uri, spec.launcher == "kubernetes"
     if in_pods and not storage.is_s3(uri):
         return None

@@ -39,7 +39,7 @@ def declared(spec: FeatureSetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"conf": {"dryrun": True}}, "dryrun: Extra inputs are not permitted"),
         ({"partition_key": "yesterday"}, "batch 'yesterday': expected a day as in 2026-11-23"),
         ({"conf": {"batch": "2026-11-02"}, "partition_key": "2026-11-03"}, "the day is 2026-11-02, and the partition"),
-        (BACKFILL | {"dag_run_conf": {"batch": "2026-11-01"}}, "the day is 2026-11-01, and the partition key 2026-11-0"),
+        (BACKFILL | {"dag_run_conf": {"batch": "2026-11-01"}}, "the day is 2026-11-01, and the partition key"),
         (BACKFILL | {"dag_run_conf": {"limit": 0}}, "limit: Input should be greater"),
     ],
 )
