@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from typing import Any
 import boto3
 import pytest
 import queue_stand_in
+import readme
 import sqlalchemy
+import yaml
 from botocore.config import Config
 from http_endpoint import Posts, endpoint
 
@@ -55,6 +58,14 @@ datasets:
     boxes: {given: "s3://featurise/annotations.json", format: coco, coordinates: xywh}
   third: {backbones: {tiny: {weights: {uri: "${TINY_WEIGHTS}", sha256: "${TINY_SHA256}"}}}}
 """
+
+
+def _of_readme() -> dict[str, Any]:
+    """The dataset that the README's next steps declare, with this session's weights and no wait for a quiet folder."""
+    declared: dict[str, Any] = yaml.safe_load(readme.block("defaults:"))
+    ((name, dataset),) = declared["datasets"].items()
+    assert dataset.pop("backbones") == [*declared["backbones"]] == ["resnet101"]
+    return {name: {**declared["defaults"], **dataset, "ready": {"settle_seconds": 0}}}
 
 
 @dataclass
@@ -221,7 +232,8 @@ def installation() -> Iterator[Installation]:
     with tempfile.TemporaryDirectory(prefix="featurise-e2e-", ignore_cleanup_errors=True) as name, ExitStack() as stack:
         folder, queue = Path(name), stack.enter_context(queue_stand_in.running())
         ops, posts = stack.enter_context(endpoint())
-        (folder / "featurise.yaml").write_text(DECLARATION)
+        declared = DECLARATION + textwrap.indent(yaml.safe_dump(_of_readme()), "  ")
+        (folder / "featurise.yaml").write_text(declared)
         variables = {
             "FEATURISE_DECLARATION": str(folder / "featurise.yaml"),
             "FEATURISE_RETRY_DELAY_SECONDS": "2",

@@ -77,8 +77,8 @@ def test_tasks_are_named_by_shard_and_tell_their_progress(installation: Any) -> 
     assert extract["rendered_map_index"] == "shard-00001"
     log = installation.api.log(DAG, run["dag_run_id"], "shard.extract", extract["try_number"], 0)
     assert "2 of 2 images" in log
-    lines = [line for line in log.splitlines() if "::" not in line]
-    assert "shard-00001: 2 images of nights, 2026-11-02, by resnet101; attempt 1" in lines[0]
+    _, _, own = log.split("::endgroup::", 2)  # what Airflow folds away at the beginning is its own
+    assert "shard-00001: 2 images of nights, 2026-11-02, by resnet101; attempt 1" in own.splitlines()[1]
     assert installation.store.credentials.secret_key not in log
 
 

@@ -15,8 +15,12 @@ from browser import screenshot as keep
 from playwright.sync_api import Page, expect
 
 from featurise_demo import processes
+from featurise_demo.api import Api, ApiError
 
+GOLDEN = Path(__file__).parents[2] / "tests/golden/images"
 NIGHTS = "nights__resnet101"
+TONIGHT = ("astronaut.png", "chelsea_exif6.jpg", "china.jpg", "coffee.png", "flower.jpg")
+TOLD = "5 of 7 new images featurised, 2 rejected"
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +34,12 @@ def run_page(installation: Any, dag_id: str, run_id: str) -> str:
     return f"{installation.airflow.url}/dags/{dag_id}/runs/{quote(run_id, safe='')}"
 
 
-def test_unpause_and_see_the_night_s_run(installation: Any, page: Page, image: bytes) -> None:
+def test_unpause_and_see_the_night_s_run(installation: Any, page: Page, photo: bytes) -> None:
     dag = "tonight__resnet101"
     now = datetime.datetime.now(datetime.UTC)
     night = str((now - datetime.timedelta(hours=2)).date() - datetime.timedelta(days=1))
-    installation.put("tonight", night, tiny_png=image)
+    images = {name.replace(".", "_"): (GOLDEN / name).read_bytes() for name in TONIGHT}
+    installation.put("tonight", night, **images, torn_jpg=photo[: len(photo) // 3], note_jpg=b"no image")
     processes.wait_until(lambda: dag in installation.api.dag_ids(), 300, dag, every=1)
 
     page.goto(f"{installation.airflow.url}/dags/{dag}")
@@ -42,6 +47,7 @@ def test_unpause_and_see_the_night_s_run(installation: Any, page: Page, image: b
     processes.wait_until(lambda: bool(installation.api.runs(dag)), 120, "the night's run", every=1)
     (run,) = installation.api.runs(dag)
     assert (run["run_type"], run["partition_key"]) == ("scheduled", night)
+    assert run["dag_run_id"].startswith(f"scheduled__{night}__")
     assert installation.ended(dag, run["dag_run_id"]) == "success", installation.explain(dag, run["dag_run_id"])
 
     page.goto(run_page(installation, dag, run["dag_run_id"]))
@@ -56,7 +62,13 @@ def test_unpause_and_see_the_night_s_run(installation: Any, page: Page, image: b
     page.wait_for_timeout(2000)  # for the graph to settle before its image is taken
     keep(page, "airflow-graph")
     page.set_viewport_size(SIZE)
-    assert [row["image_id"] for row in installation.images("tonight")] == ["tiny"]
+    names = {row["image_id"] for row in installation.images("tonight")}
+    assert names == {name.partition(".")[0] for name in TONIGHT}
+
+
+def test_the_list_of_dags_says_that_a_run_is_for_the_day_before(installation: Any, page: Page) -> None:
+    page.goto(f"{installation.airflow.url}/dags?name_pattern=tonight")
+    expect(page.get_by_text("0 2 * * *, for the day before").first).to_be_visible()
 
 
 def test_the_monitoring_pages_are_in_airflow_s_navigation(installation: Any, page: Page) -> None:
@@ -76,7 +88,7 @@ def test_the_run_s_report_is_a_tab_of_the_run(installation: Any, page: Page) -> 
     (run,) = installation.api.runs(dag)
     page.goto(f"{run_page(installation, dag, run['dag_run_id'])}/plugin/report")
     report = page.frame_locator("iframe")
-    expect(report.get_by_text("1 of 1 new images featurised")).to_be_visible()
+    expect(report.get_by_text(TOLD)).to_be_visible()
     expect(report.get_by_text("synthetic weights").first).to_be_visible()
     keep(page, "airflow-report")
 
@@ -84,7 +96,7 @@ def test_the_run_s_report_is_a_tab_of_the_run(installation: Any, page: Page) -> 
     link = page.get_by_role("link", name="Report", exact=True)
     expect(link).to_be_visible()
     page.goto(link.get_attribute("href"))
-    expect(page.get_by_text("1 of 1 new images featurised")).to_be_visible()
+    expect(page.get_by_text(TOLD)).to_be_visible()
 
 
 def test_a_report_is_for_those_who_are_logged_in(installation: Any, page: Page) -> None:
@@ -162,28 +174,63 @@ def test_a_year_s_backfill_lets_the_night_through_is_paused_and_cancelled(
 def test_the_form_refuses_wrong_values(installation: Any, page: Page) -> None:
     before = len(installation.api.runs(NIGHTS))
     form = dialog(page, installation.airflow.url, NIGHTS)
+    start = form.get_by_role("button", name="Trigger")  # by the keyboard: notes of what was refused lie above it
     limit = form.get_by_role("spinbutton", name="Limit")
     limit.fill("0")
     form.get_by_role("spinbutton", name="Min boxes").click()
     expect(limit).to_have_value("1")  # the least that the form takes
 
-    form.get_by_role("button", name="Advanced Options").click()
-    form.get_by_label("Partition Key").fill("yesterday")
-    form.get_by_role("button", name="Trigger").click()
-    expect(page.get_by_text("does not match the timetable's key_format").first).to_be_visible()
+    expect(form.get_by_text("*", exact=True)).to_have_count(0)  # nothing is marked as required
+
+    limit.fill("")
+    form.get_by_role("spinbutton", name="Min boxes").fill("50")
+    form.get_by_role("spinbutton", name="Max boxes").fill("20")
+    start.press("Enter")
+    why = page.get_by_text("min_boxes is 50, above max_boxes 20").first
+    expect(why).to_be_visible()
+    page.set_viewport_size({"width": 1440, "height": 1300})
+    why.scroll_into_view_if_needed()
     keep(page, "airflow-form")
+    page.set_viewport_size(SIZE)
     assert len(installation.api.runs(NIGHTS)) == before
 
-    form.get_by_label("Partition Key").fill("2026-11-02")
+    for name in ("Min boxes", "Max boxes"):
+        form.get_by_role("spinbutton", name=name).fill("")
+    form.get_by_role("button", name="Advanced Options").click()
+    form.get_by_label("Partition Key").fill("yesterday")
+    start.press("Enter")
+    expect(page.get_by_text("batch 'yesterday': expected a day as in 2026-11-23").first).to_be_visible()
+    assert len(installation.api.runs(NIGHTS)) == before
+
+    form.get_by_label("Partition Key").fill("")
     form.get_by_role("button", name="Run Parameters").click()
+    form.locator("#element_batch").fill("2026-11-02")  # the field of the day
     switch_on(form, "Dry run")
     switch_on(form, "Force")
-    form.get_by_role("button", name="Trigger").click()
+    start.press("Enter")
     processes.wait_until(lambda: len(installation.api.runs(NIGHTS)) > before, 120, "the manual run", every=1)
     run = installation.api.runs(NIGHTS)[0]["dag_run_id"]
     assert installation.ended(NIGHTS, run) == "success", installation.explain(NIGHTS, run)
     assert installation.api.xcom(NIGHTS, run, "report")["text"].startswith("dry run: 1 new images in 1 shards")
     assert installation.attempts(run) == []
+    assert installation.api.run(NIGHTS, run)["partition_key"] == "2026-11-02"
+    assert run.startswith("manual__2026-11-02__")
+
+
+def test_a_backfill_is_refused_as_a_run_is(installation: Any) -> None:
+    asked = {"dag_id": NIGHTS, "from_date": "2026-11-02T00:00:00Z", "to_date": "2026-11-03T00:00:00Z"}
+    with pytest.raises(ApiError, match="min_boxes is 50, above max_boxes 20") as refused:
+        installation.api.call("POST", "/backfills", asked | {"dag_run_conf": {"min_boxes": 50, "max_boxes": 20}})
+    assert refused.value.status == 400
+
+
+def test_who_may_not_start_runs_is_told_nothing_of_them(installation: Any) -> None:
+    stranger = Api(installation.airflow.url, "nobody", "nothing")
+    stranger._token = "none"
+    with pytest.raises(ApiError) as refused:
+        stranger._send("POST", f"/api/v2/dags/{NIGHTS}/dagRuns", {"conf": {"limit": 0}}, "none")
+    assert refused.value.status in (401, 403)
+    assert "limit" not in str(refused.value)
 
 
 def test_a_failed_shard_that_is_cleared_is_the_only_one_that_is_redone(
@@ -205,7 +252,11 @@ def test_a_failed_shard_that_is_cleared_is_the_only_one_that_is_redone(
     assert "crash:" in log
     assert "exit code 137" in log
 
+    page.goto(f"{run_page(installation, dag, run)}/tasks/shard.extract/mapped")
+    for name in tasks:
+        expect(page.get_by_text(name).first).to_be_visible()
     page.goto(f"{run_page(installation, dag, run)}/tasks/shard.extract/mapped/{tasks[shard]['map_index']}")
+    expect(page.get_by_text(f"shard.extract [{shard}]").first).to_be_visible()
     expect(page.get_by_text("exit code 137").first).to_be_visible()
     keep(page, "airflow-failed-shard")
     page.get_by_role("button", name="Press shift+c to clear").click()

@@ -1,8 +1,8 @@
 """Refuses a run whose parameters contradict each other where it is asked for: in Airflow's form, and by its API.
 
 Airflow checks each parameter by itself. What they mean together, and with what is declared, is read here as the run's
-tasks will read it, so that a run that they would refuse is never made. A run that may be made gets its day as its
-partition key, which Airflow shows.
+tasks will read it, so that a run that they would refuse is never made. A run that may be made is named by its day,
+which is its partition key, too.
 """
 
 import json
@@ -36,33 +36,38 @@ class Refusals:
         body = await _whole(receive)
         asked = _read(body)
         dag_id = unquote(asks["dag_id"] or str(asked.get("dag_id")))
-        why, day = await run_in_threadpool(judged, dag_id, asked)
+        why, added = await run_in_threadpool(judged, dag_id, asked)
         if why is not None:
             path = asks["base"] + REFUSED.format(dag_id=dag_id)
             scope = {**scope, "path": path, "raw_path": path.encode(), "state": {**scope.get("state", {}), "why": why}}
-        elif day is not None:
-            body = json.dumps({**asked, "partition_key": day}).encode()
+        elif added:
+            body = json.dumps({**asked, **added}).encode()
             headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
             scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
         await self._app(scope, _again(body, receive), send)
 
 
-def judged(dag_id: str, asked: dict[str, Any]) -> tuple[str | None, str | None]:
-    """Why a run of this DAG cannot be, in a sentence, and the day that it gets where the request names none."""
+def judged(dag_id: str, asked: dict[str, Any]) -> tuple[str | None, dict[str, str]]:
+    """Why a run of this DAG cannot be, in a sentence; else what its request is to have beside what it has."""
     from airflow.sdk.exceptions import AirflowFailException
+    from airflow.utils.types import DagRunType
 
     from featurise.airflow import run_context
+    from featurise.airflow.timetable import run_id
 
     spec = run_context.declared(dag_id)
     if spec is None or not asked:
-        return None, None
-    day = None
+        return None, {}
+    day = ""
     try:
         for dag_run in _runs(asked):
             day = run_context.current_run(spec, {"dag_run": dag_run, "params": dag_run.conf}).batch
     except AirflowFailException as error:
-        return str(error), None
-    return None, day if "from_date" not in asked and not asked.get("partition_key") else None
+        return str(error), {}
+    if "from_date" in asked:  # a backfill's runs have all of it
+        return None, {}
+    named = {"partition_key": day, "dag_run_id": run_id(DagRunType.MANUAL, day)}
+    return None, {name: value for name, value in named.items() if not asked.get(name)}
 
 
 def _runs(asked: dict[str, Any]) -> Iterator[SimpleNamespace]:

@@ -25,6 +25,12 @@ RANDOM = 4
 """Letters that tell two runs for one day apart: with another schedule, a day may have a second scheduled run."""
 
 
+def run_id(run_type: DagRunType, named: str) -> str:
+    """A new run's id: its kind, what it is named by, and a few letters."""
+    letters = get_random_string(RANDOM)  # type: ignore[no-untyped-call]
+    return run_type.generate_run_id(suffix=f"{named}__{letters}")
+
+
 class PreviousDayTimetable(CronPartitionTimetable):
     """Runs by a cron expression, each for the calendar day before it in the schedule's time zone.
 
@@ -52,10 +58,8 @@ class PreviousDayTimetable(CronPartitionTimetable):
         data_interval: DataInterval | None,  # noqa: ARG002 - Airflow's signature
         **extra: Any,
     ) -> str:
-        """A run's day, or when it was started by hand, in UTC: of that one Airflow does not tell the day here."""
-        named = extra.get("partition_key") or run_after.in_timezone("UTC").strftime("%Y-%m-%dT%H:%M")
-        letters = get_random_string(RANDOM)  # type: ignore[no-untyped-call]
-        return run_type.generate_run_id(suffix=f"{named}__{letters}")
+        """A run's day, or when it was started, in UTC: of one by hand Airflow does not tell the day here."""
+        return run_id(run_type, extra.get("partition_key") or run_after.in_timezone("UTC").strftime("%Y-%m-%dT%H:%M"))
 
     @classmethod
     def deserialize(cls, data: dict[str, Any]) -> "PreviousDayTimetable":

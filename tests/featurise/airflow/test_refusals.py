@@ -49,11 +49,17 @@ def test_what_contradicts_itself_or_the_declaration_is_refused_in_a_sentence(ask
 
 
 def test_a_run_for_which_no_day_is_named_gets_its_own() -> None:
-    assert judged(DAG, {"logical_date": None, "conf": {"batch": "2026-11-02"}}) == (None, "2026-11-02")
+    why, added = judged(DAG, {"logical_date": None, "conf": {"batch": "2026-11-02"}})
+    assert (why, added["partition_key"]) == (None, "2026-11-02")
+    assert re.fullmatch(r"manual__2026-11-02__\w{4}", added["dag_run_id"])
     yesterday = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
-    assert judged(DAG, {"logical_date": None}) == (None, yesterday)
-    assert judged(DAG, {"logical_date": None, "partition_key": "2026-11-02"}) == (None, None)
-    assert judged(DAG, BACKFILL) == (None, None)
+    assert judged(DAG, {"logical_date": None})[1]["partition_key"] == yesterday
+
+
+def test_what_a_request_names_itself_stays() -> None:
+    assert judged(DAG, {"partition_key": "2026-11-02", "dag_run_id": "mine"}) == (None, {})
+    assert judged(DAG, {"partition_key": "2026-11-02"})[1].keys() == {"dag_run_id"}
+    assert judged(DAG, BACKFILL) == (None, {})
 
 
 def passed_on(path: str, body: bytes) -> tuple[dict[str, Any], bytes]:
@@ -86,12 +92,13 @@ def test_a_refused_request_goes_to_the_route_that_says_why_and_asks_who_it_is() 
 
 
 def test_a_request_that_may_be_has_its_day_and_its_length() -> None:
-    request, body = passed_on(RUNS, b'{"logical_date": null, "conf": {"batch": "2026-11-02"}}')
+    request, body = passed_on(RUNS, b'{"logical_date": null, "conf": {"batch": "2026-11-02"}, "dag_run_id": "mine"}')
     assert request["path"] == RUNS
     assert json.loads(body) == {
         "logical_date": None,
         "conf": {"batch": "2026-11-02"},
         "partition_key": "2026-11-02",
+        "dag_run_id": "mine",
     }
     assert dict(request["headers"]) == {b"cookie": b"mine", b"content-length": str(len(body)).encode()}
 
