@@ -129,7 +129,7 @@ def _status(airflow: Airflow, night: str, dag_id: str, run: Any) -> Status:
         failed = [task for task in tasks if task["state"] == "up_for_retry"]
         return Status(night, dag_id, run["state"], f"{_step(failed[0])} failed, will be retried" if failed else "")
     task = max(active, key=lambda task: STEPS.index(_step(task)))
-    step = " ".join(filter(None, (_step(task), task["rendered_map_index"])))
+    step = " ".join(filter(None, (_step(task), _shard(task))))
     if _step(task) != "extract":
         return Status(night, dag_id, run["state"], step)
     log = airflow.api.log(dag_id, run["dag_run_id"], task["task_id"], task["try_number"], task["map_index"])
@@ -142,6 +142,12 @@ def _status(airflow: Airflow, night: str, dag_id: str, run: Any) -> Status:
 
 def _step(task: Any) -> str:
     return str(task["task_id"]).rpartition(".")[2]
+
+
+def _shard(task: Any) -> str:
+    """The shard of a mapped task; Airflow numbers it until it has begun."""
+    name = str(task["rendered_map_index"] or "")
+    return "" if name.isdigit() else name
 
 
 def _outcome(airflow: Airflow, night: str, dag_id: str, run: Any) -> NightResult:
@@ -171,7 +177,7 @@ def _outcome(airflow: Airflow, night: str, dag_id: str, run: Any) -> NightResult
 
 def _why(airflow: Airflow, dag_id: str, run_id: str, task: Any) -> str:
     """A failed task and the last error of its log."""
-    name = " ".join(filter(None, (task["task_id"], task["rendered_map_index"])))
+    name = " ".join(filter(None, (task["task_id"], _shard(task))))
     log = airflow.api.log(dag_id, run_id, task["task_id"], task["try_number"], task["map_index"])
     errors = filter(None, map(_error, log.splitlines()))
     return f"{name}: {next(reversed(list(errors)), 'its log names no error')}"

@@ -365,6 +365,13 @@ def test_a_failed_night_is_told_with_its_error(tmp_path, capsys):
     assert "FAILED: photos, 2026-11-02\n  extract shard-00001: out_of_memory: node n1\n" in capsys.readouterr().out
 
 
+def test_a_shard_that_has_just_begun_is_not_called_by_its_number(monkeypatch):
+    airflow = Airflow(("one", DAYS[0], "running"))
+    begun = {"task_id": "shard.extract", "rendered_map_index": "0", "state": "running", "try_number": 1, "map_index": 0}
+    monkeypatch.setattr(airflow, "tasks", lambda *_: [begun])
+    assert night._status(airflow, DAYS[0], "photos", airflow.known[0]).step == "extract (loading the network)"
+
+
 def test_reports_are_pages_with_an_index_that_open_from_the_disk(tmp_path):
     (tmp_path / "kept.html").write_text("<p>boxes")
     ended = [
