@@ -74,12 +74,21 @@ def _runs(asked: dict[str, Any]) -> Iterator[SimpleNamespace]:
     """The run that is asked for, or a backfill's first and last, as far as its parameters go."""
     now = datetime.now(UTC)
     if "from_date" not in asked:
-        conf, key = asked.get("conf") or {}, asked.get("partition_key")
-        yield SimpleNamespace(run_type="manual", run_id="", conf=conf, partition_key=key, run_after=now)
+        conf, key, after = asked.get("conf") or {}, asked.get("partition_key"), _moment(asked.get("run_after"), now)
+        yield SimpleNamespace(run_type="manual", run_id="", conf=conf, partition_key=key, run_after=after)
         return
     for day in (asked["from_date"], asked.get("to_date")):
         conf, key = asked.get("dag_run_conf") or {}, str(day)[:10]
         yield SimpleNamespace(run_type="backfill", run_id="", conf=conf, partition_key=key, run_after=now)
+
+
+def _moment(told: Any, default: datetime) -> datetime:
+    """A moment that a request names, if it does so in a way that Airflow takes."""
+    try:
+        found = datetime.fromisoformat(told)
+    except (TypeError, ValueError):
+        return default
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 async def _whole(receive: Any) -> bytes:

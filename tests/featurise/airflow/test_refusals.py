@@ -54,6 +54,8 @@ def test_a_run_for_which_no_day_is_named_gets_its_own() -> None:
     assert re.fullmatch(r"manual__2026-11-02__\w{4}", added["dag_run_id"])
     yesterday = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
     assert judged(DAG, {"logical_date": None})[1]["partition_key"] == yesterday
+    put_off = {"logical_date": None, "run_after": "2027-01-05T01:00:00Z"}
+    assert judged(DAG, put_off)[1]["partition_key"] == "2027-01-04"
 
 
 def test_what_a_request_names_itself_stays() -> None:
