@@ -87,10 +87,10 @@ def test_the_run_s_report_is_a_tab_of_the_run(installation: Any, page: Page) -> 
     dag = "tonight__resnet101"
     (run,) = installation.api.runs(dag)
     page.goto(f"{run_page(installation, dag, run['dag_run_id'])}/plugin/report")
+    page.get_by_role("button", name="Show Grid").click()
     report = page.frame_locator("iframe")
     expect(report.get_by_text(TOLD)).to_be_visible()
     expect(report.get_by_text("synthetic weights").first).to_be_visible()
-    page.get_by_role("button", name="Show Grid").click()
     page.set_viewport_size({"width": 1440, "height": 1300})
     keep(page, "airflow-report")
     page.set_viewport_size(SIZE)
