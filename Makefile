@@ -101,7 +101,8 @@ check-pythons: $(UV) ## the unit tests on every supported Python that is here
 		$(MAKE) --no-print-directory PYTHON=$$python CONTROL=$$folder/control EXTRACTOR=$$folder/extractor unit; done
 
 .PHONY: test
-test: setup system lint ## lint, then every test (some real servers, processes and a browser)
+test: setup system ## lint, then every test (some real servers, processes and a browser)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint
 	@mkdir -p .cache # the images are built beside the other tests; theirs wait for them
 	BASE_IMAGE=$${BASE_IMAGE:-debootstrap} images/build >.cache/images.log 2>&1 & builder=$$!; failed=0; \
 	$(TEST_EXTRACTOR) -n 2 || failed=$$?; \
@@ -155,12 +156,16 @@ lint: setup types ## ruff, codespell, mypy --strict, import-linter
 	git ls-files | grep -Ev '\.(png|jpg|webp|npz|lock)$$' | xargs $(CONTROL)/bin/codespell
 	$(CONTROL)/bin/lint-imports
 
+.PHONY: types types-control types-extractor
+types: types-control types-extractor
+
 # A run for each folder of tests: each has a conftest of its own.
-.PHONY: types
-types: setup
+types-control: setup
 	$(CONTROL)/bin/mypy
 	for folder in cluster dags drills e2e featurise helm images kubernetes repository; do \
 		$(CONTROL)/bin/mypy --config-file tests/mypy.ini tests/$$folder; done
+
+types-extractor: setup
 	cd images/extractor && ../../$(EXTRACTOR)/bin/mypy
 	for folder in extractor resnet101 resnext101; do \
 		$(EXTRACTOR)/bin/mypy --config-file tests/mypy.ini tests/$$folder; done
