@@ -144,7 +144,7 @@ def spec(bucket: str) -> FeatureSetSpec:
         backbone="resnet101",
         bucket=bucket,
         start_date="2026-11-01",
-        weights=Weights(uri="s3://models/resnet101/", sha256="a" * 64),
+        weights=Weights(uri=f"s3://{bucket}/models/resnet101/", sha256="a" * 64),
         ready={"settle_seconds": 0},
         images_per_shard=4,
     )

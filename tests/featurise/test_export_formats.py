@@ -10,7 +10,8 @@ import pytest
 from consumers import READERS
 
 from extractor.core import contract
-from extractor.core.contract import Regions
+from extractor.core.contract import Provenance, Regions
+from extractor.core.vocabulary import visual_genome
 from featurise.export import formats, pickles
 from featurise.export.selection import ExportFailed, Options
 from featurise.export.source import Source
@@ -18,6 +19,17 @@ from featurise.export.source import Source
 IDS = ("3", "14", "159", "2653", "58979", "90", "91", "92", "93", "94")
 EQUAL = ("7", "17", "100007", "27", "37")
 """Images with as many boxes each, as some readers want."""
+MADE = Provenance(
+    dataset="birds",
+    backbone="resnet101",
+    weights_uri="s3://models/faster_rcnn_from_caffe_attr.pkl",
+    box_rule="{}",
+    synthetic=True,
+    images=len(IDS),
+    rejects=0,
+    **dict.fromkeys(("batch", "revision", "weights_sha256", "extractor_version", "git_commit", "created_at"), ""),
+    **dict.fromkeys(("torch_version", "device", "precision", "manifest_sha256"), ""),
+)
 Export = Callable[..., Path]
 
 
@@ -56,6 +68,7 @@ def export(tmp_path: Path) -> Export:
         source = Source("s3://bucket/features/birds/2026-11-22/shard-1.h5", "0", 4_000_000, named, there[: len(named)])
         writer = formats.named(form)(out, "birds", [source], 0, Options(half=half))
         with h5py.File(tmp_path / "shard.h5", "w") as file:
+            contract.write_provenance(file, MADE)
             for name in there:
                 contract.write_image(file, name, regions(name))
             for group, image_id in zip(source.groups, source.ids, strict=True):
@@ -92,7 +105,9 @@ def check(item: dict[str, Any], expected: Regions, *, rtol: float, atol: float) 
     np.testing.assert_allclose(item["features"], expected.features, rtol=rtol, atol=atol)
     if "boxes" in item:
         np.testing.assert_array_equal(item["boxes"], expected.boxes)
-        assert item["size"] == (640, 480)
+        assert item.get("size", (640, 480)) == (640, 480)
+    if "classes" in item:
+        assert item["classes"] == [visual_genome().objects[number] for number in expected.obj_id]
     if "locations" in item:
         x1, y1, x2, y2 = (expected.boxes / [640, 480, 640, 480]).T
         wanted = np.stack([x1, y1, x2, y2, x2 - x1, y2 - y1, (x2 - x1) * (y2 - y1)], axis=1)

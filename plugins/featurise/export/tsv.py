@@ -15,6 +15,7 @@ import numpy as np
 import pybase64
 from numpy.typing import NDArray
 
+from extractor.core import contract, vocabulary, weights
 from extractor.core.contract import Regions
 from featurise.export import items, writer
 from featurise.export.selection import ExportFailed, Options
@@ -54,6 +55,10 @@ class Tsv(Writer):
         found = self.regions(source, image_id, group)
         line = b"\t".join(self.fields(source, image_id, found)) + b"\n"
         self._file.write(line)
+        self.beside(source, image_id, found, group.file)
+
+    def beside(self, source: Source, image_id: str, found: Regions, file: h5py.File) -> None:
+        """Write what a format holds of an image beside its line."""
 
     def commit(self, source: Source) -> int:
         del source
@@ -121,17 +126,22 @@ class Caffe(Tsv):
 
 
 class Oscar(Tsv):
-    """Writer of `<dataset>.features.tsv` (key, JSON) and `.features.lineidx`, the offset of each of its lines.
+    """Writer of `<dataset>.features.tsv` and `<dataset>.label.tsv` (key, JSON), each with the offsets of its lines.
 
-    The features are Oscar's 2054: the backbone's, and x1/w, y1/h, x2/w, y2/h, box width/w, box height/h.
+    The features are Oscar's 2054: the backbone's, and x1/w, y1/h, x2/w, y2/h, box width/w, box height/h. A label is
+    the list of an image's boxes, whose classes' names Oscar reads as text beside the caption.
     """
 
     form = "tsv-oscar"
 
+    def __init__(self, folder: Path, dataset: str, sources: Sequence[Source], offset: int, options: Options) -> None:
+        super().__init__(folder, dataset, sources, offset, options)
+        self._names: dict[str, Sequence[str]] = {}
+
     @classmethod
     def targets(cls, dataset: str, options: Options) -> tuple[str, ...]:
         del options
-        return (f"{dataset}.features.tsv", f"{dataset}.features.lineidx")
+        return tuple(f"{dataset}.{what}.{kind}" for what in ("features", "label") for kind in ("tsv", "lineidx"))
 
     def fields(self, source: Source, image_id: str, found: Regions) -> list[bytes]:
         del source
@@ -139,21 +149,87 @@ class Oscar(Tsv):
         value = {"num_boxes": len(found.features), "features": _base64(wide).decode()}
         return [image_id.encode(), json.dumps(value).encode()]
 
+    def holds(self, source: Source) -> bool:
+        return super().holds(source) and self._label_table.exists()
+
+    def beside(self, source: Source, image_id: str, found: Regions, file: h5py.File) -> None:
+        if source.uri not in self._names:
+            self._names[source.uri] = _class_names(source, file)
+        names, boxes = self._names[source.uri], items.clipped(found).tolist()
+        label = [
+            {"class": names[number], "conf": confidence, "rect": box}
+            for number, confidence, box in zip(found.obj_id.tolist(), found.obj_conf.tolist(), boxes, strict=True)
+        ]
+        self._labels.write(f"{image_id}\t{json.dumps(label)}\n".encode())
+
+    def commit(self, source: Source) -> int:
+        self._labels.flush()
+        os.fsync(self._labels.fileno())
+        return super().commit(source)
+
     def close(self) -> None:
         super().close()
-        index = self.folder / f"{self.dataset}.features.lineidx"
-        partial, offset = index.with_name(f".{index.name}.partial"), 0
-        with self._table.open("rb") as lines, partial.open("w") as file:
-            for line in lines:
-                file.write(f"{offset}\n")
-                offset += len(line)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(index)
+        self._labels.close()
+        for table in (self._table, self._label_table):
+            _index(table)
+
+    def release(self) -> None:
+        super().release()
+        if "_labels" in self.__dict__:
+            with suppress(OSError):
+                self._labels.close()
 
     @property
     def _table(self) -> Path:
         return self.folder / f"{self.dataset}.features.tsv"
+
+    @property
+    def _label_table(self) -> Path:
+        return self.folder / f"{self.dataset}.label.tsv"
+
+    @cached_property
+    def _labels(self) -> BinaryIO:
+        """The labels, as many lines as were committed of the features."""
+        file = self._label_table.open("r+b" if self._label_table.exists() else "w+b")
+        for _ in range(_lines(self._table, self.offset)):
+            file.readline()
+        file.truncate(file.tell())
+        return file
+
+
+def _class_names(source: Source, file: h5py.File) -> Sequence[str]:
+    made = contract.read_provenance(file)
+    found = weights.names(made.backbone, made.weights_uri, vocabulary.OBJECTS, background=made.background)
+    if found is None:
+        raise ExportFailed(
+            f"{source.uri}: tsv-oscar holds the names of classes, and {made.backbone} has none; put them into "
+            f"{vocabulary.OBJECTS} in the weights' folder, or export in another format"
+        )
+    return found
+
+
+def _lines(table: Path, size: int) -> int:
+    """Lines in the first `size` bytes of a table."""
+    if not size:
+        return 0
+    found = 0
+    with table.open("rb") as file:
+        while piece := file.read(min(size, 1 << 20)):
+            found, size = found + piece.count(b"\n"), size - len(piece)
+    return found
+
+
+def _index(table: Path) -> None:
+    """Write the offset of each line of a table into the file beside it."""
+    index, offset = table.with_suffix(".lineidx"), 0
+    partial = index.with_name(f".{index.name}.partial")
+    with table.open("rb") as lines, partial.open("w") as file:
+        for line in lines:
+            file.write(f"{offset}\n")
+            offset += len(line)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(index)
 
 
 def _base64(array: Array) -> bytes:

@@ -145,7 +145,7 @@ def vilbert(folder: Path) -> Mapping[str, Found]:
 
 def oscar(folder: Path) -> Mapping[str, Found]:
     """Oscar's `utils/tsv_file.py`, which seeks a line by `lineidx`, and `run_captioning.py`, which decodes it."""
-    found = {}
+    found: dict[str, Found] = {}
     offsets = [int(line) for line in (folder / "birds.features.lineidx").read_text().splitlines()]
     with (folder / "birds.features.tsv").open() as table:
         for offset in offsets:
@@ -155,6 +155,15 @@ def oscar(folder: Path) -> Mapping[str, Found]:
             wide = np.frombuffer(base64.b64decode(item["features"]), np.float32).reshape(item["num_boxes"], -1)
             assert wide.shape[1] == 2054
             found[name] = {"features": wide[:, :2048], "locations": wide[:, 2048:]}
+    offsets = [int(line) for line in (folder / "birds.label.lineidx").read_text().splitlines()]
+    with (folder / "birds.label.tsv").open() as table:
+        for offset, known in zip(offsets, found, strict=True):  # it seeks both by the number of an image's line
+            table.seek(offset)
+            name, text = [part.strip() for part in table.readline().split("\t")]
+            label = json.loads(text)
+            assert (name, len(label)) == (known, len(found[name]["features"]))
+            found[name]["boxes"] = np.array([one["rect"] for one in label], np.float32)
+            found[name]["classes"] = [one["class"] for one in label]
     return found
 
 
