@@ -262,6 +262,11 @@ def test_drift_of_classes_counts_beyond_chance_only(spec):
     assert drift.compare(small, history, spec.limits) == ([], [])
     warnings, errors = drift.compare(statistics(1000, dict.fromkeys(range(25, 125), 360)), history, spec.limits)
     assert [warning.split(" of the boxes")[0] for warning in warnings] == ["class histogram: 25%"]
+    assert "; most moved: 0 1.0% to 0.0%, 1 1.0% to 0.0%, 2 1.0% to 0.0%" in warnings[0]
+    names = [f"class {n}" for n in range(1600)]
+    moved = statistics(1000, dict.fromkeys(range(100), 360) | {7: 8000})
+    (named,), _ = drift.compare(moved, history, spec.limits, names=lambda: names)
+    assert "most moved: class 7 1.0% to 18.3%, class 0 1.0% to 0.8%" in named
     assert errors == []
     _, errors = drift.compare(statistics(1000, dict.fromkeys(range(200, 300), 360)), history, spec.limits)
     assert "the limit is 50%" in errors[0]

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from extractor.core import contract, given
+from extractor.core import contract, given, vocabulary, weights
 from extractor.core.backbone_specs import GivenRule, Rule
 from extractor.core.contract import Field, Provenance, Regions
+from extractor.core.exit_codes import StorageError
 from extractor.core.manifest import Entry, IndexEntry, Manifest, Reject
 from extractor.core.weights import sha256_of
 from featurise.declaration.feature_set import FeatureSetSpec
@@ -49,6 +50,14 @@ class Sample(BaseModel):
             classes=found.obj_id[surest].tolist(),
             confidences=found.obj_conf[surest].round(3).tolist(),
         )
+
+
+def class_names(spec: FeatureSetSpec) -> Sequence[str] | None:
+    """The names of a feature set's classes; None where they are not known, or not to be reached from here."""
+    try:
+        return weights.names(spec.backbone, spec.weights.uri, vocabulary.OBJECTS, background=spec.rule.background)
+    except StorageError:
+        return None  # the extractor reaches the weights, the control plane need not: numbers do
 
 
 class ValidationReport(BaseModel):

@@ -1,5 +1,6 @@
 """Whether a shard's file may be published; nothing that the extractor says is taken on trust."""
 
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -56,8 +57,13 @@ def run(run: Run, shard: Shard) -> Validated:
         local = folder / "shard.h5"
         storage.download(uri, local)
         report = shard_file.file(run.spec, run.batch, local, planned, index, rejects)
-        history, by_user = shards.history(run.spec, HISTORY), isinstance(run.spec.rule, GivenRule)
-        warnings, errors = drift.compare(report.statistics, history, run.spec.limits, given=by_user)
+        warnings, errors = drift.compare(
+            report.statistics,
+            shards.history(run.spec, HISTORY),
+            run.spec.limits,
+            given=isinstance(run.spec.rule, GivenRule),
+            names=partial(shard_file.class_names, run.spec),
+        )
         report.warnings += warnings
         report.note(errors)
         if report.problem_count:
