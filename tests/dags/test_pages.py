@@ -228,9 +228,17 @@ def test_a_registry_that_is_away_is_told(pages: Any) -> None:
 
 
 def test_the_pages_stand_in_airflows_navigation() -> None:
-    from airflow.api_fastapi.core_api.datamodels.plugins import ExternalViewResponse
+    from airflow.api_fastapi.core_api.datamodels.plugins import ExternalViewResponse, ReactAppResponse
 
     from featurise.airflow.plugin import FeaturisePlugin
 
     views = [ExternalViewResponse.model_validate(view) for view in FeaturisePlugin.external_views]
     assert ("nav", "/featurise/") in {(view.destination, view.href) for view in views}
+    (tab,) = [ReactAppResponse.model_validate(app) for app in FeaturisePlugin.react_apps]
+    assert (tab.destination, tab.bundle_url) == ("dag_run", "featurise/report.js")
+
+
+def test_the_script_of_the_report_s_tab_is_served(pages: Any) -> None:
+    script = pages.get("/report.js")
+    assert (script.status_code, script.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
+    assert "AirflowPlugin" in script.text

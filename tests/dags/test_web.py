@@ -30,6 +30,7 @@ datasets:
 RUN = SimpleNamespace(
     run_id="manual__2026-11-24T10:00:00+00:00",
     run_type="manual",
+    state="failed",
     run_after=datetime(2026, 11, 24, 10, tzinfo=UTC),
     partition_key="2026-11-23",
     conf={"max_boxes": 50},
@@ -118,3 +119,16 @@ def test_a_batch_that_is_no_day_leads_nowhere(objects: dict[str, bytes]) -> None
     objects[f"{layout.report(Run(declared(), '../../private', RUN.run_id))}.html"] = b"the page"
     status, text = page(run)
     assert (status, "expected a day as in 2026-11-23" in text) == (404, True)
+
+
+def test_a_page_takes_the_theme_that_it_is_asked_for(objects: dict[str, bytes]) -> None:
+    objects[f"{layout.report(Run(declared(), '2026-11-23', RUN.run_id))}.html"] = b'<html lang="en">the page'
+    session: Any = SimpleNamespace(scalars=lambda _: SimpleNamespace(first=lambda: RUN))
+    assert bytes(web.report(DAG, RUN.run_id, session, "dark").body) == b'<html lang="en" data-theme="dark">the page'
+
+
+def test_a_run_under_way_is_shown_as_it_stands(objects: dict[str, bytes]) -> None:
+    run = Run(declared(), "2026-11-23", RUN.run_id)
+    objects[f"{layout.report(run)}.html"] = b"of the run's first end"
+    status, text = page(SimpleNamespace(**{**vars(RUN), "state": "running"}))
+    assert (status, "UNDER WAY" in text, "It looks for new images." in text) == (200, True, True)

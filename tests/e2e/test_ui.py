@@ -94,6 +94,11 @@ def test_the_run_s_report_is_a_tab_of_the_run(installation: Any, page: Page) -> 
     page.set_viewport_size({"width": 1440, "height": 1300})
     keep(page, "airflow-report")
     page.set_viewport_size(SIZE)
+    page.evaluate("localStorage.setItem('theme', 'dark')")  # as Airflow's switch does
+    page.reload()
+    expect(report.locator("html")).to_have_attribute("data-theme", "dark")
+    expect(report.get_by_text(TOLD)).to_be_visible()
+    page.evaluate("localStorage.setItem('theme', 'light')")
 
     page.goto(f"{run_page(installation, dag, run['dag_run_id'])}/tasks/report/details")
     link = page.get_by_role("link", name="Report", exact=True)

@@ -9,6 +9,7 @@ import pytest
 from steps import discovered, finish, planned
 
 from extractor.core import storage
+from extractor.core.exit_codes import Summary
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
@@ -17,7 +18,9 @@ from featurise.registry import attempts
 from featurise.steps.report import run_summary
 from featurise.steps.report import step as report
 from featurise.steps.report.html import render
+from featurise.steps.report.links import Links
 from featurise.steps.report.step import Reported
+from featurise.steps.validate.shard_file import class_names
 
 DAY, BEFORE = "2026-11-23", "2026-11-22"
 PHOTO = next(Path("tests/golden/images").glob("china.jpg"))
@@ -57,7 +60,9 @@ def test_a_page_shows_counts_rejects_charts_and_images_and_loads_nothing(spec, u
     assert "starts with `bad`" in page
     assert "rejected at once" not in page
     assert f"Grey: the batch before it, {BEFORE}. " in page
-    assert page.count('role="img" aria-label="Boxes per image"') == 1
+    assert page.count('role="img" aria-label="Boxes per image"') == 0
+    assert '<h3>Boxes per image</h3><p class="soft">36 in every image.</p>' in page
+    assert page.count('role="img" aria-label="Confidence of boxes"') == 1
     assert page.count('role="img" aria-label="Classes, the most frequent"') == 1
     assert "<script" not in page
     assert "data:image/jpeg;base64," in page
@@ -97,6 +102,13 @@ def test_classes_have_names_when_the_weights_bring_them(spec, bucket, upload, ni
     _, page = told(named)
     assert re.search(r">class \d+ \d\.\d\d</text>", page)
     assert "synonym" not in page
+    assert re.search(r"<title>class \d+: \d", page), "and in the chart"
+
+
+def test_classes_have_visual_genome_s_names_where_the_weights_are_one_file(spec):
+    file = spec.weights.model_copy(update={"uri": "s3://models/faster_rcnn_from_caffe_attr.pkl"})
+    names = class_names(spec.model_copy(update={"weights": file}))
+    assert (len(names), names[:2]) == (1600, ("yolk", "goal"))
 
 
 def test_a_large_image_is_left_out_of_the_page(spec, upload, night):
@@ -169,7 +181,7 @@ def test_an_attempt_s_message_keeps_its_lines(spec):
         ended_at=started,
     )
     run = run_summary.RunSummary(feature_set=spec.feature_set, batch=DAY, run_id="run", attempts=[failed])
-    shown = render(spec, run, "")
+    shown = render(spec, run, "", Links(spec.dag_id, "run"))
     assert '<td class="soft long message" colspan="6">timeout: too long\n  seen: &lt;nothing&gt;</td>' in shown
 
 
@@ -204,7 +216,7 @@ def test_after_the_repair_what_went_before_is_folded_away(spec, upload, night):
 
 def test_a_run_without_discovery_has_failed(spec):
     found = run_summary.RunSummary(feature_set=spec.feature_set, batch=DAY, run_id="run")
-    page = render(spec, found, "")
+    page = render(spec, found, "", Links(spec.dag_id, "run"))
     assert "FAILED" in page
     assert "clear the run&#39;s failed tasks" in page
 
@@ -215,3 +227,94 @@ def test_rejects_are_counted_by_reason_below_the_numbers(spec, upload, night):
     page = told(spec)[1]
     assert page.index("<h2>Numbers") < page.index("<h2>Rejected (2)")
     assert re.search(r'<p class="soft">\w+ 2</p>', page)
+
+
+def test_box_counts_are_a_chart_where_they_vary(spec, upload, night, extract):
+    find = extract.find
+    extract.find = lambda data: find(data, rows=10 + len(data))
+    upload({f"{DAY}/a.jpg": b"a", f"{DAY}/b.jpg": b"bb"})
+    night(DAY)
+    page = told(spec)[1]
+    assert page.count('role="img" aria-label="Boxes per image"') == 1
+    assert "in every image" not in page
+
+
+def test_norms_stand_between_the_limits_that_validation_keeps(spec, upload, night):
+    upload({f"{BEFORE}/{n}.jpg": str(n).encode() for n in range(40)})
+    night(BEFORE)
+    upload({f"{DAY}/today {n}.jpg": f"{n} today".encode() for n in range(4)})
+    night(DAY)
+    page = told(spec)[1]
+    chart = page[page.index('aria-label="Mean feature norm by night"') :]
+    chart = chart[: chart.index("</svg>")]
+    usual = float(re.search(r"Dashed: 10% from earlier nights&#39; ([\d.]+), where a file is warned of;", page)[1])
+    shown = {name: float(value) for name, value in re.findall(r"<title>([+-]10%): ([\d.]+)</title>", chart)}
+    assert shown == {"+10%": pytest.approx(1.1 * usual, rel=1e-3), "-10%": pytest.approx(0.9 * usual, rel=1e-3)}
+    axis = [float(label) for label in re.findall(r'class="y[^"]*">.*?<text[^>]*>([\d.]+)<', chart, re.DOTALL)]
+    assert min(axis, default=usual) > 0.8 * usual, "an axis from zero would hide what differs"
+
+
+def test_attempts_are_measured_by_earlier_nights(spec, upload, night):
+    upload({f"{BEFORE}/a.jpg": b"a", f"{DAY}/b.jpg": b"b"})
+    for day, rates in ((BEFORE, (2.0, 4.0, 6.0)), (DAY, (3.0, 1.0))):
+        night(day, f"scheduled__{day}")
+        run = Run(spec, day, f"scheduled__{day}")
+        for number, rate in enumerate(rates, start=1):
+            launch = attempts.begin(
+                run, "shard-00001", number=number, try_number=number, launcher="process", place="host"
+            )
+            summary = Summary(exit_code=0, reason="done", images=1, images_per_second=rate)
+            attempts.succeeded(launch, "gpu-1", summary)
+    page = told(spec)[1]
+    assert "Dashed: earlier nights&#39; median, 4, and 70% of it, below which a node counts as slow." in page
+    assert "<title>slow: 2.8</title>" in page
+
+
+def test_rejects_are_grouped_by_reason_and_shown_by_night(spec, upload, night):
+    upload({f"{BEFORE}/{n}.jpg": b"bad %d" % n for n in range(2)} | {f"{BEFORE}/same.jpg": b"x"})
+    night(BEFORE)
+    upload({f"{DAY}/{n:03}.jpg": b"bad today %d" % n for n in range(30)} | {f"{DAY}/same.jpg": b"another"})
+    night(DAY)
+    page = told(spec)[1]
+    assert '<p class="soft">not_an_image 30, duplicate_id 1</p>' in page
+    assert page.index("<h3>not_an_image</h3>") < page.index("<h3>duplicate_id</h3>")
+    assert "<summary>18 more</summary>" in page
+    assert f"<title>{BEFORE}, not_an_image: 2</title>" in page
+    assert f"<title>{DAY}, not_an_image: 30</title>" in page
+
+
+def test_whatever_has_an_address_is_a_link(spec, upload):
+    upload({f"{DAY}/a&b.jpg": b"a"})
+    run = Run(spec, DAY, "manual__2026-11-24T10:00:00+00:00")
+    (shard,) = planned(spec, discovered(spec, DAY, run.run_id), run.run_id)
+    launch = attempts.begin(run, shard.name, number=1, try_number=2, launcher="kubernetes", place="pod", map_index=7)
+    failure = classify(Evidence(node="gpu 4", exit_code=22, message="CUDA error"))
+    attempts.failed(launch, failure.evidence, failure.reason, "retry", "gpu_fault")
+    done = report.run(run, Links(spec.dag_id, run.run_id, "https://airflow.example/air"))
+    page = storage.read_bytes(done.uri).decode()
+    quoted = "manual__2026-11-24T10%3A00%3A00%2B00%3A00"
+    links = set(re.findall(r'href="([^"]*)"', page))
+    base = "https://airflow.example/air"
+    assert f"{base}/dags/birds__resnet101/runs/{quoted}/tasks/shard.extract/mapped/7?try_number=2" in links
+    assert f"{base}/featurise/attempts?node=gpu+4" in links
+    assert f"{base}/featurise/report/birds__resnet101/{quoted}" in links
+
+
+def test_a_run_under_way_says_what_has_failed_so_far(spec, upload):
+    upload({f"{DAY}/a.jpg": b"a"})
+    run = Run(spec, DAY, "run")
+    (shard,) = planned(spec, discovered(spec, DAY, "run"), "run")
+    launch = attempts.begin(run, shard.name, number=1, try_number=1, launcher="process", place="host")
+    failure = classify(Evidence(exit_code=22, message="CUDA error"))
+    attempts.failed(launch, failure.evidence, failure.reason, "retry", "gpu_fault")
+    found = run_summary.of_run(run)
+    page = render(spec, found, report.summary(found), Links(spec.dag_id, "run"), under_way=True)
+    assert '<span class="state">UNDER WAY</span>' in page
+    assert "0 of 1 shards are published." in page
+    assert "<b>gpu_fault</b>" in page
+
+
+def test_a_night_that_rejects_everything_says_so(spec, upload, night):
+    upload({f"{DAY}/a.jpg": b"bad"})
+    night(DAY)
+    assert "Every new image was rejected; the reasons are below." in told(spec)[1]

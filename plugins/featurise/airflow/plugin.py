@@ -5,7 +5,6 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from featurise.airflow import listener
-from featurise.airflow.operators.report import PAGE
 from featurise.airflow.priority import NightFirst
 from featurise.airflow.refusals import Refusals
 from featurise.airflow.timetable import PreviousDayTimetable
@@ -27,12 +26,8 @@ class FeaturisePlugin(AirflowPlugin):
     priority_weight_strategies = [NightFirst]
     fastapi_apps = [{"app": pages, "url_prefix": "/featurise", "name": "featurise"}]
     fastapi_root_middlewares = [{"middleware": Refusals, "name": "featurise"}]
-    external_views = [
-        {"name": "GPU tasks", "href": "/featurise/", "destination": "nav", "category": "browse"},
-        {
-            "name": "Report",
-            "href": PAGE.format(dag_id="{DAG_ID}", run_id="{RUN_ID}"),
-            "destination": "dag_run",
-            "url_route": "report",
-        },
+    external_views = [{"name": "GPU tasks", "href": "/featurise/", "destination": "nav", "category": "browse"}]
+    # A tab of its own making: as an external view, the page would not know Airflow's theme, and its links not open.
+    react_apps = [
+        {"name": "Run report", "bundle_url": "featurise/report.js", "destination": "dag_run", "url_route": "report"}
     ]

@@ -16,6 +16,8 @@ EXCERPT = 2_000
 """Letters of a message in a list; an attempt by itself has them all."""
 OPEN_FOR_LONG = datetime.timedelta(days=1)
 """No attempt works for longer."""
+SLOW = 0.7
+"""Of the median rate, below which a node is shown as slow."""
 By = Literal["day", "node", "feature_set"]
 
 

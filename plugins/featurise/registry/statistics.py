@@ -11,6 +11,9 @@ from pydantic import BaseModel
 
 from extractor.core.contract import Regions
 
+SCORE_BINS = 20
+"""Of the histogram of confidences, from 0 to 1."""
+
 
 class Moments(BaseModel):
     """Sum and sum of squares of one number an image."""
@@ -25,7 +28,7 @@ class Moments(BaseModel):
 
 
 class Statistics(BaseModel):
-    """Numbers of the images of one or several files; histograms by number of boxes and by class."""
+    """Numbers of the images of one or several files; histograms by number of boxes, by class and by confidence."""
 
     images: int = 0
     norm: Moments = Moments()
@@ -36,6 +39,8 @@ class Statistics(BaseModel):
     classes: dict[int, int] = {}
     class_squares: dict[int, int] = {}
     """By class, the sum over images of the squared number of boxes: how much single images weigh."""
+    scores: dict[int, int] = {}
+    """Boxes by confidence, in `SCORE_BINS` equal steps from 0; none in files of versions that did not count them."""
     flagged: int = 0
     """Given boxes that are none; all other numbers are of sound ones."""
 
@@ -50,11 +55,15 @@ class Statistics(BaseModel):
         for name, count in zip(names.tolist(), counts.tolist(), strict=True):
             self.classes[name] = self.classes.get(name, 0) + count
             self.class_squares[name] = self.class_squares.get(name, 0) + count * count
+        steps = (regions.obj_conf[: regions.num_boxes] * SCORE_BINS).astype(np.int64).clip(0, SCORE_BINS - 1)
+        for step, count in enumerate(np.bincount(steps, minlength=SCORE_BINS).tolist()):
+            if count:
+                self.scores[step] = self.scores.get(step, 0) + count
 
     @classmethod
     def of(cls, parts: Iterable["Statistics"]) -> Self:
         """The statistics of several files together."""
-        whole, boxes, classes, squares = cls(), Counter[int](), Counter[int](), Counter[int]()
+        whole, boxes, classes, squares, scores = cls(), *(Counter[int]() for _ in range(4))
         for part in parts:
             whole.images += part.images
             whole.flagged += part.flagged
@@ -64,7 +73,9 @@ class Statistics(BaseModel):
             boxes.update(part.boxes)
             classes.update(part.classes)
             squares.update(part.class_squares)
+            scores.update(part.scores)
         whole.boxes, whole.classes, whole.class_squares = dict(boxes), dict(classes), dict(squares)
+        whole.scores = dict(scores)
         return whole
 
     def mean(self, moments: Moments) -> float:

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.configuration import conf
@@ -12,13 +11,19 @@ from featurise.airflow import abandoned, assets, run_context
 from featurise.airflow.retry_policy import outages_waited_out
 from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
+from featurise.steps.report.links import Links
 
 if TYPE_CHECKING:  # boto3 and HDF5 come with it, and parsing has no need of them
     from featurise.steps.report.step import Reported
 
-PAGE = "/featurise/report/{dag_id}/{run_id}"
-"""Where `web` shows a report, below Airflow's address."""
+WARNINGS = 20
+"""Of validation, that an event tells; the report has them all."""
 AGAIN = timedelta(seconds=5)
+
+
+def links_of(dag_id: str, run_id: str) -> Links:
+    """Where a run's pages are, by the address that Airflow is configured to have."""
+    return Links(dag_id, run_id, str(conf.get("api", "base_url", fallback="") or "").rstrip("/"))
 
 
 class ReportLink(BaseOperatorLink):
@@ -28,8 +33,8 @@ class ReportLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
         """The page's address."""
-        base = str(conf.get("api", "base_url", fallback="")).rstrip("/")
-        return base + PAGE.format(dag_id=quote(ti_key.dag_id), run_id=quote(ti_key.run_id, safe=""))
+        links = links_of(ti_key.dag_id, ti_key.run_id)
+        return links.home + links.path
 
 
 class ReportOperator(BaseOperator):
@@ -60,7 +65,8 @@ class ReportOperator(BaseOperator):
             run = run_context.current_run(self.spec, context)
             if not self._at_work(context["ti"]):
                 abandoned.close(each for each in attempts.open_ones(self.spec) if each.run_id == run.run_id)
-            done = report.run(run)
+            links = links_of(context["ti"].dag_id, run.run_id)
+            done = report.run(run, links)
             self._closed = run, done
         self.log.info("%s\n%s", done.text, done.uri)
         if at_work := self._at_work(context["ti"]):
@@ -69,7 +75,14 @@ class ReportOperator(BaseOperator):
         asset = assets.feature_set(self.spec)
         if done.added and run.spec.feature_set == self.spec.feature_set:
             event = context["outlet_events"][asset]
-            event.extra = {"images": done.counts["done"], "files": done.added}
+            event.extra = {
+                "feature_set": self.spec.feature_set,
+                "images": done.counts["done"],
+                "rejects": done.counts["rejected"] + done.counts["refused"],
+                "files": done.added,
+                "report": links.page or done.uri,
+                "drift": done.warnings[:WARNINGS],
+            }
             # A run that was triggered without a partition has worked on one all the same.
             event.add_partitions(run.batch)
         else:

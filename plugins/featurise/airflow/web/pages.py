@@ -202,7 +202,7 @@ def show_nodes(request: Request, dags: VisibleDags, operates: MayOperate) -> Res
             "hold": one.hold,
             "reasons": sorted(((reason, count) for reason, count in one.failures.items()), key=lambda item: -item[1]),
             "rate": one.images_per_second,
-            "slow": one.share_of_median is not None and one.share_of_median < views.SLOW,
+            "slow": one.share_of_median is not None and one.share_of_median < attempt_history.SLOW,
         }
         for one in found
     ]

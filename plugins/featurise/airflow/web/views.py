@@ -26,8 +26,6 @@ DAYS = 14
 LATE = datetime.timedelta(hours=48)
 """A night is late when its day began that long ago and it has not ended well; the day itself is half of it."""
 NO_GPU_WITHIN = datetime.timedelta(hours=2)
-SLOW = 0.7
-"""Of the fleet's median rate, below which a node is shown as slow."""
 PATIENCE_MILLISECONDS = 10_000
 EXTRACT = "extract"
 

@@ -13,6 +13,8 @@ from pygal.etree import etree
 from pygal.style import Style
 
 WIDTH, HEIGHT = 480, 200
+ROW = 22
+"""Height of a pair of bars that lie."""
 LABELS = 7
 """Labels that fit below a chart."""
 DAY = re.compile(r"^\d{4}-(\d\d-\d\d)$")
@@ -31,14 +33,46 @@ def bars(values: Sequence[tuple[str, float, float]], *, mine: str, theirs: str, 
     return _svg(chart, title)
 
 
-def line(values: Sequence[tuple[str, float]], *, title: str) -> Markup:
-    """A line through values in their order, from zero up."""
+def ranked(values: Sequence[tuple[str, float, float]], *, mine: str, theirs: str, title: str) -> Markup:
+    """Pairs of lying bars, the first at the top, each with its whole label; values as those of `bars`."""
     if not values:
         return Markup("")
-    chart = pygal.Line(**_options(title, ("var(--now)",)), value_formatter=lambda value: f"{value:.4g}", dots_size=3)
+    options = _options(title, ("var(--before)", "var(--now)")) | {"height": 40 + ROW * len(values)}
+    chart = pygal.HorizontalBar(**options, value_formatter=lambda value: f"{value:.1%}")
+    upwards = values[::-1]
+    chart.x_labels, chart.truncate_label = [label for label, *_ in upwards], 24
+    chart.add(theirs, [{"value": other, "label": label} for label, _, other in upwards])
+    chart.add(mine, [{"value": one, "label": label} for label, one, _ in upwards])
+    return _svg(chart, title)
+
+
+def line(
+    values: Sequence[tuple[str, float]],
+    *,
+    title: str,
+    limits: Mapping[str, float] | None = None,
+    from_zero: bool = True,
+) -> Markup:
+    """A line through values in their order, with dashed ones at limits; by default the axis begins at zero."""
+    if not values:
+        return Markup("")
+    dashed = limits or {}
+    options = _options(title, ("var(--now)", *("var(--warn)" for _ in dashed))) | {"include_x_axis": from_zero}
+    if not from_zero:
+        options["range"] = _around([value for _, value in values] + list(dashed.values()))
+    chart = pygal.Line(**options, value_formatter=lambda value: f"{value:.4g}", dots_size=3)
     _label(chart, [label for label, _ in values])
     chart.add(title, [{"value": value, "label": label} for label, value in values])
+    for name, limit in dashed.items():
+        told = [{"value": limit, "label": name} for _ in values]
+        chart.add(name, told, dots_size=1, stroke_style={"dasharray": "4, 4"})
     return _svg(chart, title)
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """The axis that shows how values differ."""
+    margin = (max(values) - min(values)) / 20 or abs(max(values)) / 20 or 1.0
+    return min(values) - margin, max(values) + margin
 
 
 def stacked(labels: Sequence[str], parts: Mapping[str, Sequence[float]], *, title: str) -> Markup:
@@ -66,6 +100,8 @@ def _options(title: str, colours: Sequence[str]) -> dict[str, Any]:
         foreground="var(--soft)",
         foreground_strong="var(--ink)",
         foreground_subtle="var(--soft)",
+        guide_stroke_color="var(--line)",
+        major_guide_stroke_color="var(--line)",
         opacity="1",
         colors=tuple(colours),
         font_family="inherit",

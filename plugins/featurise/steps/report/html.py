@@ -1,28 +1,24 @@
 """A run's report as one page of HTML that loads nothing from anywhere: charts and images are part of it."""
 
 import base64
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from extractor.core import storage, vocabulary, weights
-from extractor.core.exit_codes import StorageError
+from extractor.core import storage, vocabulary
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.registry.statistics import Statistics
-from featurise.steps.report import charts, verdict
-from featurise.steps.report.run_summary import RunSummary
-from featurise.steps.validate.shard_file import Sample
+from featurise.steps.report import figures, verdict
+from featurise.steps.report.links import Links
+from featurise.steps.report.run_summary import RejectedImage, RunSummary
+from featurise.steps.validate.shard_file import Sample, class_names
 
 IMAGES, IMAGE_BYTES = 24, 400_000
 """Images in a page of each kind, and how large one may be: nothing here can make it smaller."""
 LINES = 1_000
 """Rejects of a page beside those with images; the report's JSON has them all."""
-CLASSES = 30
-"""Classes of the histogram: the most frequent."""
 FORMATS = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -52,9 +48,27 @@ class Shown:
     names: list[str]
 
 
-def render(spec: FeatureSetSpec, run: RunSummary, text: str) -> str:
-    """The page."""
-    names = _class_names(spec)
+@dataclass(frozen=True)
+class RejectGroup:
+    """The rejects of one reason: the first with their images, more as lines; the rest is only counted."""
+
+    reason: str
+    count: int
+    shown: list[tuple[RejectedImage, ImageView]]
+    lines: list[RejectedImage]
+
+    @property
+    def left(self) -> int:
+        """Rejects that the page does not name."""
+        return self.count - len(self.shown) - len(self.lines)
+
+
+def render(spec: FeatureSetSpec, run: RunSummary, text: str, links: Links, *, under_way: bool = False) -> str:
+    """The page; `under_way` of a run that has not ended.
+
+    Raises storage.StorageError.
+    """
+    names = class_names(spec)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -62,16 +76,13 @@ def render(spec: FeatureSetSpec, run: RunSummary, text: str) -> str:
             spec=spec,
             run=run,
             text=text,
-            verdict=verdict.of(spec, run),
+            links=links,
+            verdict=verdict.of(spec, run, under_way=under_way),
             counts=run.counts,
-            reasons=Counter(line.reason for line in run.rejects).most_common(),
-            rejects=[(line, image(spec, line.key, line.size)) for line in run.rejects[:IMAGES]],
-            more_rejects=run.rejects[IMAGES : IMAGES + LINES],
+            rejects=_rejects(spec, run.rejects),
             samples=[_shown(spec, sample, names) for sample in run.samples[:IMAGES]],
-            boxes=_boxes(run),
-            classes=_classes(run, names),
-            throughput=charts.line(_throughput(run), title="Images a second, attempt by attempt"),
-            norms=charts.line(_norms(run), title="Mean feature norm by night"),
+            figures=figures.of(spec, run, names),
+            rejects_by_night=figures.rejects(run),
             warnings=[(file.name, warning) for file in run.files for warning in file.warnings],
         )
     )
@@ -79,14 +90,28 @@ def render(spec: FeatureSetSpec, run: RunSummary, text: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(loader=PackageLoader("featurise.steps.report", "."), autoescape=True, undefined=StrictUndefined)
+    return Environment(
+        loader=PackageLoader("featurise.steps.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
-def _class_names(spec: FeatureSetSpec) -> Sequence[str] | None:
-    try:
-        return weights.names(spec.backbone, spec.weights.uri, vocabulary.OBJECTS, background=spec.rule.background)
-    except StorageError:
-        return None  # the extractor reaches the weights, the control plane need not: numbers do
+def _rejects(spec: FeatureSetSpec, rejects: Sequence[RejectedImage]) -> list[RejectGroup]:
+    """Rejects by reason, the most frequent first; each reason has its share of the page."""
+    by_reason = [list(same) for _, same in groupby(sorted(rejects, key=lambda one: one.reason), lambda one: one.reason)]
+    images, lines = (-(-most // max(len(by_reason), 1)) for most in (IMAGES, LINES))
+    return [
+        RejectGroup(
+            reason=same[0].reason,
+            count=len(same),
+            shown=[(one, image(spec, one.key, one.size)) for one in same[:images]],
+            lines=same[images : images + lines],
+        )
+        for same in sorted(by_reason, key=len, reverse=True)
+    ]
 
 
 def image(spec: FeatureSetSpec, key: str, size: int | None = None) -> ImageView:
@@ -114,35 +139,3 @@ def image(spec: FeatureSetSpec, key: str, size: int | None = None) -> ImageView:
 
 def _shown(spec: FeatureSetSpec, sample: Sample, names: Sequence[str] | None) -> Shown:
     return Shown(sample, image(spec, sample.key), [vocabulary.name(number, names) for number in sample.classes])
-
-
-def _boxes(run: RunSummary) -> Markup:
-    """Images by number of boxes, this run's share beside the earlier nights'."""
-    before = Statistics.of(night.statistics for night in run.nights)
-    numbers = sorted(run.statistics.boxes.keys() | before.boxes.keys())
-    mine, theirs = run.statistics.images or 1, before.images or 1
-    values = [(str(n), run.statistics.boxes.get(n, 0) / mine, before.boxes.get(n, 0) / theirs) for n in numbers]
-    return charts.bars(values, mine="this run", theirs="earlier nights", title="Boxes per image")
-
-
-def _classes(run: RunSummary, names: Sequence[str] | None) -> Markup:
-    """Boxes by class, this run's share beside the earlier nights'."""
-    before = Statistics.of(night.statistics for night in run.nights)
-    mine, theirs = sum(run.statistics.classes.values()) or 1, sum(before.classes.values()) or 1
-    shares = {
-        number: (run.statistics.classes.get(number, 0) / mine, before.classes.get(number, 0) / theirs)
-        for number in run.statistics.classes.keys() | before.classes.keys()
-    }
-    largest = sorted(shares, key=lambda number: (-sum(shares[number]), number))[:CLASSES]
-    values = [(vocabulary.name(number, names), *shares[number]) for number in largest]
-    return charts.bars(values, mine="this run", theirs="earlier nights", title="Classes, the most frequent")
-
-
-def _throughput(run: RunSummary) -> list[tuple[str, float]]:
-    done = [attempt for attempt in run.attempts if attempt.ended_at is not None and attempt.images_per_second > 0]
-    return [(f"{attempt.shard} #{attempt.number}", attempt.images_per_second) for attempt in done]
-
-
-def _norms(run: RunSummary) -> list[tuple[str, float]]:
-    nights = [(night.batch, night.statistics) for night in run.nights] + [(run.batch, run.statistics)]
-    return [(batch, found.mean(found.norm)) for batch, found in nights if found.images]

@@ -1,7 +1,9 @@
 """What became of a run, and how the nights before it went: gathered for the report."""
 
 import datetime
+from collections.abc import Sequence
 from itertools import groupby
+from statistics import median
 
 from pydantic import BaseModel
 from sqlalchemy import Connection, func, select
@@ -9,7 +11,7 @@ from sqlalchemy import Connection, func, select
 from extractor.core import storage
 from extractor.core.manifest import RejectReason
 from featurise.declaration.run import Run
-from featurise.registry import feature_sets
+from featurise.registry import feature_sets, outcomes
 from featurise.registry.models import GpuAttempt, Image, RegisteredReject, RegisteredShard
 from featurise.registry.session import reading
 from featurise.registry.statistics import Statistics
@@ -47,6 +49,8 @@ class Tried(BaseModel):
 
     shard: str
     number: int
+    try_number: int = 1
+    map_index: int | None = None
     place: str | None
     node: str | None = None
     reason: str | None
@@ -63,6 +67,13 @@ class EarlierBatch(BaseModel):
 
     batch: str
     statistics: Statistics
+
+
+class NightRejects(BaseModel):
+    """Live rejects of one batch, counted by reason."""
+
+    batch: str
+    reasons: dict[str, int] = {}
 
 
 class RunSummary(BaseModel):
@@ -82,6 +93,10 @@ class RunSummary(BaseModel):
     samples: list[Sample] = []
     statistics: Statistics = Statistics()
     nights: list[EarlierBatch] = []
+    rejects_by_night: list[NightRejects] = []
+    """Of these batches and the run's own, in their order."""
+    usual_images_per_second: float | None = None
+    """The median of these batches' successful attempts."""
 
     @property
     def unregistered(self) -> list[Shard]:
@@ -173,6 +188,9 @@ def _from_registry(connection: Connection, number: int, found: RunSummary) -> No
     rows = connection.execute(select(GpuAttempt.__table__).where(*tried).order_by(GpuAttempt.id))
     found.attempts = [Tried.model_validate(row, from_attributes=True) for row in rows]
     found.nights = _nights(connection, number, found.batch)
+    before = [night.batch for night in found.nights]
+    found.rejects_by_night = _rejects_by_night(connection, number, [*before, found.batch])
+    found.usual_images_per_second = _usual_rate(connection, number, before)
 
 
 def _nights(connection: Connection, number: int, batch: str) -> list[EarlierBatch]:
@@ -190,3 +208,28 @@ def _nights(connection: Connection, number: int, batch: str) -> list[EarlierBatc
         EarlierBatch(batch=name, statistics=Statistics.of(Statistics.model_validate(row.statistics) for row in members))
         for name, members in groupby(rows, key=lambda row: row.batch)
     ]
+
+
+def _rejects_by_night(connection: Connection, number: int, batches: Sequence[str]) -> list[NightRejects]:
+    counted = (
+        select(RegisteredReject.batch, RegisteredReject.reason, func.count().label("rejects"))
+        .where(RegisteredReject.feature_set_id == number, RegisteredReject.batch.in_(batches))
+        .where(outcomes.live(RegisteredReject))
+        .group_by(RegisteredReject.batch, RegisteredReject.reason)
+    )
+    by_night = {batch: NightRejects(batch=batch) for batch in batches}
+    for row in connection.execute(counted):
+        by_night[row.batch].reasons[row.reason] = row.rejects
+    return list(by_night.values())
+
+
+def _usual_rate(connection: Connection, number: int, batches: Sequence[str]) -> float | None:
+    rates = connection.scalars(
+        select(GpuAttempt.images_per_second).where(
+            GpuAttempt.feature_set_id == number,
+            GpuAttempt.batch.in_(batches),
+            GpuAttempt.exit_code == 0,
+            GpuAttempt.images_per_second > 0,
+        )
+    ).all()
+    return median(rates) if rates else None

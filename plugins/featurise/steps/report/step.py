@@ -10,6 +10,7 @@ from featurise.objects import layout, reconcile
 from featurise.registry import attempts, feature_sets, leases, outcomes
 from featurise.registry.session import reading, writing
 from featurise.steps.report import html, run_summary
+from featurise.steps.report.links import Links
 from featurise.steps.report.run_summary import RunSummary
 
 
@@ -23,10 +24,14 @@ class Reported(BaseModel):
     counts: dict[str, int]
     added: list[str] = Field(default=[], exclude=True)
     """The run's published files that hold an image; for the asset's event, and not for XCom."""
+    warnings: list[str] = Field(default=[], exclude=True)
+    """What validation warned of, such as drift; as `added`."""
 
 
-def run(run: Run) -> Reported:
+def run(run: Run, links: Links | None = None) -> Reported:
     """Close attempts that were left open, write the run's page and its JSON, and release the run's leases.
+
+    The page leads to others by `links`.
 
     Works whatever happened before it. Raises storage.StorageError, or engine.RegistryUnavailable.
     """
@@ -35,11 +40,16 @@ def run(run: Run) -> Reported:
     text = summary(found)
     place = layout.report(run)
     reported = Reported(
-        uri=f"{place}.html", text=text, counts=found.counts, added=[file.uri for file in found.files if file.images]
+        uri=f"{place}.html",
+        text=text,
+        counts=found.counts,
+        added=[file.uri for file in found.files if file.images],
+        warnings=[f"{file.name}: {warning}" for file in found.files for warning in file.warnings],
     )
+    links = links or Links(run.spec.dag_id, run.run_id)
     storage.write_bytes(f"{place}.json", found.model_dump_json(indent=1).encode(), content_type="application/json")
     storage.write_bytes(
-        reported.uri, html.render(run.spec, found, text).encode(), content_type="text/html; charset=utf-8"
+        reported.uri, html.render(run.spec, found, text, links).encode(), content_type="text/html; charset=utf-8"
     )
     dry = found.plan is not None and found.plan.dry_run
     finished = found.discovered is not None and (dry or found.counts["pending"] == 0)

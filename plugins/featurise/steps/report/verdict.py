@@ -24,6 +24,7 @@ class Trouble:
     last: datetime.datetime
     places: tuple[str, ...]
     """Nodes, or pods where no node is known."""
+    latest: Tried
     said: str
     """What was seen of the latest."""
 
@@ -42,8 +43,10 @@ class Verdict:
         return self.state == "failed"
 
 
-def of(spec: FeatureSetSpec, run: RunSummary) -> Verdict:
-    """The verdict on a run that has ended, or stands where it stood when it was reported last."""
+def of(spec: FeatureSetSpec, run: RunSummary, *, under_way: bool = False) -> Verdict:
+    """The verdict on a run that has ended, or stands where it stood when it was reported last; or is `under_way`."""
+    if under_way:
+        return Verdict("under way", _so_far(run), troubles(run))
     if run.discovered is None:
         return Verdict("failed", ("The run ended before it knew which images are new.", MEND_DISCOVERY))
     if run.discovered.left is not None:
@@ -52,8 +55,18 @@ def of(spec: FeatureSetSpec, run: RunSummary) -> Verdict:
         return Verdict("dry run")
     waiting = run.counts["pending"]
     if not waiting:
-        return Verdict("finished")
+        none = run.counts["rejected"] and not run.counts["done"]
+        return Verdict("finished", ("Every new image was rejected; the reasons are below.",) if none else ())
     return Verdict("failed", (_shards(run), _next(spec, waiting)), troubles(run))
+
+
+def _so_far(run: RunSummary) -> tuple[str, ...]:
+    if run.discovered is None:
+        return ("It looks for new images.",)
+    if run.plan is None or not run.plan.shards:
+        return ()
+    done = len(run.plan.shards) - len(run.unregistered)
+    return (f"{done:,} of {len(run.plan.shards):,} shards are published. What failed is tried again where that helps.",)
 
 
 def _shards(run: RunSummary) -> str:
@@ -93,6 +106,7 @@ def _trouble(reason: str, attempts: Sequence[Tried]) -> Trouble:
         shards=tuple(sorted({one.shard for one in attempts})),
         first=min(one.started_at for one in attempts),
         last=latest.ended_at or latest.started_at,
+        latest=latest,
         places=tuple(sorted({place for one in attempts if (place := one.node or one.place)})),
         said=seen.removeprefix("seen: ") or latest.message.partition("\n")[0],
     )
