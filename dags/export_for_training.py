@@ -1,7 +1,7 @@
 """An example of what can follow a feature set: when a day has brought something, the training data grow with it.
 
-One DAG per feature set, scheduled on its asset. The asset's event says what was added and carries the day on, so that a
-run here stands for the same day as the run that it follows. Readers find a feature set in the folder of its name: new
+One DAG per dataset and backbone, scheduled on its asset. The event says what was added and carries the day on, so that
+a run here stands for the same day as the run that it follows. Readers find a feature set in the folder of its name: new
 files are added to it; when an image was replaced or deleted, all is exported again beside it and then takes its place.
 Off unless FEATURISE_TRAINING names a folder to write to.
 """

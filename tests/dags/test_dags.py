@@ -85,9 +85,9 @@ def test_the_launcher_that_is_declared(good: Any) -> None:
     assert good["dags"]["coco__resnet101"]["tasks"]["shard.extract"]["operator"] == "PodOperator"
 
 
-def test_the_asset_is_the_feature_set(good: Any) -> None:
+def test_the_asset_is_named_by_dataset_and_backbone(good: Any) -> None:
     (name,) = good["dags"]["flickr__resnet101"]["tasks"]["report"]["outlets"]
-    assert name.startswith("flickr-resnet101-")
+    assert name == "flickr/resnet101"
 
 
 def test_the_watch_has_a_pool_of_its_own_and_a_dry_run(good: Any) -> None:

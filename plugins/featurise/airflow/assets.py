@@ -1,4 +1,4 @@
-"""What other DAGs can be scheduled on: one asset per feature set, updated once by every run that added something."""
+"""What other DAGs can be scheduled on: an asset per dataset and backbone, updated once by every run that adds to it."""
 
 from airflow.sdk import Asset
 
@@ -6,8 +6,11 @@ from featurise.declaration.feature_set import FeatureSetSpec
 
 
 def feature_set(spec: FeatureSetSpec) -> Asset:
-    """The asset of a feature set's feature set.
+    """The asset that a feature set's runs update, named as in `photos/resnet101`.
 
-    The address has a scheme of its own: for `s3://`, Airflow would import the Amazon provider and boto3 at every parse.
+    Another revision is told by the same asset: its events name the feature set. The address has a scheme of its own:
+    for `s3://`, Airflow would import the Amazon provider and boto3 at every parse.
     """
-    return Asset(name=spec.feature_set, uri=f"x-featurise://{spec.dataset}/{spec.backbone}/{spec.revision}")
+    name = f"{spec.dataset}/{spec.backbone}"
+    told = f"Region features of {spec.dataset} by {spec.backbone}; an event for each run that has added files, by day."
+    return Asset(name=name, uri=f"x-featurise://{name}", extra={"description": told, "feature_set": spec.feature_set})

@@ -1,12 +1,15 @@
 """The task that closes a run: what it tells other DAGs, and when it has to close the run once more."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from airflow.sdk.exceptions import AirflowRescheduleException
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
+from featurise.airflow import assets
 from featurise.airflow.listener import CLOSING
 from featurise.airflow.operators.report import ReportOperator
 from featurise.declaration.feature_set import FeatureSetSpec
@@ -36,14 +39,37 @@ def report(spec: FeatureSetSpec, given: Any) -> tuple[Any, list[Any]]:
 
 
 @one_database
-def test_the_event_lists_all_that_the_run_has_added(spec, upload, night):
-    upload({f"{DAY}/{name}.jpg": name.encode() for name in "abcdef"})
+def test_the_event_lists_all_that_the_run_has_added(spec, upload, night, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/")
+    upload({f"{DAY}/{name}.jpg": name.encode() for name in "abcdef"} | {f"{DAY}/x.jpg": b"bad"})
     night()
     returned, (event,) = report(spec, context({"shard.publish_0": "success", "shard.extract_1": "failed"}))
     assert returned["counts"]["done"] == event.extra["images"] == 6
     assert len(event.extra["files"]) == returned["counts"]["files"] > 1
     assert event.partition_keys == {DAY}
+    assert (event.extra["rejects"], event.extra["drift"]) == (1, [])
+    assert event.extra["feature_set"] == spec.feature_set
+    assert event.extra["report"] == f"https://airflow.example/featurise/report/dag/{RUN}"
     assert "added" not in returned
+
+
+@one_database
+def test_the_event_tells_of_drift(spec, upload, extract, night):
+    upload({f"2026-11-22/{n}.jpg": str(n).encode() for n in range(36)})
+    night("2026-11-22")
+    find = extract.find
+    extract.find = lambda data: dataclasses.replace(find(data), features=find(data).features * np.float32(1.3))
+    upload({f"{DAY}/today.jpg": b"today"})
+    night()
+    _, (event,) = report(spec, context({}))
+    (warning,) = event.extra["drift"]
+    assert warning.startswith("shard-00001: mean feature norm: ")
+
+
+def test_the_asset_has_a_name_that_people_read(spec):
+    asset = assets.feature_set(spec)
+    assert (asset.name, asset.uri) == ("birds/resnet101", "x-featurise://birds/resnet101")
+    assert asset.extra["description"].startswith("Region features of birds by resnet101")
 
 
 @one_database
