@@ -84,7 +84,7 @@ def report(
     return _nothing(404, f"{dag_id}, {run_id}: no report yet. {why}")
 
 
-@app.post("/refused/{dag_id}", dependencies=[MAY_START])
+@app.post("/refused/{dag_id}", dependencies=[MAY_START], include_in_schema=False)
 def refused(dag_id: str, request: Request) -> JSONResponse:
     """Why a run was not started, in Airflow's own form of an answer; see `refusals`."""
     return JSONResponse({"detail": getattr(request.state, "why", f"{dag_id}: nothing was refused")}, 400)
