@@ -1,7 +1,8 @@
 """A night on a real cluster: `make test-cluster KUBECONFIG=… IMAGE=… S3_ENDPOINT=…`.
 
-Airflow's processes run here and may do on the cluster what the chart's role grants; the pods run there. One pod is
-broken on the way. Everything that was made, on the cluster and in object storage, is removed at the end.
+Airflow's processes run here and may do on the cluster what the chart's role grants; the pods run there. They wait
+behind a scheduling gate first; then one is deleted in the midst of its work, and the next is refused by its node. At
+the end the chart is installed and upgraded. All that was made, on the cluster and in object storage, is removed.
 """
 
 import os
@@ -9,6 +10,8 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,9 +26,16 @@ from featurise.registry import engine, schema
 from featurise_demo import airflow, embedded, photographs, processes, state, weights
 from namespace import Namespace, made, removed
 from needs import say
+from upgrade import upgraded
+from waiting import REFUSING, Template, queued, refuse, release
 
 REPOSITORY = Path(__file__).parents[2]
 DAG, DAY = "photos__resnet101", "2026-01-15"
+SHARDS = 4
+"""Of the night, all at work at a time; they follow from the names of the images."""
+HEARD = timedelta(seconds=40)
+"""A pod that has worked for so long has had its progress read, which is done every 15 s."""
+COLUMNS = "place, reason, exit_code, node, images, assigned_at"
 COPIES = 4
 """Of each image, so that a shard takes long enough to be broken in the midst of it."""
 
@@ -49,6 +59,7 @@ def main() -> int:
             with removed(lambda: empty(bucket), f"bucket {bucket}"):
                 variables = prepare(folder, bucket, namespace)
                 problems = night(folder, namespace, variables, given.timeout_minutes * 60)
+                problems += upgraded(namespace, given)
     for problem in problems:
         print(f"FAILED: {problem}")
     say("the cluster is as it was before")
@@ -90,7 +101,15 @@ def prepare(folder: Path, bucket: str, namespace: Namespace) -> dict[str, str]:
 
 
 def night(folder: Path, namespace: Namespace, variables: dict[str, str], seconds: float) -> list[str]:
-    """Run the DAG, break a pod, and say what is not as it must be."""
+    """Run the DAG, hold its pods, break one, refuse one, and say what is not as it must be."""
+    registry, template = variables["FEATURISE_REGISTRY"], Template(namespace.templates / "resnet101.yaml")
+    template.gate()
+    pods: dict[str, Any] = {}
+
+    def broken_one() -> str | None:
+        pods.update({pod.metadata.name: pod for pod in namespace.pods()})
+        return break_one(namespace)
+
     with embedded.postgres(folder / "postgres") as database:
         settings = airflow.AirflowSettings(
             home=folder / "airflow",
@@ -104,26 +123,50 @@ def night(folder: Path, namespace: Namespace, variables: dict[str, str], seconds
             wait(running, lambda: DAG in running.api.dag_ids(), 180, "the DAG")
             running.api.pause(DAG, paused=False)
             run = running.api.trigger(DAG, DAY)
-            broken = wait(running, lambda: break_one(namespace), seconds, "a pod at work")
+            wait(running, lambda: queued(registry, SHARDS), seconds, f"{SHARDS} pods to be known as queued")
+            template.refuse()
+            release(namespace)
+            broken = wait(running, broken_one, seconds, "a pod at work")
+            worked = datetime.now(UTC) - (pods[broken].status.start_time or datetime.now(UTC))
+            refused = wait(running, lambda: refuse(namespace), seconds, "the next attempt at its shard")
+            template.write()
             wait(running, lambda: running.api.run(DAG, run)["state"] in {"success", "failed"}, seconds, "the run's end")
             state = str(running.api.run(DAG, run)["state"])
-    return judged(state, broken, namespace, variables["FEATURISE_REGISTRY"])
+    gone = Gone(broken, pods[broken].spec.node_name, told=worked > HEARD)
+    return judged(state, gone, refused, namespace, registry)
 
 
-def judged(state: str, broken: str, namespace: Namespace, registry: str) -> list[str]:
+@dataclass(frozen=True)
+class Gone:
+    """The pod that was deleted, its node, and whether it had worked for long enough to be heard of."""
+
+    pod: str
+    node: str
+    told: bool
+
+
+def judged(state: str, broken: Gone, refused: str, namespace: Namespace, registry: str) -> list[str]:
     with create_engine(registry).connect() as rows:
         images = rows.execute(text("SELECT count(*), count(DISTINCT key) FROM images")).one()
         rejects = rows.execute(text("SELECT count(*) FROM rejects")).scalar_one()
-        attempts: list[Any] = list(rows.execute(text("SELECT place, reason, exit_code FROM gpu_attempts ORDER BY id")))
-    for place, reason, code in attempts:
-        say(f"attempt {place}: {reason or 'did all of its shard'} (exit code {code})")
+        attempts: list[Any] = list(rows.execute(text(f"SELECT {COLUMNS} FROM gpu_attempts ORDER BY id")))
+    for one in attempts:
+        end = f"{one.reason or 'did all of its shard'} (exit code {one.exit_code})"
+        say(f"attempt {one.place} on {one.node}: {end}, {one.images} images done")
+    ends = {one.place: one for one in attempts}
+    gone, away = ends[broken.pod], ends[refused]
     expected = COPIES * 6
     checks = {
         f"the run ended as {state}": state == "success",
         f"{images[0]} rows for {images[1]} images, {expected} expected": images[0] == images[1] == expected,
         f"{rejects} rejects, {2 * COPIES} expected": rejects == 2 * COPIES,
         f"the pod that was deleted is not known as taken away from outside ({' or '.join(sorted(TAKEN_AWAY))}): "
-        f"{attempts}": taken_away(broken, attempts),
+        f"{attempts}": taken_away(broken.pod, [one[:3] for one in attempts]),
+        f"of the pod that was deleted, its node {broken.node} is not kept: {gone}": gone.node == broken.node,
+        f"of the pod that was deleted, its images done are not kept: {gone}": gone.images > 0 or not broken.told,
+        f"the pod that its node refused is not a fault of the node: {away}": (away.reason, away.node)
+        == ("gpu_fault", REFUSING),
+        f"what pods waited for a node is not kept: {attempts}": all(one.assigned_at for one in attempts if one.node),
         f"pods are left: {[pod.metadata.name for pod in namespace.pods()]}": not namespace.pods(),
     }
     return [problem for problem, holds in checks.items() if not holds]

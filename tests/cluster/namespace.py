@@ -140,7 +140,9 @@ def _furnish(api: client.ApiClient, core: client.CoreV1Api, name: str, needs: Ne
     return templates
 
 
-def rendered(name: str, needs: Needs) -> list[dict[str, Any]]:
+def rendered(
+    name: str, needs: Needs, release: str = "night", revision: int = 1, **changes: Any
+) -> list[dict[str, Any]]:
     """The chart's objects, as the run wants them."""
     values = {
         "backbones": {
@@ -157,9 +159,11 @@ def rendered(name: str, needs: Needs) -> list[dict[str, Any]]:
         "launchers": [{"name": LAUNCHER}],
         "prepare": {"enabled": False},
         "airflow": {"enabled": False},
+        **changes,
     }
+    given = {"revision": revision, "is_install": revision == 1, "is_upgrade": revision > 1}
     with Chart.load(CHART) as chart:
-        files = chart.render(values=values, name="night", namespace=name)
+        files = chart.render(values=values, name=release, namespace=name, **given)
     made = [each for name, text in files.items() if name.endswith(".yaml") for each in yaml.safe_load_all(text) if each]
     # What `helm test` makes is not installed.
     return [each for each in made if "helm.sh/hook" not in (each["metadata"].get("annotations") or {})]

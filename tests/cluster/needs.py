@@ -17,14 +17,16 @@ API_SECONDS = 10
 # Verbs, API group, resource. Nobody may give to a role what they may not do themselves, hence those of the launcher.
 RIGHTS = (
     ("create get delete", "", "namespaces"),
-    ("create", "", "configmaps"),
+    ("create patch", "", "configmaps"),
     ("create", "", "secrets"),
-    ("create", "", "serviceaccounts"),
+    ("create patch", "", "serviceaccounts"),
     ("create", "", "serviceaccounts/token"),
     ("create", "", "resourcequotas"),
-    ("create", "rbac.authorization.k8s.io", "roles"),
-    ("create", "rbac.authorization.k8s.io", "rolebindings"),
+    ("create patch", "rbac.authorization.k8s.io", "roles"),
+    ("create patch", "rbac.authorization.k8s.io", "rolebindings"),
+    ("create patch", "batch", "jobs"),
     ("create get list watch patch delete", "", "pods"),
+    ("patch", "", "pods/status"),
     ("get list", "", "pods/log"),
     ("get list watch", "", "events"),
 )

@@ -27,6 +27,9 @@ def test_a_night_with_a_broken_pod_ends_well_and_leaves_nothing(tmp_path: Path) 
         )
 
         assert said.returncode == 0, said.stdout + said.stderr
+        assert "released 4 pods from their gate" in said.stdout
+        assert "at admission" in said.stdout
+        assert "the chart was installed, and upgraded after a job that failed" in said.stdout
         assert "the cluster is as it was before" in said.stdout
         assert stand.api.objects.namespaces == {}
 

@@ -49,6 +49,7 @@ class Api:
         app.router.add_get(f"{base}/pods/{{name}}", self.get)
         app.router.add_get(f"{base}/pods/{{name}}/status", self.get)
         app.router.add_patch(f"{base}/pods/{{name}}", self.patch)
+        app.router.add_patch(f"{base}/pods/{{name}}/status", self.patch_status)
         app.router.add_delete(f"{base}/pods/{{name}}", self.delete)
         app.router.add_get(f"{base}/pods/{{name}}/log", self.log)
         self.objects.routes(app.router)
@@ -125,8 +126,16 @@ class Api:
     async def patch(self, request: web.Request) -> web.StreamResponse:
         pod = self._pod(request)
         changes = await request.json()
+        if changes == [{"op": "remove", "path": "/spec/schedulingGates"}]:
+            del pod["spec"]["schedulingGates"]
+            return web.json_response(self.store.put("pods", pod))
         labels = pod["metadata"].setdefault("labels", {})
         labels |= changes.get("metadata", {}).get("labels", {})
+        return web.json_response(self.store.put("pods", pod))
+
+    async def patch_status(self, request: web.Request) -> web.StreamResponse:
+        pod = self._pod(request)
+        pod["status"] |= (await request.json())["status"]
         return web.json_response(self.store.put("pods", pod))
 
     async def delete(self, request: web.Request) -> web.StreamResponse:

@@ -113,6 +113,9 @@ class Kubelet:
         task.add_done_callback(self._tasks.discard)
 
     async def _live(self, pod: Json) -> None:
+        if pod["spec"].get("nodeName"):  # it was given a node by its maker, and is that kubelet's
+            return
+        await self._gates(pod)
         fault, after = self.faults.take(pod["metadata"].get("labels") or {}) or (None, 0.0)
         if not await self._placed(pod, fault, after):
             return
@@ -142,6 +145,13 @@ class Kubelet:
             return
         if pod["metadata"].get("deletionTimestamp") is None:
             await self._run(pod, base, fault, after)
+
+    async def _gates(self, pod: Json) -> None:
+        """Wait until whoever gave the pod gates has taken them away."""
+        if pod["spec"].get("schedulingGates"):
+            self._condition(pod, "PodScheduled", "False", "SchedulingGated", GATED)
+        while pod["spec"].get("schedulingGates"):
+            await asyncio.sleep(0.1)
 
     async def _placed(self, pod: Json, fault: Fault | None, after: float) -> bool:
         """Wait as the pod has to; whether a node is to be found for it then."""

@@ -33,8 +33,9 @@ class Objects:
         router.add_get("/api/v1/namespaces/{namespace}", self.get_namespace)
         router.add_delete("/api/v1/namespaces/{namespace}", self.delete_namespace)
         router.add_post("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", self.token)
-        for group in ("/api/v1", "/apis/rbac.authorization.k8s.io/v1"):
+        for group in ("/api/v1", "/apis/rbac.authorization.k8s.io/v1", "/apis/batch/v1"):
             router.add_post(group + "/namespaces/{namespace}/{kind}", self.create)
+            router.add_patch(group + "/namespaces/{namespace}/{kind}/{name}", self.change)
 
     def refusal(self, request: web.Request) -> str | None:
         """Why the caller may not; None when it may. Only service accounts are limited; anyone may ask for reviews."""
@@ -93,6 +94,17 @@ class Objects:
             return web.json_response({"code": 404, "reason": "NotFound"}, status=404)
         status = {"token": TOKEN + name, "expirationTimestamp": "2099-01-01T00:00:00Z"}
         return web.json_response({**await request.json(), "status": status}, status=201)
+
+    async def change(self, request: web.Request) -> web.StreamResponse:
+        """A merge patch, whole objects only: a job's template stays as it was made."""
+        asked = request.match_info
+        key = (asked["namespace"], asked["kind"], asked["name"])
+        before, after = self._kept[key], await request.json()
+        if key[1] == "jobs" and before["spec"]["template"] != after["spec"]["template"]:
+            why = f'Job.batch "{key[2]}" is invalid: spec.template: Invalid value: field is immutable'
+            return web.json_response({"code": 422, "reason": "Invalid", "message": why}, status=422)
+        self._kept[key] = after
+        return web.json_response(after)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         namespace, kind = request.match_info["namespace"], request.match_info["kind"]
