@@ -8,6 +8,7 @@ test of no group shares nothing, and the next free worker takes it. One without 
 
 import tomllib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,8 @@ SHARED = {
     "resnet101": ("resnet101_checkpoint", "slow"),
 }
 """By folder, the longest first: the fixture that its tests share, and the marker of those that use it."""
+
+_FOLDER = ExitStack()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,6 +61,22 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         apart = [item for item in session.items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
         if apart:
             raise pytest.UsageError(f"pytest-xdist has put {apart[0].nodeid} into no group; is pytest newer than 9.1?")
+
+
+@pytest.hookimpl(trylast=True)  # when what the test alone has is ended
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or _folder(nextitem) != _folder(item):
+        _FOLDER.close()
+
+
+def pytest_unconfigure() -> None:
+    _FOLDER.close()  # where a run was interrupted
+
+
+@pytest.fixture(scope="session")
+def until_the_folder_ends() -> ExitStack:
+    """What is entered here is left with the last test of a folder: an Airflow that nobody asks takes half a core."""
+    return _FOLDER
 
 
 @pytest.fixture

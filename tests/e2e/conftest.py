@@ -7,7 +7,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,7 +219,12 @@ def _extractor(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def installation() -> Iterator[Installation]:
+def installation(until_the_folder_ends: ExitStack) -> Installation:
+    return until_the_folder_ends.enter_context(_installed())
+
+
+@contextmanager
+def _installed() -> Iterator[Installation]:
     checkpoint = next(
         found
         for found in weights.provide(ROOT / ".cache/weights", state.EXTRACTOR, print)

@@ -1,5 +1,5 @@
 import tempfile
-from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,7 @@ from installation import Installation, install
 
 
 @pytest.fixture(scope="session")
-def installation() -> Iterator[Installation]:
+def installation(until_the_folder_ends: ExitStack) -> Installation:
     # Not pytest's own folder: each new session of it closes that to PostgreSQL, which runs as another user.
-    with tempfile.TemporaryDirectory(prefix="featurise-") as folder, install(Path(folder)) as made:
-        yield made
+    folder = until_the_folder_ends.enter_context(tempfile.TemporaryDirectory(prefix="featurise-"))
+    return until_the_folder_ends.enter_context(install(Path(folder)))
