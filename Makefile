@@ -17,7 +17,7 @@ EXTRACTOR := images/extractor/.venv
 CONTROL := .venv
 OURS := dags plugins images reader tests
 
-# Where a container sets it, each of the many processes would compile the thousand modules that Airflow loads anew.
+# Where a container sets it, each of the many processes would compile again the thousand modules that Airflow loads.
 unexport PYTHONDONTWRITEBYTECODE
 
 # An environment is brought up to date when a lock, a project file or the Python has changed, and only then.

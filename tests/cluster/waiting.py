@@ -44,7 +44,7 @@ class Template:
 
 
 def queued(registry: str, shards: int) -> bool:
-    """Whether so many attempts are known to wait behind the gate."""
+    """Whether this many attempts are known to wait behind the gate."""
     with create_engine(registry).connect() as rows:
         told = rows.execute(
             text("SELECT count(*) FROM gpu_attempts WHERE message LIKE :said"), {"said": f"queued: %{GATE}"}

@@ -57,7 +57,7 @@ def test_spread_weights_have_the_confidences_of_trained_ones(backbone) -> None:
     tensors = heads(backbone)
     before, _ = confidences(backbone, tensors)
     renamed = {f"predictor.{key}": value for key, value in tensors.items()}
-    synthetic_tensors.spread(renamed, MADE[backbone].SPREAD, MADE[backbone].BACKGROUND, seed=0)
+    synthetic_tensors.spread_scores(renamed, MADE[backbone].SPREAD, MADE[backbone].BACKGROUND, seed=0)
     objects, attributes = confidences(backbone, {key.removeprefix("predictor."): v for key, v in renamed.items()})
 
     def miss(found: np.ndarray, trained: tuple[float, ...]) -> float:

@@ -112,14 +112,6 @@ def _class_bias(seed: int, key: str, shape: Shape) -> Values:
 OWN: Mapping[str, Maker] = {"embed": _embedding, "obj_b": _objectness_bias, "cls_b": _class_bias}
 
 
-def state(seed: int, *, spread: bool) -> State:
-    """All tensors, by their published keys."""
-    made = tensors.state(listed(), GAINS, OWN, seed)
-    if spread:
-        tensors.spread(made, SPREAD, BACKGROUND, seed)
-    return made
-
-
 def encode(named: State) -> bytes:
     """The pickle of the published file."""
     content = {"model": named, "__author__": AUTHOR, "matching_heuristics": True}
@@ -128,4 +120,4 @@ def encode(named: State) -> bytes:
     return pickle.dumps(content, protocol=3).replace(new, old, 1)
 
 
-RECIPE = Recipe(state, encode)
+RECIPE = Recipe(tensors.network(listed, GAINS, OWN, SPREAD, BACKGROUND), encode)

@@ -71,14 +71,6 @@ def listed() -> list[Key]:
     ]
 
 
-def state(seed: int, *, spread: bool) -> State:
-    """All tensors, by their published keys."""
-    made = tensors.state(listed(), GAINS, OWN, seed)
-    if spread:
-        tensors.spread(made, SPREAD, BACKGROUND, seed)
-    return made
-
-
 def encode(named: State) -> bytes:
     """What `torch.save` wrote into the published file."""
     model = {key: torch.from_numpy(value) for key, value in named.items()}
@@ -87,4 +79,4 @@ def encode(named: State) -> bytes:
     return buffer.getvalue()
 
 
-RECIPE = Recipe(state, encode)
+RECIPE = Recipe(tensors.network(listed, GAINS, OWN, SPREAD, BACKGROUND), encode)

@@ -8,7 +8,7 @@ from featurise.declaration.feature_set import FeatureSetSpec
 def feature_set(spec: FeatureSetSpec) -> Asset:
     """The asset that a feature set's runs update, named as in `photos/resnet101`.
 
-    Another revision is told by the same asset: its events name the feature set. The address has a scheme of its own:
+    Another revision updates the same asset: its events name the feature set. The address has a scheme of its own:
     for `s3://`, Airflow would import the Amazon provider and boto3 at every parse.
     """
     name = f"{spec.dataset}/{spec.backbone}"

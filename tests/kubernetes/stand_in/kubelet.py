@@ -147,7 +147,7 @@ class Kubelet:
             await self._run(pod, base, fault, after)
 
     async def _gates(self, pod: Json) -> None:
-        """Wait until whoever gave the pod gates has taken them away."""
+        """Wait until the pod's scheduling gates are removed."""
         if pod["spec"].get("schedulingGates"):
             self._condition(pod, "PodScheduled", "False", "SchedulingGated", GATED)
         while pod["spec"].get("schedulingGates"):

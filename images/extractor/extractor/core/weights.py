@@ -10,7 +10,7 @@ from pathlib import Path
 
 from extractor.core import storage, vocabulary
 from extractor.core.backbone_specs import specs
-from extractor.core.exit_codes import WeightsInvalid
+from extractor.core.exit_codes import StorageError, WeightsInvalid
 
 BLOCK = 4 * 1024 * 1024
 
@@ -111,3 +111,11 @@ def names(backbone: str, uri: str, file: str, *, background: bool = False) -> Se
         with suppress(storage.NotFound):
             found = vocabulary.parse(storage.read_bytes(storage.join(uri, file)).decode())
     return ("background", *found) if found is not None and background and file == vocabulary.OBJECTS else found
+
+
+def known_names(backbone: str, uri: str, file: str, *, background: bool = False) -> Sequence[str] | None:
+    """As `names`; None, too, where the weights' folder cannot be reached from here: numbers are shown then."""
+    try:
+        return names(backbone, uri, file, background=background)
+    except StorageError:
+        return None

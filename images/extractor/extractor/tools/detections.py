@@ -12,7 +12,7 @@ import numpy as np
 
 from extractor.core import contract, vocabulary, weights
 from extractor.core.backbone_specs import Preprocessing
-from extractor.core.exit_codes import StorageError, UsageError
+from extractor.core.exit_codes import UsageError
 from extractor.tools.inspect import opened
 
 if TYPE_CHECKING:
@@ -138,10 +138,7 @@ def _group(file: h5py.File, uri: str, image_id: str) -> h5py.Group:
 
 
 def _names(provenance: contract.Provenance, file: str) -> Sequence[str] | None:
-    try:
-        return weights.names(provenance.backbone, provenance.weights_uri, file, background=provenance.background)
-    except StorageError:
-        return None  # where the weights lay need not be reached from here: numbers do
+    return weights.known_names(provenance.backbone, provenance.weights_uri, file, background=provenance.background)
 
 
 def _detection(

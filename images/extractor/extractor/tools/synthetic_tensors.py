@@ -36,6 +36,20 @@ def state(keys: Sequence[Key], gains: Figures, own: Mapping[str, Maker], seed: i
     return {key: tensor(gains, own, seed, key, kind, shape) for key, kind, shape in keys}
 
 
+def network(
+    keys: Callable[[], Sequence[Key]], gains: Figures, own: Mapping[str, Maker], figures: Figures, background: int
+) -> Callable[..., State]:
+    """What makes all tensors of a network, its scores spread where asked; see `state` and `spread_scores`."""
+
+    def made(seed: int, *, spread: bool) -> State:
+        tensors = state(keys(), gains, own, seed)
+        if spread:
+            spread_scores(tensors, figures, background, seed)
+        return tensors
+
+    return made
+
+
 def tensor(
     gains: Figures, own: Mapping[str, Maker], seed: int, key: str, kind: str, shape: Shape
 ) -> NDArray[np.float32]:
@@ -73,7 +87,7 @@ def linear(gain: float) -> Maker:
     return make
 
 
-def spread(tensors: State, figures: Figures, background: int, seed: int) -> None:
+def spread_scores(tensors: State, figures: Figures, background: int, seed: int) -> None:
     """Give the scores of a network the spread of trained ones, in place.
 
     `figures` are `cls` and `attr`, by which class and attribute logits are multiplied, and `prior`: the class at place

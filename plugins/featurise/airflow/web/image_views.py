@@ -111,7 +111,4 @@ def _rows(
 
 
 def _names(read: remote_file.Detections, file: str) -> Sequence[str] | None:
-    try:
-        return weights.names(read.backbone, read.weights_uri, file, background=read.background)
-    except StorageError:
-        return None  # the extractor reaches the weights, the control plane need not: numbers do
+    return weights.known_names(read.backbone, read.weights_uri, file, background=read.background)

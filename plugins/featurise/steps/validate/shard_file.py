@@ -13,7 +13,6 @@ from pydantic import BaseModel, ValidationError
 from extractor.core import contract, given, vocabulary, weights
 from extractor.core.backbone_specs import GivenRule, Rule
 from extractor.core.contract import Field, Provenance, Regions
-from extractor.core.exit_codes import StorageError
 from extractor.core.manifest import Entry, IndexEntry, Manifest, Reject
 from extractor.core.weights import sha256_of
 from featurise.declaration.feature_set import FeatureSetSpec
@@ -54,10 +53,7 @@ class Sample(BaseModel):
 
 def class_names(spec: FeatureSetSpec) -> Sequence[str] | None:
     """The names of a feature set's classes; None where they are not known, or not to be reached from here."""
-    try:
-        return weights.names(spec.backbone, spec.weights.uri, vocabulary.OBJECTS, background=spec.rule.background)
-    except StorageError:
-        return None  # the extractor reaches the weights, the control plane need not: numbers do
+    return weights.known_names(spec.backbone, spec.weights.uri, vocabulary.OBJECTS, background=spec.rule.background)
 
 
 class ValidationReport(BaseModel):
