@@ -292,7 +292,7 @@ def _load(folder: str, version: int | None, cache: Path | None) -> FeatureSet:
     )
     about = json.loads(store.read(store.join(folder, name)))
     segments = [
-        parquet.read_table(io.BytesIO(store.read(store.join(folder, segment["name"]))))
+        _table(store.read(store.join(folder, segment["name"])))
         for segment in about["segments"]
         if segment["images"]
     ]
@@ -304,6 +304,13 @@ def _load(folder: str, version: int | None, cache: Path | None) -> FeatureSet:
     first = np.ones(len(ids), bool)
     first[1:] = np.asarray(compute.not_equal(ids[1:], ids[:-1]))  # copies of an image under other keys have one id
     return FeatureSet(folder, about, table.filter(pa.array(first)), cache)
+
+
+def _table(data: bytes) -> pa.Table:
+    # By this thread alone: pyarrow's hold a Python object a little longer than their caller waits, and a process that
+    # ends meanwhile is aborted (pyarrow 26.0.1 on Python 3.13).
+    with parquet.ParquetFile(pa.BufferReader(data)) as file:
+        return file.read(use_threads=False)
 
 
 def _arrays(file: h5py.File, name: str, fields: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -239,3 +239,23 @@ def test_the_reader_needs_neither_airflow_nor_the_registry():
     code = "import sys, featurise_reader; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"airflow", "featurise", "sqlalchemy", "extractor", "torch", "pydantic"} & set(loaded)
+
+
+def test_no_thread_of_a_library_is_left_that_could_abort_a_process_at_its_end(spec, featurised, tmp_path):
+    code = """if True:
+        import os, sys
+        import featurise_reader
+        import pyarrow.parquet
+        from featurise.objects import catalogue
+
+        def threads():
+            return len(os.listdir("/proc/self/task"))
+
+        before = threads()
+        read = len(featurise_reader.open(sys.argv[1]).ids)
+        listed = sum(len(catalogue.rows(sys.argv[2], one)) for one in catalogue.version(sys.argv[2]).segments)
+        print(read, listed, threads() - before)
+    """
+    arguments = [str(copied(spec, tmp_path)), layout.features(spec)]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(len(featurised)), str(len(featurised)), "0"]
