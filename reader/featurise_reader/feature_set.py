@@ -292,9 +292,7 @@ def _load(folder: str, version: int | None, cache: Path | None) -> FeatureSet:
     )
     about = json.loads(store.read(store.join(folder, name)))
     segments = [
-        _table(store.read(store.join(folder, segment["name"])))
-        for segment in about["segments"]
-        if segment["images"]
+        _table(store.read(store.join(folder, segment["name"]))) for segment in about["segments"] if segment["images"]
     ]
     if not segments:
         nothing = pa.table({name: pa.array([], pa.string()) for name in ("image_id", "file")})
