@@ -168,10 +168,8 @@ def install(folder: Path, schedulers: int = 1) -> Iterator[Installation]:
     for made in (stub, templates, folder / "pod-logs", folder / "airflow" / "config"):
         made.mkdir(parents=True)
     dags = shutil.copytree(HERE / "dags", folder / "dags", ignore=shutil.ignore_patterns("__pycache__"))
-    # Task processes are forks of the scheduler; without this each would spend seconds on the same imports.
-    (folder / "airflow" / "config" / "airflow_local_settings.py").write_text(
-        "import featurise.airflow.operators.kubernetes\n"
-    )
+    preloaded = airflow.LOCAL_SETTINGS + "    import featurise.airflow.operators.kubernetes\n"
+    (folder / "airflow" / "config" / "airflow_local_settings.py").write_text(preloaded)
     spec = declared()
     (folder / "featurise.yaml").write_text(declaration(spec))
     (stub / "feature set.json").write_text(spec.model_dump_json())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
 from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferred
 
 import stand_in
@@ -230,6 +231,24 @@ def test_what_was_seen_of_a_pod_that_left_fast_is_kept(
     assert kept.images == PROGRESS["done"]
     for said in ("node gpu-node-1", "images: 12 of 40 images", "last log lines:"):
         assert said in str(failed.value)
+
+
+def test_a_pod_that_ended_unseen_keeps_no_other_trigger_waiting(
+    cluster: stand_in.StandIn, task: PodOperator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch, watches = AsyncKubernetesHook.watch_pod_events, []
+
+    def counted(*given: Any, **named: Any) -> Any:
+        watches.append(named)
+        return watch(*given, **named)
+
+    monkeypatch.setattr(AsyncKubernetesHook, "watch_pod_events", counted)
+    cluster.faults.add(Fault.EVICTED)
+    trigger = start(task)
+    asyncio.run(until(lambda: cluster.pods()[0]["status"].get("phase") == "Failed"))
+
+    event(trigger)
+    assert 1 <= len(watches) <= 10
 
 
 def test_a_full_quota_is_waited_for_without_a_try(cluster: stand_in.StandIn, task: PodOperator) -> None:

@@ -1,4 +1,7 @@
-"""Only what this is about: shards as they come from `plan`, each in a pod, then the step that follows."""
+"""Only what this is about: shards as they come from `plan`, each in a pod, then the step that follows.
+
+At night many shards are extracted, and nothing follows: a task each takes as long as an extraction's.
+"""
 
 import os
 from datetime import datetime
@@ -16,7 +19,7 @@ from featurise.steps.plan import Shard
 FOLDER = Path(os.environ["STUB_FOLDER"])
 
 
-def build(name: str, spec: FeatureSetSpec) -> DAG:
+def build(name: str, spec: FeatureSetSpec, *, followed: bool) -> DAG:
     """A DAG over the shards that `<name>.shards` lists."""
     with DAG(dag_id=name, start_date=datetime(2026, 1, 1), schedule=None, max_active_tasks=500) as dag:
 
@@ -36,7 +39,8 @@ def build(name: str, spec: FeatureSetSpec) -> DAG:
                 map_index_template="{{ task.shard['name'] }}",
                 on_retry_callback=notifiers(spec, "attempt"),
             )
-            extract >> publish(shard)
+            if followed:
+                extract >> publish(shard)
 
         @task
         def publish(shard: dict[str, Any]) -> str:
@@ -49,4 +53,4 @@ def build(name: str, spec: FeatureSetSpec) -> DAG:
 declared = FeatureSetSpec.model_validate_json((FOLDER / "feature set.json").read_text())
 for file in FOLDER.glob("*.shards"):
     # A dataset each: nothing here ends like a real run, which gives its batch back to others.
-    build(file.stem, declared.model_copy(update={"dataset": file.stem}))
+    build(file.stem, declared.model_copy(update={"dataset": file.stem}), followed=file.stem != "night")

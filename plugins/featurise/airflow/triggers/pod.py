@@ -32,7 +32,6 @@ from featurise.settings import settings
 
 OUTAGE_SECONDS = 900
 """How long an API that does not answer is waited for; the pod works on meanwhile."""
-LONGEST_WAIT_SECONDS = 10
 LOST_SECONDS = 30
 """Beyond its grace: a deleted pod that has not ended by then is on a node that nobody hears of any more."""
 RENEW_SECONDS = 300
@@ -71,12 +70,18 @@ class _PatientHook(AsyncKubernetesHook):
 
     @tenacity.retry(
         retry=tenacity.retry_if_exception(_passes),
-        wait=tenacity.wait_exponential(min=1, max=LONGEST_WAIT_SECONDS),
+        wait=tenacity.wait_exponential(min=1, max=10),
         stop=tenacity.stop_after_delay(OUTAGE_SECONDS),
         reraise=True,
     )
     async def _ask(self, name: str, namespace: str) -> Any:
         return await super().get_pod(name, namespace)
+
+    async def watch_pod_events(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """As the parent; the manager asks without a pause once the pod has ended (provider 10.25.0), and waits here."""
+        async for event in super().watch_pod_events(*args, **kwargs):
+            yield event
+        await asyncio.sleep(FRESH_SECONDS)
 
     async def last_seen(self) -> dict[str, Any] | None:
         """What a verdict needs of the pod as it was last seen; None when nobody saw it."""
@@ -237,8 +242,7 @@ _RUN = TypeAdapter(Run)
 
 def lease_of(run: Run) -> dict[str, Any]:
     """A run as a trigger keeps it, in JSON's types."""
-    kept: dict[str, Any] = _RUN.dump_python(run, mode="json")
-    return kept
+    return dict(_RUN.dump_python(run, mode="json"))
 
 
 def _told(line: str) -> str:
