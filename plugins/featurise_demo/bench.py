@@ -23,6 +23,7 @@ from cyclopts import App
 from sqlalchemy import Connection, text
 
 from extractor.core import contract, manifest, storage
+from extractor.core.backbone_specs import specs
 from extractor.core.contract import Regions
 from extractor.core.manifest import Entry, IndexEntry, Manifest
 from featurise.declaration.feature_set import FeatureSetSpec, Weights
@@ -42,7 +43,8 @@ MIB = 1024 * 1024
 
 def spec_of(**changes: Any) -> FeatureSetSpec:
     """The dataset that is measured."""
-    facts = {"dataset": "bench", "backbone": "resnet101", "bucket": "bench", "start_date": datetime.date(2026, 11, 1)}
+    backbone = next(name for name, spec in specs().items() if spec.attributes)  # as `regions` has them
+    facts = {"dataset": "bench", "backbone": backbone, "bucket": "bench", "start_date": datetime.date(2026, 11, 1)}
     weights = Weights(uri="weights", sha256="0" * 64)
     return FeatureSetSpec.model_validate({**facts, "weights": weights, "ready": {"settle_seconds": 0}, **changes})
 

@@ -260,7 +260,7 @@ class FeatureSetSpec(Section):
     )
     preprocessing: Preprocessing = Field(
         default=Preprocessing.IGLUE,
-        description="whose reading of images is followed: IGLUE's, or mmf's own (`mmf`, `resnext101` only)",
+        description="whose reading of images is followed: IGLUE's, or, where the backbone offers it, mmf's own (`mmf`)",
     )
     images_per_shard: int = Field(default=2000, ge=1, description="images that one GPU task works through")
     launcher: Literal["process", "kubernetes"] = Field(

@@ -16,6 +16,7 @@ import pybase64
 from numpy.typing import NDArray
 
 from extractor.core import contract, vocabulary, weights
+from extractor.core.backbone_specs import specs
 from extractor.core.contract import Regions
 from featurise.export import items, writer
 from featurise.export.selection import ExportFailed, Options
@@ -95,9 +96,10 @@ class Lxmert(Tsv):
 
     def fields(self, source: Source, image_id: str, found: Regions) -> list[bytes]:
         if found.attr_id is None or found.attr_conf is None:
+            having = ", ".join(name for name, spec in specs().items() if spec.attributes)
             raise ExportFailed(
-                f"{source.uri}: tsv-lxmert holds attributes of every box, this backbone has none; export resnet101, "
-                "or in another format"
+                f"{source.uri}: tsv-lxmert holds attributes of every box, this backbone has none; export one that has "
+                f"some ({having or 'none is installed'}), or in another format"
             )
         of_objects: list[Array] = [found.obj_id, found.obj_conf, found.attr_id, found.attr_conf]
         return [

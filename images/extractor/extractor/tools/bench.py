@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from extractor import log, stage_timer
 from extractor.backbone import Backbone, Loader, Options, Pending, Prepared, loader
 from extractor.core import manifest, memory
-from extractor.core.backbone_specs import Precision, box_rule, specs
+from extractor.core.backbone_specs import BackboneSpec, Precision, box_rule, specs
 from extractor.core.contract import Regions
 from extractor.pipeline import machine
 from extractor.pipeline.progress import Progress
@@ -63,7 +63,7 @@ def main(
     Parameters
     ----------
     backbone
-        Which backbones; both unless given.
+        Which backbones; all that are installed unless given.
     images
         A folder of images.
     weights
@@ -176,15 +176,22 @@ class _Blank(Backbone):
 
     synthetic = True
 
+    def __init__(self, spec: BackboneSpec) -> None:
+        self._spec, self._count = spec, box_rule(spec.name).max_boxes
+
     def prepare(self, pixels: NDArray[np.uint8]) -> Prepared:
         height, width = pixels.shape[:2]
         return Prepared(torch.from_numpy(pixels).permute(2, 0, 1).float(), width, height, 1.0, (height, width))
 
     def start(self, batch: Sequence[Prepared]) -> Pending:
-        boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (36, 1))
-        ids, ones = np.zeros(36, np.int64), np.ones(36, np.float32)
-        features = np.random.default_rng(0).random((36, 2048), np.float32)
-        found = [Regions(features, boxes, ids, ones, 36, one.width, one.height, ids, ones) for one in batch]
+        count, spec = self._count, self._spec
+        boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (count, 1))
+        ids, ones = np.zeros(count, np.int64), np.ones(count, np.float32)
+        id_, confidence = (ids, ones) if spec.attributes else (None, None)
+        probabilities = np.zeros((count, spec.classes), np.float32) if spec.class_probabilities else None
+        features = np.random.default_rng(0).random((count, spec.feature_width), np.float32)
+        rows = partial(Regions, features, boxes, ids, ones, count, attr_id=id_, attr_conf=confidence)
+        found = [rows(img_w=one.width, img_h=one.height, cls_prob=probabilities) for one in batch]
         return lambda: found
 
 
@@ -206,7 +213,7 @@ def gpu(
     Parameters
     ----------
     backbone
-        Which backbones; both unless given.
+        Which backbones; all that are installed unless given.
     precision
         Which precisions; all four unless given.
     batch_size
@@ -240,37 +247,41 @@ app.command(given_bench.bench, name="given")
 
 
 @app.command(show=False)
-def blank(images: int, folder: Path) -> None:
-    """Run the blank network over this many images and print this process's peak memory in MiB."""
+def blank(backbone: str, images: int, folder: Path) -> None:
+    """Run a blank network with a backbone's fields over this many images; print this process's peak memory in MiB."""
     log.configure(quiet=True)
     memory.return_freed()  # as a run on a GPU does
+    spec = specs()[backbone]
     request = Request(
-        backbone="resnet101",
+        backbone=backbone,
         manifest=(listed := manifest.of_images(str(folder / str(images)))),
-        weights=str(folder / "blank.pkl"),
+        weights=str(folder / spec.checkpoint),
         output=str(folder / f"{images}.h5"),
-        rule=box_rule("resnet101"),
+        rule=box_rule(backbone),
         device="cpu",
     )
-    run(request, lambda *_: _Blank(), Progress(len(listed.entries)), threading.Event())
+    run(request, lambda *_: _Blank(spec), Progress(len(listed.entries)), threading.Event())
     print(_peak_mib())
 
 
 def _memory() -> None:
     image = np.random.default_rng(0).integers(0, 255, (427, 640, 3), np.uint8)
     encoded = cv2.imencode(".jpg", image)[1].tobytes()
+    backbone, spec = next(iter(specs().items()))
     peaks = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "blank.pkl").write_bytes(b"blank")
+        (folder / spec.checkpoint).write_bytes(b"blank")
         for images in (50, 2000):
             (folder / str(images)).mkdir()
             for n in range(images):
                 (folder / str(images) / f"{n:06}.jpg").write_bytes(encoded)
-            command = [sys.executable, "-m", "extractor.bench", "blank", str(images), str(folder)]
+            command = [sys.executable, "-m", "extractor.bench", "blank", backbone, str(images), str(folder)]
             found = subprocess.run(command, check=True, capture_output=True, text=True)
             peaks[images] = float(found.stdout.split()[-1])
-    print("\nruntime's memory, all but the network (fetch, decode, batch, parts, assembly)")
+    print(
+        f"\nruntime's memory, all but the network (fetch, decode, batch, parts, assembly), with the rows of {backbone}"
+    )
     print(
         f"  2,000 images / 50 images: {peaks[2000] / peaks[50]:.2f} times ({peaks[2000]:,.0f} / {peaks[50]:,.0f} MiB)"
     )

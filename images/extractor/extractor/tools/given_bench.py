@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +15,13 @@ from extractor.core.backbone_specs import GivenRule, box_rule, specs
 from extractor.pipeline import machine
 from extractor.tools import synthetic_checkpoint
 
-BOXES: Mapping[str, int] = {"resnet101": 36, "resnext101": 500}
-"""As many as each backbone's users give; of any other backbone, a hundred."""
-
 
 def bench(
     *,
     image: Path = Path("tests/golden/images/flower.jpg"),
     weights: Path = Path(".cache/weights"),
     device: str = "auto",
+    boxes: int | None = None,
     rounds: int = 5,
 ) -> None:
     """Print, for each backbone that takes given boxes, their time by that of a full run, in one process, taking turns.
@@ -36,6 +34,8 @@ def bench(
         Where checkpoints lie; synthetic ones are made there when they are missing.
     device
         `auto`, `cpu` or `cuda`.
+    boxes
+        How many are given; unless said, as many as the backbone itself keeps.
     rounds
         How many passes of each kind.
     """
@@ -44,13 +44,12 @@ def bench(
     for name, spec in specs().items():
         if spec.given:
             checkpoint = synthetic_checkpoint.kept(name, weights)
-            print(
-                f"{name}: {_ratio(name, checkpoint, image, chosen, rounds)}, {rounds} rounds in turn, synthetic weights"
-            )
+            ratio = _ratio(name, checkpoint, image, chosen, boxes or box_rule(name).max_boxes, rounds)
+            print(f"{name}: {ratio}, {rounds} rounds in turn, synthetic weights")
 
 
-def _ratio(name: str, checkpoint: Path, image: Path, device: torch.device, rounds: int) -> str:
-    load, count = loader(name), BOXES.get(name, 100)
+def _ratio(name: str, checkpoint: Path, image: Path, device: torch.device, count: int, rounds: int) -> str:
+    load = loader(name)
     own = load(Checkpoint(checkpoint), Options(box_rule(name), device))
     asked = load(Checkpoint(checkpoint), Options(GivenRule(), device))
     pixels = cv2.imread(str(image))

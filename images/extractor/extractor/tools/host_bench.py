@@ -1,6 +1,8 @@
 """What a host core spends on an image, against the build before images travelled as bytes: commit 2b32ecb.
 
 Both builds are measured in turn, each in processes of its own; the old one is taken out of the repository's history.
+What is measured of a backbone, its package says: a module (`then`, `now`) under the entry point group
+`extractor.host_probes`, by the backbone's name.
 """
 
 import io
@@ -13,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,6 @@ from PIL import Image
 from extractor.core.exit_codes import UsageError
 
 BEFORE = "2b32ecb"
-PACKAGES = ("extractor", "resnet101-detectron2", "resnext101-mmf")
 PROBE = Path(__file__).with_name("host_probe.py")
 REPOSITORY = Path(__file__).parents[4]
 
@@ -71,8 +73,10 @@ def _unpack(folder: Path) -> None:
 
 
 def _pass(which: str, tree: Path, folder: Path, count: int) -> dict[str, dict[str, float]]:
-    environment = os.environ | {"PYTHONPATH": ":".join(str(tree / "images" / package) for package in PACKAGES)}
-    command = [sys.executable, "-P", str(PROBE), which, str(folder), str(count)]
+    packages = sorted(project.parent for project in (tree / "images").glob("*/pyproject.toml"))
+    environment = os.environ | {"PYTHONPATH": ":".join(map(str, packages))}
+    modules = [f"{point.name}={point.load().__file__}" for point in sorted(entry_points(group="extractor.host_probes"))]
+    command = [sys.executable, "-P", str(PROBE), which, str(folder), str(count), *modules]
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     seconds: dict[str, dict[str, float]] = json.loads(found.stdout.splitlines()[-1])
     return seconds
