@@ -159,16 +159,17 @@ lint: setup types ## ruff, codespell, mypy --strict, import-linter
 .PHONY: types types-control types-extractor
 types: types-control types-extractor
 
-# A run for each folder of tests: each has a conftest of its own.
+# A run for each folder of tests: each has a conftest of its own. What options or an environment of their own have
+# checked is kept apart: mypy would take it for stale, and check it all again.
 types-control: setup
 	$(CONTROL)/bin/mypy
 	for folder in cluster dags drills e2e featurise helm images kubernetes repository; do \
-		$(CONTROL)/bin/mypy --config-file tests/mypy.ini tests/$$folder; done
+		$(CONTROL)/bin/mypy --config-file tests/mypy.ini --cache-dir .mypy_cache/tests tests/$$folder; done
 
 types-extractor: setup
 	cd images/extractor && ../../$(EXTRACTOR)/bin/mypy
 	for folder in extractor resnet101 resnext101; do \
-		$(EXTRACTOR)/bin/mypy --config-file tests/mypy.ini tests/$$folder; done
+		$(EXTRACTOR)/bin/mypy --config-file tests/mypy.ini --cache-dir images/extractor/.mypy_cache/tests tests/$$folder; done
 
 .PHONY: audit
 audit: setup ## known advisories against every locked package (asks osv.dev, or the mirror OSV_URL)
