@@ -17,7 +17,8 @@ from featurise.registry.alerts import AlertMessage, AlertRow
 from featurise.registry.models import Base, Batch, FeatureSet, GpuAttempt
 
 # Airflow writes its configuration to its home as soon as it is imported.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
+_HOME = tempfile.TemporaryDirectory(prefix="airflow-")
+os.environ.setdefault("AIRFLOW_HOME", _HOME.name)
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +57,10 @@ BROKEN = (
     launcher: kubernetes
 """
 )
+
+
+def pytest_unconfigure() -> None:
+    _HOME.cleanup()  # which a worker of pytest-xdist, when it ends, leaves to nobody
 
 
 def _parse(home: Path, declaration: str, **environment: str) -> Any:
