@@ -6,6 +6,7 @@ test of no group shares nothing, and the next free worker takes it. One without 
 `make check` runs all.
 """
 
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -61,6 +62,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         apart = [item for item in session.items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
         if apart:
             raise pytest.UsageError(f"pytest-xdist has put {apart[0].nodeid} into no group; is pytest newer than 9.1?")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Give a whole network the threads that the golden outputs were made with: how oneDNN splits a sum depends on it.
+
+    What else torch computes here is small: two threads would do little but wait for each other, and on a machine whose
+    cores have other work, long.
+    """
+    if torch := sys.modules.get("torch"):
+        fixture, _ = SHARED.get(_folder(item), ("", ""))
+        torch.set_num_threads(2 if fixture in getattr(item, "fixturenames", ()) else 1)
 
 
 @pytest.hookimpl(trylast=True)  # when what the test alone has is ended

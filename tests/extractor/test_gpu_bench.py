@@ -91,8 +91,6 @@ def measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(startup, "TYPICAL", (64, 64))
     monkeypatch.setattr(startup, "LARGEST", (96, 64))
     (tmp_path / "checkpoint.pkl").write_bytes(b"stub")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def measure(fault: TorchFunctionMode | None = None, **options) -> tuple[dict, str]:
         bench = gpu_bench.Bench(
@@ -103,8 +101,7 @@ def measured(tmp_path, monkeypatch, capsys):
             gpu_bench.bench([lambda: candidate], bench, [Precision.FP32, Precision.BF16], tmp_path / "figures.json")
         return json.loads((tmp_path / "figures.json").read_text()), capsys.readouterr().out
 
-    yield measure
-    torch.set_num_threads(before)
+    return measure
 
 
 def test_every_part_runs_and_its_figures_are_there(measured) -> None:

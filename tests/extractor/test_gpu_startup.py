@@ -29,14 +29,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def small_and_alone(monkeypatch):
-    """Small images, and a thread that waits for no other: nothing here is about speed."""
+def small(monkeypatch):
+    """Small images: nothing here is about speed."""
     monkeypatch.setattr(startup, "TYPICAL", (32, 24))
     monkeypatch.setattr(startup, "LARGEST", (48, 32))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Figures(Host):

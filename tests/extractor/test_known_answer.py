@@ -20,15 +20,6 @@ CPU = torch.device("cpu")
 NCHW, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
 
 
-@pytest.fixture(scope="module", autouse=True)
-def alone():
-    """A thread that waits for no other: nothing here is about speed."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Library(TorchFunctionMode):
     """torch's functions, and what a fault makes of the results of those that are not in float64."""
 

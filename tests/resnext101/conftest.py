@@ -22,15 +22,6 @@ GOLDEN = REPOSITORY / "tests" / "golden"
 kernels.use_the_same()  # as the runtime does, before anything is computed
 
 
-@pytest.fixture(scope="session", autouse=True)
-def two_threads():
-    """The number that the golden outputs were made with: how oneDNN splits a sum depends on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def resnext101_checkpoint() -> Path:
     """The synthetic checkpoint that the golden outputs were made with; made once, kept in the repository's cache."""

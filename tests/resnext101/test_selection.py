@@ -15,30 +15,35 @@ LIMIT = 100
 
 def oracle(boxes: np.ndarray, scores: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """The rule, word for word, after the reference's CPU kernel."""
+    suppresses = overlapping(boxes, np.float32(0.5))
     confidence = np.zeros(len(boxes), np.float32)
     for column in scores.T:
-        for row in kept_rows(boxes, column, np.float32(0.5)):
+        for row in kept_rows(suppresses, column):
             confidence[row] = max(confidence[row], column[row])
     rows = sorted(range(len(boxes)), key=lambda row: (-confidence[row], row))[:limit]
     return np.array(rows, np.int64), confidence[rows]
 
 
-def kept_rows(boxes: np.ndarray, scores: np.ndarray, threshold: np.float32) -> list[int]:
+def overlapping(boxes: np.ndarray, threshold: np.float32) -> list[list[bool]]:
+    """Which boxes suppress which, in float32 throughout."""
     one = np.float32(1)
     x1, y1, x2, y2 = boxes.T
     areas = (x2 - x1 + one) * (y2 - y1 + one)
-    waiting = sorted(range(len(boxes)), key=lambda row: (-scores[row], row))
+    width = np.maximum(np.minimum.outer(x2, x2) - np.maximum.outer(x1, x1) + one, np.float32(0))
+    height = np.maximum(np.minimum.outer(y2, y2) - np.maximum.outer(y1, y1) + one, np.float32(0))
+    shared = width * height
+    found: list[list[bool]] = (shared / (np.add.outer(areas, areas) - shared) >= threshold).tolist()
+    return found
+
+
+def kept_rows(suppresses: list[list[bool]], scores: np.ndarray) -> list[int]:
+    order = scores.tolist()
+    waiting = sorted(range(len(order)), key=lambda row: (-order[row], row))
     kept: list[int] = []
     while waiting:
         best, *rest = waiting
         kept.append(best)
-        waiting = []
-        for row in rest:
-            width = max(min(x2[best], x2[row]) - max(x1[best], x1[row]) + one, np.float32(0))
-            height = max(min(y2[best], y2[row]) - max(y1[best], y1[row]) + one, np.float32(0))
-            shared = width * height
-            if not shared / (areas[best] + areas[row] - shared) >= threshold:
-                waiting.append(row)
+        waiting = [row for row in rest if not suppresses[best][row]]
     return sorted(kept)
 
 
@@ -164,4 +169,5 @@ def test_survivors_are_those_of_greedy_suppression():
         kept, settled = survivors(torch.from_numpy(boxes), 0.7)
         assert settled.all()
         for own, own_kept in zip(boxes, kept, strict=True):
-            assert torch.nonzero(own_kept).squeeze(1).tolist() == kept_rows(own, falling, np.float32(0.7))
+            expected = kept_rows(overlapping(own, np.float32(0.7)), falling)
+            assert torch.nonzero(own_kept).squeeze(1).tolist() == expected
