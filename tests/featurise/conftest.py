@@ -1,12 +1,14 @@
 """Real servers for the control plane's tests, and a stand-in for the extractor that writes files of the contract."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -61,11 +63,17 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def sqlite_with_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry's file with its tables and no row, to be copied."""
     file = tmp_path_factory.mktemp("registry") / "empty.db"
     _migrate(f"sqlite:///{file}")
     return file
+
+
+@pytest.fixture(scope="session")
+def sqlite_with_tables(empty_sqlite: Path) -> Path:
+    """The file that a test's registry is a copy of."""
+    return empty_sqlite
 
 
 @pytest.fixture(scope="session")
@@ -139,6 +147,10 @@ def bucket(store: embedded.ObjectStore) -> Iterator[str]:
 @pytest.fixture
 def spec(bucket: str) -> FeatureSetSpec:
     """A dataset under `resnet101`, complete as soon as it is there."""
+    return _spec(bucket)
+
+
+def _spec(bucket: str) -> FeatureSetSpec:
     return FeatureSetSpec(
         dataset="birds",
         backbone="resnet101",
@@ -157,11 +169,12 @@ Upload = Callable[[Mapping[str, bytes]], None]
 def upload(spec: FeatureSetSpec) -> Upload:
     """Put images below the dataset's prefix; to the control plane an image is bytes."""
 
-    def put(images: Mapping[str, bytes]) -> None:
-        for name, data in images.items():
-            storage.write_bytes(f"s3://{spec.bucket}/{spec.prefix}{name}", data)
+    return functools.partial(_upload, spec)
 
-    return put
+
+def _upload(spec: FeatureSetSpec, images: Mapping[str, bytes]) -> None:
+    for name, data in images.items():
+        storage.write_bytes(f"s3://{spec.bucket}/{spec.prefix}{name}", data)
 
 
 def regions(data: bytes, *, rows: int = 36, width: int = 640, height: int = 480, attributes: bool = True) -> Regions:
@@ -280,16 +293,40 @@ def night(registry: str, spec: FeatureSetSpec, extract: Extractor) -> Night:
     def run(
         batch: str = DAY, run_id: str | None = None, options: RunOptions | None = None, of: FeatureSetSpec = spec
     ) -> Discovered:
-        run_id, options = run_id or f"scheduled__{batch}", options or RunOptions()
-        this = Run(options.applied(of), batch, run_id)
-        found = discover.run(this, options)
-        for shard in plan.run(this, found, options):
-            extract(this.spec, shard, batch)
-            finish(this, shard)
-        report.run(this)
-        return found
+        return _night(of, extract, batch, run_id or f"scheduled__{batch}", options or RunOptions())
 
     return run
+
+
+def _night(spec: FeatureSetSpec, extract: Extractor, batch: str, run_id: str, options: RunOptions) -> Discovered:
+    this = Run(options.applied(spec), batch, run_id)
+    found = discover.run(this, options)
+    for shard in plan.run(this, found, options):
+        extract(this.spec, shard, batch)
+        finish(this, shard)
+    report.run(this)
+    return found
+
+
+@pytest.fixture(scope="session")
+def featurised_once(
+    store: embedded.ObjectStore, empty_sqlite: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Mapping[str, Mapping[str, bytes]]], tuple[str, Path]]:
+    """Featurise the images of some days, by id, for tests that do no more than read them: the bucket, and a registry's
+    file to be copied."""
+
+    def make(days: Mapping[str, Mapping[str, bytes]]) -> tuple[str, Path]:
+        folder, spec = tmp_path_factory.mktemp("featurised"), _spec(f"test-{uuid.uuid4().hex[:12]}")
+        storage.client().create_bucket(Bucket=spec.bucket)
+        file = folder / "registry.db"
+        shutil.copy(empty_sqlite, file)
+        with contextmanager(_named_by_the_settings)(f"sqlite:///{file}"):
+            for day, images in days.items():
+                _upload(spec, {f"{day}/{name}.jpg": data for name, data in images.items()})
+                _night(spec, Extractor(folder), day, f"scheduled__{day}", RunOptions())
+        return spec.bucket, file
+
+    return make
 
 
 @pytest.fixture
