@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import sqlalchemy
-from steps import finish
+from steps import NIGHTS, finish
 
 from extractor.core import contract, manifest, storage
 from extractor.core.backbone_specs import FeaturesDtype, GivenRule
@@ -356,10 +356,7 @@ def give(spec: FeatureSetSpec) -> Give:
 @pytest.fixture
 def featurised(upload, night) -> dict[str, bytes]:
     """Two nights' images by id, featurised."""
-    first = {f"bird_{n}": f"image {n}".encode() for n in range(6)}
-    second = {"late": b"another"}
-    upload({f"2026-11-22/{name}.jpg": data for name, data in first.items()})
-    night("2026-11-22")
-    upload({f"2026-11-23/{name}.jpg": data for name, data in second.items()})
-    night("2026-11-23")
-    return first | second
+    for day, images in NIGHTS.items():
+        upload({f"{day}/{name}.jpg": data for name, data in images.items()})
+        night(day)
+    return {name: data for images in NIGHTS.values() for name, data in images.items()}

@@ -8,9 +8,10 @@ from typing import Any
 
 import h5py
 import lmdb
+import pytest
 
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.export import run
+from featurise.export import formats, run
 from featurise.export.selection import Options
 
 KINDS = ("h5", "h5-m3p", "lmdb-volta", "npy-mmf", "tsv-lxmert", "tsv-oscar", "parquet", "webdataset")
@@ -48,6 +49,30 @@ def content(folder: Path) -> dict[str, object]:
         elif path.is_file() and path.name != "lock.mdb":
             found[name] = path.read_bytes()
     return found
+
+
+def cut_off(monkeypatch: pytest.MonkeyPatch, spec: FeatureSetSpec, form: str, out: Path, *, images: int) -> list[str]:
+    """An export that ends after this many images; returns their ids."""
+    writer, added = formats.named(form), []
+    add, take = writer.add, writer.take
+
+    def cut(self, source, image_id, group):
+        if len(added) == images:
+            raise KeyboardInterrupt
+        added.append(image_id)
+        add(self, source, image_id, group)
+
+    def take_what_is_left(self, source, file):
+        taken = len(added) + len(source.ids) <= images and take(self, source, file)
+        added.extend(source.ids if taken else ())
+        return taken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "add", cut)
+        patch.setattr(writer, "take", take_what_is_left)
+        with pytest.raises(KeyboardInterrupt):
+            export(spec, form, out)
+    return added
 
 
 READ_WITH_MMF = """

@@ -13,6 +13,9 @@ from featurise.steps.discover.step import Discovered
 from featurise.steps.plan import Shard
 from featurise.steps.validate import step as validate
 
+NIGHTS = {"2026-11-22": {f"bird_{n}": f"image {n}".encode() for n in range(6)}, "2026-11-23": {"late": b"another"}}
+"""Images of two nights, by day and id."""
+
 
 def discovered(spec: FeatureSetSpec, batch: str, run_id: str, **options: Any) -> Discovered:
     """What a run with these options discovers."""
