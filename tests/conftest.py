@@ -32,6 +32,9 @@ SHARED = {
 }
 """By folder, the longest first: the fixture that its tests share, and the marker of those that use it."""
 
+SERVERS = {"pages", "prometheus"}
+"""Fixtures of servers that take seconds to start: an Airflow that serves our pages, a Prometheus that scrapes."""
+
 _FOLDER = ExitStack()
 
 
@@ -50,6 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(marker)
             if item.get_closest_marker("xdist_group") is None:
                 item.add_marker(pytest.mark.xdist_group(folder))
+        if SERVERS & set(names):
+            item.add_marker("slow")
         if "page" in names:
             item.add_marker("browser")
     # What takes longest begins first, else all would wait for it at the end; the order is kept otherwise.
