@@ -1,4 +1,4 @@
-"""The list of a shard's images, and the two lists that stand beside its file: JSON lines, one image each."""
+"""The list of a shard's images, and the lists that stand beside its file: JSON lines, one image each."""
 
 import hashlib
 import os
@@ -183,8 +183,12 @@ def digest(entries: Sequence[Entry]) -> str:
     return hashlib.sha256(dump(entries)).hexdigest()
 
 
+LISTS = ("index", "rejects", "thumbnails")
+"""The lists beside a shard's file."""
+
+
 def list_of(output: str, kind: str) -> str:
-    """The address of the `index` or the `rejects` beside a shard's file."""
+    """The address of a list, one of `LISTS`, beside a shard's file."""
     return f"{output.removesuffix('.h5')}.{kind}.jsonl"
 
 
@@ -231,7 +235,7 @@ def _files_of(output: str) -> re.Pattern[str]:
 
     address = output if storage.is_s3(output) else str(Path(output).resolve())
     folder, _, name = address.rpartition("/")
-    whole = "|".join(re.escape(each) for each in (name, list_of(name, "index"), list_of(name, "rejects")))
+    whole = "|".join(re.escape(each) for each in (name, *(list_of(name, kind) for kind in LISTS)))
     part, partial = rf"{re.escape(name)}\.parts/.*", rf"\.({whole})\.[0-9a-f]+\.partial"
     return re.compile(rf"{re.escape(folder)}/({whole}|{part}|{partial})", re.DOTALL)
 

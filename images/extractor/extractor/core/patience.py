@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -36,6 +37,15 @@ class Patience:
         if self._down_since is not None:
             log.info("the store answers again", after_seconds=round(time.monotonic() - self._down_since))
         self._down_since = None
+
+    @contextmanager
+    def spent(self) -> Iterator[None]:
+        """Wait for nothing inside: for what is better left than waited for."""
+        seconds, self.seconds = self.seconds, 0.0
+        try:
+            yield
+        finally:
+            self.seconds = seconds
 
     def wait(self, error: StoreDown) -> None:
         """Wait until the store is to be called again.

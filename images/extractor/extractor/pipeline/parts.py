@@ -20,6 +20,7 @@ from extractor.core import contract, storage
 from extractor.core.contract import Provenance, Regions
 from extractor.core.exit_codes import ManifestInvalid, StorageError, UsageError
 from extractor.core.manifest import IndexEntry, Reject, RejectReason, dump, list_of, load
+from extractor.core.thumbnails import Look
 from extractor.core.weights import sha256_of
 from extractor.log import log
 from extractor.pipeline import machine
@@ -38,6 +39,8 @@ class Result(BaseModel):
     position: int
     done: IndexEntry | None = None
     reject: Reject | None = None
+    look: Look | None = None
+    """None of a reject, of an image whose id is taken, and in parts of versions that kept none."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +176,8 @@ def assemble(output: str, parts: Sequence[Part], provenance: Provenance, scratch
     local.unlink()
 
 
-def write_lines(output: str, kind: str, lines: Iterable[IndexEntry] | Iterable[Reject]) -> None:
-    """Write `X.index.jsonl` or `X.rejects.jsonl` beside `X.h5`."""
+def write_lines(output: str, kind: str, lines: Iterable[BaseModel]) -> None:
+    """Write `X.index.jsonl`, or another kind of list, beside `X.h5`."""
     storage.write_bytes(list_of(output, kind), dump(lines), content_type="application/jsonl")
 
 

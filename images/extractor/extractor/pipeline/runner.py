@@ -1,7 +1,7 @@
 """One shard, from manifest to file: what is saved already, then batches, parts, and the assembly."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from extractor import __version__
-from extractor.backbone import Backbone, Checkpoint, Loader, Options
+from extractor.backbone import Backbone, Checkpoint, Loader, Options, Prepared
 from extractor.core import memory, storage
 from extractor.core.backbone_specs import (
     ClsProb,
@@ -29,17 +29,18 @@ from extractor.core.defaults import MAX_REJECT_SHARE, PART_IMAGES, PART_SECONDS
 from extractor.core.exit_codes import Interrupted, Summary, TooManyRejects, WeightsInvalid
 from extractor.core.manifest import MAX_PIXELS, IndexEntry, Manifest, Reject, RejectReason
 from extractor.core.scratch import folder as scratch_folder
+from extractor.core.thumbnails import Look
 from extractor.core.weights import VerifiedWeights, resolve
 from extractor.gpu import startup
 from extractor.gpu.card import card_of
 from extractor.gpu.faults import check_card
 from extractor.gpu.known_answer import KnownAnswers
 from extractor.log import log
-from extractor.pipeline import given, machine, parts
+from extractor.pipeline import given, loader, machine, parts, thumbnails
 from extractor.pipeline.batching import in_order
 from extractor.pipeline.decode.pool import DecodeLimits
 from extractor.pipeline.finite import Finite
-from extractor.pipeline.loader import READERS, LoadedImage, ahead
+from extractor.pipeline.loader import READERS, LoadedImage, Room, ahead
 from extractor.pipeline.part_writer import Saver
 from extractor.pipeline.parts import Part, Result
 from extractor.pipeline.progress import Progress
@@ -120,10 +121,11 @@ def run(request: Request, load: Loader, progress: Progress, stop: threading.Even
         with answers or nullcontext():
             made = _featurise(request, backbone, exact, size, identity, earlier, progress, scratch, stop)
         every = parts.in_order([*earlier, *made])
-        outcomes = parts.settled(every).values()
-        _check_rejects(request, [outcome.reject for outcome in outcomes if outcome.reject is not None])
+        outcomes = parts.settled(every)
+        _check_rejects(request, [outcome.reject for outcome in outcomes.values() if outcome.reject is not None])
         notes = answers.notes() if answers else ()
         provenance = _provenance(request, weights, planned, progress, device, notes, synthetic=backbone.synthetic)
+        _thumbnails(request, outcomes)
         with stage("write"):
             parts.assemble(request.output, every, provenance, scratch)
         parts.remove(request.output)
@@ -239,9 +241,10 @@ def _featurise(
             image, found = exact.checked(*each)
             if image.given is not None and found is not None:
                 found = given.spread(image.given, found)
+            look = None if found is None else Look.of(found)
             if request.features_dtype is FeaturesDtype.FLOAT16 and found is not None:
                 image, found = _halved(image, found)
-            result = _outcome(image, found, owners, digests)
+            result = _outcome(image, found, look, owners, digests)
             first = result.done is not None and owners.setdefault(result.done.image_id, result.done) is result.done
             saver.add(result, found if first else None)
             progress.count(result)
@@ -251,6 +254,16 @@ def _featurise(
     if progress.done < progress.of:
         _check_stop(stop, f"{progress.done} of {progress.of} images are saved")
     return saver.parts
+
+
+def _thumbnails(request: Request, outcomes: Mapping[int, Result]) -> None:
+    reader, limits = READERS[request.preprocessing], DecodeLimits(request.max_pixels, request.max_seconds)
+    room = Room(max(limits.max_pixels, MAX_PIXELS))
+
+    def load(position: int, prepare: Callable[..., Prepared]) -> LoadedImage:
+        return loader.load(request.manifest, position, prepare, room, reader, limits, request.max_bytes)
+
+    thumbnails.write(request.output, request.manifest, outcomes, load, reader)
 
 
 def _halved(image: LoadedImage, found: Regions) -> tuple[LoadedImage, Regions | None]:
@@ -266,7 +279,11 @@ def _check_stop(stop: threading.Event, left: str) -> None:
 
 
 def _outcome(
-    image: LoadedImage, found: Regions | None, owners: Mapping[str, IndexEntry], digests: Mapping[str, str]
+    image: LoadedImage,
+    found: Regions | None,
+    look: Look | None,
+    owners: Mapping[str, IndexEntry],
+    digests: Mapping[str, str],
 ) -> Result:
     """The index or reject line of one image; a second key with a taken id is done when its bytes are the same, and
     `digests`, by key, of given boxes."""
@@ -290,7 +307,8 @@ def _outcome(
         return Result(position=image.position, reject=Reject(**facts, reason=refused[0], detail=refused[1]))
     boxes = owner.boxes if owner is not None else 0 if found is None else found.num_boxes
     flagged = None if image.given is None else int(np.count_nonzero(image.given.flags))
-    return Result(position=image.position, done=IndexEntry(**facts, sha256=image.sha256, boxes=boxes, flagged=flagged))
+    done = IndexEntry(**facts, sha256=image.sha256, boxes=boxes, flagged=flagged)
+    return Result(position=image.position, done=done, look=look if owner is None else None)
 
 
 def _tolerated(request: Request) -> int:
