@@ -83,7 +83,7 @@ def _rows(shard: int, first: int, count: int) -> Iterator[dict[str, Any]]:
 def _shard(connection: Connection, number: int, name: str) -> int:
     facts: dict[str, Any] = dict.fromkeys(("index_uri", "rejects_uri", "sha256"), "")
     facts |= {"feature_set_id": number, "batch": DAY, "run_id": "bench", "name": name, "uri": f"s3://bench/{name}.h5"}
-    facts |= {"bytes": 0, "images": 0, "rejects": 0, "statistics": {}, "samples": [], "warnings": []}
+    facts |= {"bytes": 0, "images": 0, "rejects": 0, "statistics": {}, "warnings": []}
     return shards.add(connection, facts | {"published_at": datetime.datetime.now(datetime.UTC)})
 
 

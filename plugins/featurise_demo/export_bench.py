@@ -247,7 +247,7 @@ def _publish(spec: FeatureSetSpec, file: Path, first: int) -> None:
         "sha256": digest,
     }
     facts |= {"index_uri": "", "rejects_uri": "", "bytes": file.stat().st_size, "images": SHARD, "rejects": 0}
-    facts |= {"statistics": {}, "samples": [], "warnings": [], "published_at": datetime.datetime.now(datetime.UTC)}
+    facts |= {"statistics": {}, "warnings": [], "published_at": datetime.datetime.now(datetime.UTC)}
     with writing() as connection:
         number = feature_sets.ensure(connection, spec)
         shard = shards.add(connection, {**facts, "feature_set_id": number})

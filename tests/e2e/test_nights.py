@@ -52,7 +52,9 @@ def test_two_nights_become_features(installation: Any, image: bytes, photo: byte
             assert file.attrs["synthetic"]
         report = installation.api.xcom(DAG, runs[day], "report")
         assert "1 of 2 new images featurised, 1 rejected" in report["text"]
-        assert name in installation.read(report["uri"]).decode() or "torn" in installation.read(report["uri"]).decode()
+        page = installation.read(report["uri"]).decode()
+        assert f'aria-label="{name} with its surest boxes"' in page
+        assert page.count('<image href="data:image/jpeg;base64,/9j/') == 1
     assert installation.objects("work/") == {}
 
 

@@ -1,5 +1,6 @@
 """Real servers for the control plane's tests, and a stand-in for the extractor that writes files of the contract."""
 
+import base64
 import dataclasses
 import functools
 import hashlib
@@ -22,6 +23,7 @@ from extractor.core.backbone_specs import FeaturesDtype, GivenRule
 from extractor.core.contract import Provenance, Regions
 from extractor.core.given import of_image
 from extractor.core.manifest import Entry, IndexEntry, Manifest, Reject, RejectReason
+from extractor.core.thumbnails import Look, Thumbnail, Why
 from extractor.pipeline.given import fetched, spread
 from featurise.declaration.feature_set import Boxes, FeatureSetSpec, Weights
 from featurise.declaration.run import Run
@@ -38,6 +40,7 @@ from featurise.steps.report import step as report
 from featurise_demo import embedded
 
 DAY = "2026-11-23"
+SMALL = Path(__file__).parents[1] / "golden/images/chelsea_gray.jpg"
 
 
 @pytest.fixture(scope="session")
@@ -203,6 +206,14 @@ def regions(data: bytes, *, rows: int = 36, width: int = 640, height: int = 480,
     )
 
 
+def thumbnail(line: IndexEntry | Reject, why: Why, found: Regions | None = None) -> Thumbnail:
+    """What the extractor would leave of an image, whatever its bytes; of one called `gone` only why there is none."""
+    facts = {"image_id": line.image_id, "key": line.key, "why": why, "look": Look.of(found) if found else None}
+    if line.image_id == "gone":
+        return Thumbnail(**facts, left_out="it was listed and is gone")
+    return Thumbnail(**facts, width=640, height=480, jpeg=base64.b64encode(SMALL.read_bytes()).decode())
+
+
 @dataclasses.dataclass
 class Extractor:
     """Does to a shard what `extractor run` does, without a detector: bytes that start with `bad` are no image."""
@@ -212,12 +223,15 @@ class Extractor:
     made: list[str] = dataclasses.field(default_factory=list)
     """The keys that were featurised, in order: a key twice was extracted twice."""
     find: Callable[[bytes], Regions] = regions
+    thumbnails: bool = True
 
     def __call__(self, spec: FeatureSetSpec, shard: Shard, batch: str) -> str:
         """Write a shard's file, index and rejects; returns the file's address."""
         planned = manifest.read(shard.manifest_uri)
         uri = job.output(shard)
         local = self.folder / f"{uuid.uuid4().hex}.h5"
+        small: list[Thumbnail] = []
+        reasons = iter((Why.TYPICAL, Why.CONFIDENT, Why.STRANGE))
         done: list[IndexEntry] = []
         rejects: list[Reject] = []
         owners: dict[str, IndexEntry] = {}
@@ -231,14 +245,19 @@ class Extractor:
                     rejects.append(Reject(**facts, reason=RejectReason.NOT_AN_IMAGE, detail="starts with `bad`"))
                 elif owner is not None and owner.sha256 != sha256:
                     rejects.append(Reject(**facts, reason=RejectReason.DUPLICATE_ID, detail=f"belongs to {owner.key}"))
+                    small.append(thumbnail(rejects[-1], Why.REJECTED))
                 else:
                     found, flagged = self._found(spec, planned, entry, data)
                     done.append(IndexEntry(**facts, sha256=sha256, boxes=found.num_boxes, flagged=flagged))
                     self.made.append(entry.key)
+                    if Look.of(found) is not None and (why := next(reasons, None)) is not None:
+                        small.append(thumbnail(done[-1], why, found))
                     if owner is None:
                         owners[entry.image_id] = done[-1]
                         contract.write_image(file, entry.image_id, found)
             contract.write_provenance(file, self._provenance(spec, batch, planned.sha256, len(done), len(rejects)))
+        if self.thumbnails:
+            storage.write_bytes(layout.thumbnails(uri), manifest.dump(small))
         storage.write_bytes(layout.index(uri), manifest.dump(done))
         storage.write_bytes(layout.rejects(uri), manifest.dump(rejects))
         storage.upload(local, uri)

@@ -1,5 +1,6 @@
 """The page of a run: self-contained, complete, escaped; and one line that says it all."""
 
+import base64
 import datetime
 import json
 import re
@@ -14,8 +15,9 @@ from featurise.declaration.feature_set import FeatureSetSpec
 from featurise.declaration.run import Run
 from featurise.declaration.run_options import RunOptions
 from featurise.failures.classify import Evidence, classify
+from featurise.objects import layout
 from featurise.registry import attempts
-from featurise.steps.report import run_summary
+from featurise.steps.report import gallery, html, run_summary
 from featurise.steps.report import step as report
 from featurise.steps.report.html import render
 from featurise.steps.report.links import Links
@@ -23,6 +25,9 @@ from featurise.steps.report.step import Reported
 from featurise.steps.validate.shard_file import class_names
 
 DAY, BEFORE = "2026-11-23", "2026-11-22"
+RUN = f"scheduled__{DAY}"
+SMALL = Path("tests/golden/images/chelsea_gray.jpg")
+"""Every thumbnail of the stand-in for the extractor."""
 PHOTO = next(Path("tests/golden/images").glob("china.jpg"))
 # Every night of `test_night` and `test_discover` writes its report from PostgreSQL, too.
 pytestmark = [
@@ -66,7 +71,7 @@ def test_a_page_shows_counts_rejects_charts_and_images_and_loads_nothing(spec, u
     assert page.count('role="img" aria-label="Classes, the most frequent"') == 1
     assert "<script" not in page
     assert "data:image/jpeg;base64," in page
-    assert page.count('<rect class="box"') == 8
+    assert page.count('<rect class="box"') == 2 * 8
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     assert "<script" not in page
 
@@ -111,22 +116,71 @@ def test_classes_have_visual_genome_s_names_where_the_weights_are_one_file(spec)
     assert (len(names), names[:2]) == (1600, ("yolk", "goal"))
 
 
-def test_a_large_image_is_left_out_of_the_page(spec, upload, night):
-    upload({f"{DAY}/a.jpg": PHOTO.read_bytes() + bytes(500_000)})
+def test_an_image_of_any_size_and_kind_is_shown_by_its_thumbnail_and_why_it_was_chosen(spec, upload, night):
+    upload({f"{DAY}/large.tiff": PHOTO.read_bytes() + bytes(500_000), f"{DAY}/odd.bin": b"odd"})
+    night()
+    storage.delete([f"s3://{spec.bucket}/{spec.prefix}{DAY}/{name}" for name in ("large.tiff", "odd.bin")])
+    _, page = told(spec)
+    assert page.count(base64.b64encode(SMALL.read_bytes()).decode()) == 2
+    assert re.search(r"<h3>Typical</h3>.*large with its surest boxes.*<h3>Most confident</h3>.*odd with", page, re.S)
+    assert re.search(r'large<br><span class="soft">mean norm \d+\.\d\d, mean confidence 0\.\d\d</span>', page)
+
+
+def test_an_image_without_thumbnail_says_why(spec, upload, night):
+    upload({f"{DAY}/gone.jpg": PHOTO.read_bytes()})
     night()
     _, page = told(spec)
     assert "data:image" not in page
-    size = PHOTO.stat().st_size + 500_000
-    assert f'<div class="card">a<br><span class="soft">too large to show ({size / 1000:.0f} kB)</span></div>' in page
+    assert 'gone<br><span class="soft">not shown: it was listed and is gone</span>' in page
 
 
-def test_an_image_that_is_gone_or_that_no_browser_shows_is_said(spec, upload, night):
-    upload({f"{DAY}/gone.jpg": PHOTO.read_bytes(), f"{DAY}/odd.jpg": b"odd"})
+def test_a_reject_is_shown_by_its_thumbnail_or_by_its_file_where_that_is_small(spec, upload, night):
+    whole, broken = PHOTO.read_bytes(), b"bad" + bytes(10)
+    upload({f"{DAY}/a/{n}.jpg": whole + b"%d" % n for n in range(3)} | {f"{DAY}/broken.jpg": broken})
+    upload({f"{DAY}/b/2.jpg": whole + bytes(500_000)})
     night()
-    storage.delete([f"s3://{spec.bucket}/{spec.prefix}{DAY}/gone.jpg"])
     _, page = told(spec)
-    assert 'gone<br><span class="soft">no longer in the store</span>' in page
-    assert 'odd<br><span class="soft">of a kind that browsers do not show</span>' in page
+    rejected = page[page.index("<h2>Rejected (2)") : page.index("<h2>Images with")]
+    tiles = re.findall(r'<div class="card">(.*?)</div>', rejected, re.S)
+    (small,) = [tile for tile in tiles if "b/2.jpg" in tile]
+    assert f'<img src="data:image/jpeg;base64,{base64.b64encode(SMALL.read_bytes()).decode()}"' in small
+    assert "data:" not in next(tile for tile in tiles if "broken.jpg" in tile)
+
+
+def test_a_report_shows_the_thumbnails_of_its_first_files_and_says_how_many_it_leaves_out(
+    spec, upload, night, monkeypatch
+):
+    monkeypatch.setattr(gallery, "FILES", 2)
+    monkeypatch.setattr(html, "TILES", 1)
+    upload({f"{DAY}/{n:02}.jpg": b"%d" % n for n in range(12)})
+    night()
+    _, page = told(spec)
+    assert "Of the first 2 of 4 files; the thumbnails of the other 2 lie beside this page." in page
+    assert page.count("with its surest boxes") == 2 * 3
+    assert page.count("<details><summary>1 more</summary>") == 3
+    run = Run(spec, DAY, RUN)
+    beside = {f"s3://{spec.bucket}/{item.key}" for item in storage.listing(f"{layout.report(run)}.shard")}
+    assert beside == {layout.report_thumbnails(run, file.name) for file in run_summary.of_run(run).files}
+
+
+def test_a_shard_whose_extractor_made_no_thumbnails_is_reported_without(spec, upload, night, extract):
+    extract.thumbnails = False
+    upload({f"{DAY}/a.jpg": PHOTO.read_bytes()})
+    night()
+    done, page = told(spec)
+    assert done.text == "1 of 1 new images featurised, 0 rejected; 1 file (synthetic weights)"
+    assert "Images with their boxes" not in page
+
+
+@pytest.mark.parametrize("line", [b"<script>no line</script>", b'{"image_id": "a", "key": "a", "why": "liked"}'])
+def test_thumbnails_that_cannot_be_read_are_said_and_fail_nothing(spec, upload, night, line):
+    upload({f"{DAY}/a.jpg": b"a"})
+    night()
+    uri = layout.report_thumbnails(Run(spec, DAY, RUN), "shard-00001")
+    storage.write_bytes(uri, line)
+    _, page = told(spec)
+    assert f"{uri}, line 1: " in page
+    assert "<script" not in page
 
 
 def test_what_discovery_rejects_at_once_has_a_tile_of_its_own(spec, upload, night):

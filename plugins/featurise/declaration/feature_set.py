@@ -226,7 +226,7 @@ class Outputs(Section):
     features: Prefix = Field(default="features/", description="prefix of published files")
     work: Prefix = Field(default="work/", description="prefix of manifests and parts, removed after publishing")
     quarantine: Prefix = Field(default="quarantine/", description="prefix of files that failed validation")
-    reports: Prefix = Field(default="reports/", description="prefix of the runs' pages")
+    reports: Prefix = Field(default="reports/", description="prefix of the runs' pages and thumbnails")
     features_dtype: FeaturesDtype = Field(
         default=FeaturesDtype.FLOAT32,
         description="as what features are stored; `float16` takes half the space, each value off by up to 1/2048 of it",

@@ -120,6 +120,16 @@ def index(file_uri: str) -> str:
     return manifest.list_of(file_uri, "index")
 
 
+def thumbnails(output: str) -> str:
+    """The thumbnails of a few images, which an extractor may leave beside its output; they are never published."""
+    return manifest.list_of(output, "thumbnails")
+
+
+def report_thumbnails(run: Run, shard: str) -> str:
+    """The same beside the run's report, which shows them."""
+    return f"{report(run)}.{shard}.thumbnails.jsonl"
+
+
 def record(file_uri: str) -> str:
     """What is known of a file beside its images: who made it, from what, and its numbers in sum."""
     return f"{file_uri.removesuffix('.h5')}.record.json"

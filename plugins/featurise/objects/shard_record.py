@@ -39,7 +39,7 @@ def read(uri: str) -> ShardRecord | None:
 
 
 def from_file(uri: str, published_at: datetime.datetime) -> ShardRecord:
-    """The record that the file at `uri` would have; reads all of it. What only a run knew (name, samples) stays open.
+    """The record that the file at `uri` would have; reads all of it. What only a run knew (its name) stays open.
 
     Raises RecordUnreadable, or storage.StorageError.
     """
@@ -64,7 +64,6 @@ def from_file(uri: str, published_at: datetime.datetime) -> ShardRecord:
         images=found.images,
         rejects=found.rejects,
         statistics=statistics,
-        samples=[],
         warnings=[],
         listed_at=None,
         published_at=published_at,

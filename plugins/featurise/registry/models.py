@@ -170,8 +170,8 @@ class RegisteredShard(Base):
     images: Mapped[int]
     rejects: Mapped[int]
     statistics: Mapped[dict[str, Any]]
-    samples: Mapped[list[Any]]
-    """A few images with their boxes, for the report."""
+    samples: Mapped[list[Any]] = mapped_column(default=list)
+    """Empty: versions before kept images with their boxes here, which are thumbnails beside the report now."""
     warnings: Mapped[list[Any]]
     published_at: Mapped[datetime.datetime]
     record_uri: Mapped[str | None]

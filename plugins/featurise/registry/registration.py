@@ -2,7 +2,6 @@
 
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
@@ -31,7 +30,6 @@ class ShardRecord(BaseModel):
     images: int
     rejects: int
     statistics: Statistics
-    samples: list[dict[str, Any]]
     warnings: list[str]
     listed_at: datetime.datetime | None
     """When its images were listed; what another run registered later knows more."""
@@ -68,7 +66,7 @@ def write(
     `uris` are `uri`, `index_uri`, `rejects_uri` and `record_uri`. The feature set is locked by the caller. A file that
     was found in the bucket is `registered_at` its publication, since outcomes keep the order in which they came.
     """
-    facts = record.model_dump(include={"batch", "run_id", "name", "sha256", "bytes", "warnings", "samples"})
+    facts = record.model_dump(include={"batch", "run_id", "name", "sha256", "bytes", "warnings"})
     facts |= {"feature_set_id": number, "images": record.images, "rejects": len(rejects), **uris}
     facts |= {"statistics": record.statistics.model_dump(mode="json"), "published_at": record.published_at}
     file = shards.add(connection, facts)

@@ -1,6 +1,7 @@
 """A validated file to its final, immutable place."""
 
 import datetime
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -42,6 +43,8 @@ class PublicationFailed(FeaturiseError):
 def run(run: Run, shard: Shard, validated: Validated) -> Published:
     """Upload index, rejects, record and at last the file, each only if absent and checked by SHA-256.
 
+    Thumbnails go to the run's report.
+
     What an earlier attempt at this shard published and nobody registered is removed: another file of the same images.
     The registry records first what is about to be published: only that is ever removed.
     Raises PublicationFailed, own.NotOwn, storage.StorageError, identity.Stranger, or leases.LeaseLost when another run
@@ -65,6 +68,7 @@ def run(run: Run, shard: Shard, validated: Validated) -> Published:
             written = storage.write_bytes(address(uri), lines, content_type="application/jsonl", if_absent=True)
             if not written and storage.read_bytes(address(uri)) != lines:
                 raise _occupied(address(uri))
+        _keep_thumbnails(run, shard)
         _write_record(uri, record_of(run, shard, validated.sha256, size, mine))
         if not storage.upload(local, uri, if_absent=True):
             there = folder / "there.h5"
@@ -105,12 +109,18 @@ def record_of(run: Run, shard: Shard, sha256: str, size: int, registry: str) -> 
         images=report.provenance.images,
         rejects=report.provenance.rejects,
         statistics=report.statistics,
-        samples=[sample.model_dump(mode="json") for sample in report.samples],
         warnings=report.warnings,
         listed_at=discover.of_run(run).listed_at,
         published_at=datetime.datetime.now(datetime.UTC),
         batches={entry.key: entry.batch for entry in planned if entry.batch != run.batch},
     )
+
+
+def _keep_thumbnails(run: Run, shard: Shard) -> None:
+    """Copy a shard's thumbnails to the run's report, where there are any: the work objects go with registration."""
+    with suppress(storage.NotFound):
+        lines = storage.read_bytes(layout.thumbnails(extract.output(shard)))
+        storage.write_bytes(layout.report_thumbnails(run, shard.name), lines, content_type="application/jsonl")
 
 
 def _begin(run: Run, uri: str, shard: Shard) -> None:

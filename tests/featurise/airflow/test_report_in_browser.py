@@ -28,6 +28,12 @@ PHOTO = Path("tests/golden/images/china.jpg")
 DAY, RUN = "2026-11-23", "scheduled__2026-11-23"
 HOME = "http://airflow.test"
 PHONE = 390
+WIDTH_OF_PICTURE = """async image => {
+    const one = new Image();
+    one.src = image.href.baseVal;
+    await one.decode();
+    return one.naturalWidth;
+}"""
 # One registry and no PostgreSQL: what the browser shows is the same.
 pytestmark = [
     pytest.mark.browser,
@@ -129,7 +135,8 @@ def test_a_failed_night_says_first_what_failed_and_why(spec, upload, night, show
 def test_after_a_repair_the_failures_are_folded_away(spec, upload, night, show: Show) -> None:
     upload({f"2026-11-22/old {n}.jpg": f"old {n}".encode() for n in range(5)} | {"2026-11-22/bad.jpg": b"bad"})
     night("2026-11-22")
-    upload({f"{DAY}/photo.jpg": PHOTO.read_bytes(), f"{DAY}/bad too.jpg": b"bad"})
+    upload({f"{DAY}/photo.jpg": PHOTO.read_bytes() + bytes(500_000), f"{DAY}/bad too.jpg": b"bad"})
+    upload({f"{DAY}/<b>&amp;.jpg": b"hostile"})
     run = Run(spec, DAY, RUN)
     (shard,) = planned(spec, discovered(spec, DAY, RUN), RUN)
     failed(run, shard.name, 1, node="gpu-1", exit_code=22, message="CUDA error")
@@ -141,7 +148,17 @@ def test_after_a_repair_the_failures_are_folded_away(spec, upload, night, show: 
     expect(page.get_by_text("gpu_fault").first).to_be_visible()
     for name in ("Mean feature norm by night", "Classes, the most frequent", "Confidence of boxes", "Rejects by night"):
         expect(page.get_by_role("img", name=name)).to_be_visible()
-    expect(page.get_by_role("img", name="photo with its surest boxes")).to_be_visible()
+    drawn = page.get_by_role("img", name="photo with its surest boxes")
+    expect(drawn).to_be_visible()
+    expect(page.get_by_role("img", name="<b>&amp; with its surest boxes", exact=True)).to_be_visible()
+    picture = drawn.locator("image")
+    assert picture.evaluate(WIDTH_OF_PICTURE) > 0
+    ground = picture.bounding_box()
+    boxes = [box.bounding_box() for box in drawn.locator("rect").all()]
+    assert (len(boxes), drawn.locator("text").count()) == (8, 8)
+    for box in boxes:
+        assert ground["x"] - 2 <= box["x"] < box["x"] + box["width"] <= ground["x"] + ground["width"] + 2
+        assert ground["y"] - 2 <= box["y"] < box["y"] + box["height"] <= ground["y"] + ground["height"] + 2
 
 
 def test_a_night_of_nothing_but_rejects_shows_their_reasons(upload, night, show: Show) -> None:

@@ -1,22 +1,25 @@
 """A run's report as one page of HTML that loads nothing from anywhere: charts and images are part of it."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from extractor.core import storage, vocabulary
+from extractor.core import storage
+from extractor.core.thumbnails import Thumbnail
 from featurise.declaration.feature_set import FeatureSetSpec
-from featurise.steps.report import figures, verdict
+from featurise.steps.report import figures, gallery, verdict
 from featurise.steps.report.links import Links
 from featurise.steps.report.run_summary import RejectedImage, RunSummary
-from featurise.steps.validate.shard_file import Sample, class_names
+from featurise.steps.validate.shard_file import class_names
 
 IMAGES, IMAGE_BYTES = 24, 400_000
-"""Images in a page of each kind, and how large one may be: nothing here can make it smaller."""
+"""Rejects of a page with an image, and how large one without a thumbnail may be: nothing here can make it smaller."""
+TILES = 12
+"""Thumbnails of a kind that are not folded away."""
 LINES = 1_000
 """Rejects of a page beside those with images; the report's JSON has them all."""
 FORMATS = (
@@ -40,15 +43,6 @@ GONE = ImageView(missing="no longer in the store")
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A sample with its image."""
-
-    sample: Sample
-    image: ImageView
-    names: list[str]
-
-
-@dataclass(frozen=True)
 class RejectGroup:
     """The rejects of one reason: the first with their images, more as lines; the rest is only counted."""
 
@@ -69,6 +63,7 @@ def render(spec: FeatureSetSpec, run: RunSummary, text: str, links: Links, *, un
     Raises storage.StorageError.
     """
     names = class_names(spec)
+    found = gallery.of(spec, run, names)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -79,8 +74,9 @@ def render(spec: FeatureSetSpec, run: RunSummary, text: str, links: Links, *, un
             links=links,
             verdict=verdict.of(spec, run, under_way=under_way),
             counts=run.counts,
-            rejects=_rejects(spec, run.rejects),
-            samples=[_shown(spec, sample, names) for sample in run.samples[:IMAGES]],
+            rejects=_rejects(spec, run.rejects, found.rejected),
+            gallery=found,
+            tiles=TILES,
             figures=figures.of(spec, run, names),
             rejects_by_night=figures.rejects(run),
             warnings=[(file.name, warning) for file in run.files for warning in file.warnings],
@@ -99,19 +95,29 @@ def _environment() -> Environment:
     )
 
 
-def _rejects(spec: FeatureSetSpec, rejects: Sequence[RejectedImage]) -> list[RejectGroup]:
-    """Rejects by reason, the most frequent first; each reason has its share of the page."""
-    by_reason = [list(same) for _, same in groupby(sorted(rejects, key=lambda one: one.reason), lambda one: one.reason)]
+def _rejects(
+    spec: FeatureSetSpec, rejects: Sequence[RejectedImage], small: Mapping[str, Thumbnail]
+) -> list[RejectGroup]:
+    """Rejects by reason, the most frequent first, and those with a thumbnail first of these; `small` are by key.
+
+    Each reason has its share of the page.
+    """
+    in_order = sorted(rejects, key=lambda one: (one.reason, one.key not in small))
+    by_reason = [list(same) for _, same in groupby(in_order, lambda one: one.reason)]
     images, lines = (-(-most // max(len(by_reason), 1)) for most in (IMAGES, LINES))
     return [
         RejectGroup(
             reason=same[0].reason,
             count=len(same),
-            shown=[(one, image(spec, one.key, one.size)) for one in same[:images]],
+            shown=[(one, _small(small.get(one.key)) or image(spec, one.key, one.size)) for one in same[:images]],
             lines=same[images : images + lines],
         )
         for same in sorted(by_reason, key=len, reverse=True)
     ]
+
+
+def _small(found: Thumbnail | None) -> ImageView | None:
+    return ImageView(f"data:image/jpeg;base64,{found.jpeg}") if found is not None and found.jpeg else None
 
 
 def image(spec: FeatureSetSpec, key: str, size: int | None = None) -> ImageView:
@@ -135,7 +141,3 @@ def image(spec: FeatureSetSpec, key: str, size: int | None = None) -> ImageView:
     if kind is None:
         return ImageView(missing="of a kind that browsers do not show")
     return ImageView(f"data:{kind};base64,{base64.b64encode(data).decode()}")
-
-
-def _shown(spec: FeatureSetSpec, sample: Sample, names: Sequence[str] | None) -> Shown:
-    return Shown(sample, image(spec, sample.key), [vocabulary.name(number, names) for number in sample.classes])

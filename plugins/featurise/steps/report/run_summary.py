@@ -18,7 +18,6 @@ from featurise.registry.statistics import Statistics
 from featurise.steps.discover import step as discover
 from featurise.steps.discover.step import Discovered
 from featurise.steps.plan import Plan, Shard, made
-from featurise.steps.validate.shard_file import Sample
 
 NIGHTS = 14
 """Earlier batches that a report compares with."""
@@ -90,7 +89,6 @@ class RunSummary(BaseModel):
     """Images in the files that were rejects by the time they were registered: another image had got their id."""
     rejects: list[RejectedImage] = []
     attempts: list[Tried] = []
-    samples: list[Sample] = []
     statistics: Statistics = Statistics()
     nights: list[EarlierBatch] = []
     rejects_by_night: list[NightRejects] = []
@@ -166,7 +164,6 @@ def _from_registry(connection: Connection, number: int, found: RunSummary) -> No
     )
     for row in connection.execute(select(RegisteredShard.__table__).where(*mine).order_by(RegisteredShard.name)):
         found.files.append(PublishedFile.model_validate(row, from_attributes=True))
-        found.samples += [Sample.model_validate(sample) for sample in row.samples]
     found.statistics = Statistics.of(
         Statistics.model_validate(row) for row in connection.scalars(select(RegisteredShard.statistics).where(*mine))
     )

@@ -21,34 +21,6 @@ from featurise.steps.validate import given_boxes, image_group, rules
 
 SHOWN = 20
 """Problems that a report lists; the rest is counted."""
-SAMPLES, SAMPLE_BOXES = 2, 8
-"""Images of a file that its report shows, and boxes of each."""
-
-
-class Sample(BaseModel):
-    """An image with its surest boxes (x1, y1, x2, y2 in pixels), as a person may want to look at them."""
-
-    image_id: str
-    key: str
-    width: int
-    height: int
-    boxes: list[tuple[float, float, float, float]]
-    classes: list[int]
-    confidences: list[float]
-
-    @classmethod
-    def of(cls, line: IndexEntry, found: Regions) -> "Sample":
-        """The sample that an image makes."""
-        surest = np.argsort(-found.obj_conf[: found.num_boxes], kind="stable")[:SAMPLE_BOXES]
-        return cls(
-            image_id=line.image_id,
-            key=line.key,
-            width=found.img_w,
-            height=found.img_h,
-            boxes=found.boxes[surest].round(1).tolist(),
-            classes=found.obj_id[surest].tolist(),
-            confidences=found.obj_conf[surest].round(3).tolist(),
-        )
 
 
 def class_names(spec: FeatureSetSpec) -> Sequence[str] | None:
@@ -65,7 +37,6 @@ class ValidationReport(BaseModel):
     warnings: list[str] = []
     statistics: Statistics = Statistics()
     provenance: Provenance | None = None
-    samples: list[Sample] = []
 
     def note(self, problems: Iterable[str]) -> None:
         """Add problems: the first ones as text, all of them to the count."""
@@ -198,6 +169,4 @@ def _image(
             return wrong
         duplicates.look(content, line.image_id, found.features, norms)
         report.statistics.add(rows, norms)
-        if len(report.samples) < SAMPLES:
-            report.samples.append(Sample.of(line, rows))
     return wrong

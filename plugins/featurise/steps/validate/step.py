@@ -1,5 +1,6 @@
 """Whether a shard's file may be published; nothing that the extractor says is taken on trust."""
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -89,10 +90,12 @@ def _quarantine(run: Run, shard: Shard, report: ValidationReport, local: Path) -
     storage.write_bytes(
         storage.join(place, "report.json"), report.model_dump_json(indent=1).encode(), content_type="application/json"
     )
-    for source in (layout.index(uri), layout.rejects(uri)):
-        storage.write_bytes(storage.join(place, source.rsplit("/", 1)[1]), storage.read_bytes(source))
+    lists = layout.index(uri), layout.rejects(uri), layout.thumbnails(uri)
+    for source in lists:
+        with suppress(storage.NotFound):  # not every extractor makes thumbnails
+            storage.write_bytes(storage.join(place, source.rsplit("/", 1)[1]), storage.read_bytes(source))
     storage.upload(local, storage.join(place, f"{shard.name}.h5"))
-    storage.delete([uri, layout.index(uri), layout.rejects(uri)])
+    storage.delete([uri, *lists])
     listed = "\n".join(f"- {problem}" for problem in report.problems)
     rest = report.problem_count - len(report.problems)
     raise ValidationFailed(
