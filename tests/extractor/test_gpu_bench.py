@@ -14,20 +14,12 @@ from extractor.core.backbone_specs import Precision
 from extractor.core.contract import Regions
 from extractor.gpu import startup
 from extractor.gpu.agreement import BATCH_BOUNDS, agreement
-from extractor.gpu.card import GIB, Host, Memory
 from extractor.gpu.known_answer import KnownAnswers
 from extractor.tools import gpu_bench
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CPU = torch.device("cpu")
 ROWS = 36
-
-
-class OnCpu(Host):
-    """A card of 16 GiB."""
-
-    def memory(self) -> Memory:
-        return Memory(15 * GIB, 0, 16 * GIB)
 
 
 class Detector(Backbone):
@@ -87,7 +79,6 @@ class Fault(TorchFunctionMode):
 def measured(tmp_path, monkeypatch, capsys):
     """The figures of a bench on the CPU, and what it prints, with a fault below it."""
     monkeypatch.setattr(gpu_bench, "ALONE_SECONDS", 0.05)
-    monkeypatch.setattr(gpu_bench, "card_of", OnCpu)
     monkeypatch.setattr(startup, "TYPICAL", (64, 64))
     monkeypatch.setattr(startup, "LARGEST", (96, 64))
     (tmp_path / "checkpoint.pkl").write_bytes(b"stub")

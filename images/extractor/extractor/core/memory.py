@@ -45,6 +45,15 @@ def peak(who: int, name: str) -> str:
     return f"{name} took {resource.getrusage(who).ru_maxrss / KIB_PER_GIB:.1f} GiB at most"
 
 
+def available() -> tuple[int, int]:
+    """Bytes that a process can have now without swapping, and those of the machine.
+
+    Raises KeyError where the kernel is not Linux.
+    """
+    known = _numbers(MEMINFO)
+    return known["MemAvailable"] * 1024, known["MemTotal"] * 1024
+
+
 def left() -> str:
     """How much the machine has free now, and how much the container may have; empty where the system does not say."""
     told = []

@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
+from extractor.core import memory
+
 GIB = 2**30
 
 Result = TypeVar("Result")
@@ -51,11 +53,9 @@ class Host:
         return False
 
     def memory(self) -> Memory:
-        """The card's memory now.
-
-        Raises NotImplementedError on the host itself, which no batch is chosen for.
-        """
-        raise NotImplementedError(f"{self.name} has no memory of its own")
+        """The memory now; the host's own is what the kernel could give to a process."""
+        free, total = memory.available()
+        return Memory(free, 0, total)
 
     def workspace(self, run: Callable[[], Result]) -> tuple[Result, int]:
         """What `run` returns, and the bytes that it took at its peak beyond what stays allocated."""
