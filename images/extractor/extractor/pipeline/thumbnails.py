@@ -49,7 +49,7 @@ Load = Callable[[int, Callable[[NDArray[np.uint8]], Prepared]], LoadedImage]
 
 
 def write(output: str, manifest: Manifest, outcomes: Mapping[int, Result], load: Load, reader: Reader) -> None:
-    """Write `X.thumbnails.jsonl` beside `X.h5`; what cannot be done is told and left.
+    """Write `X.thumbnails.jsonl` beside `X.h5`; what cannot be done is logged and left out.
 
     `outcomes` are those of the whole shard by position; `reader` says in which order the channels come.
     """
