@@ -49,6 +49,11 @@ class Room:
         self._all = self._free = pixels
         self._changed = threading.Condition()
 
+    @classmethod
+    def within(cls, limits: DecodeLimits) -> "Room":
+        """Room for the usual largest image, or for a larger one where the limits allow it."""
+        return cls(max(limits.max_pixels, MAX_PIXELS))
+
     @contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
         """Wait until there is room for this many pixels, or for all that can be free; they are taken inside."""
@@ -143,7 +148,7 @@ def ahead(
 ) -> Generator[LoadedImage]:
     """The images at these positions, in order, at most `window` of them loaded or loading at any time."""
     pending: deque[Future[LoadedImage]] = deque()
-    room = Room(max(limits.max_pixels, MAX_PIXELS))
+    room = Room.within(limits)
     with ThreadPoolExecutor(workers, thread_name_prefix="load") as pool:
         try:
             for position in positions:

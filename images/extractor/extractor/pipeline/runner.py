@@ -258,7 +258,7 @@ def _featurise(
 
 def _thumbnails(request: Request, outcomes: Mapping[int, Result]) -> None:
     reader, limits = READERS[request.preprocessing], DecodeLimits(request.max_pixels, request.max_seconds)
-    room = Room(max(limits.max_pixels, MAX_PIXELS))
+    room = Room.within(limits)
 
     def load(position: int, prepare: Callable[..., Prepared]) -> LoadedImage:
         return loader.load(request.manifest, position, prepare, room, reader, limits, request.max_bytes)
